@@ -1,0 +1,35 @@
+"""Dynamic speech recognition: one set of weights whose encoder blocks can be left out at run time.
+
+>>> from layerdial import load_model                                # doctest: +SKIP
+>>> load_model("runs/demo/dld/model").transcribe("a.flac", depth=6)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerdial.errors import UserError
+from layerdial.subset import BlockSubset
+
+if TYPE_CHECKING:
+    from layerdial.ladder import Ladder
+    from layerdial.models.recognizer import TorchRecognizer, Transcript, load_model
+
+__version__ = "0.1.0"
+__all__ = ["BlockSubset", "Ladder", "TorchRecognizer", "Transcript", "UserError", "load_model"]
+
+# Imported when first used: torch alone takes longer to import than this package may.
+_LAZY = {
+    "Ladder": "layerdial.ladder",
+    "TorchRecognizer": "layerdial.models.recognizer",
+    "Transcript": "layerdial.models.recognizer",
+    "load_model": "layerdial.models.recognizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'layerdial' has no attribute {name!r}")

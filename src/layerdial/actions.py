@@ -1,0 +1,90 @@
+"""What the commands do with a model folder and a manifest, for the command line, the demo and scripts alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from layerdial.data.batching import FeatureBatches
+from layerdial.files import replacing
+from layerdial.ladder import Ladder
+from layerdial.models.recognizer import load_model
+from layerdial.progress import progress
+from layerdial.search import Metric, most_evaluations, search_ladder
+from layerdial.sweep import Timing, select_subsets, sweep
+
+
+def search_model(folder: Path, cuts: Path, metric: Metric = "loss", device: str = "cpu", workers: int = 1) -> Ladder:
+    """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
+
+    An interrupted search goes on where it stopped.
+    """
+    recognizer = load_model(folder, device)
+    journal = folder / "search.jsonl"
+    with replacing(folder / ".writable"):  # find out now, not after the search, that the folder cannot be written
+        (folder / ".writable").touch()
+    with progress(f"search {_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
+        ladder = search_ladder(
+            recognizer,
+            FeatureBatches(cuts, workers=workers),
+            metric,
+            cuts=str(cuts),
+            progress=update,
+            journal=journal,
+            fingerprint=f"{fingerprint(folder)}/{cuts}",
+        )
+    ladder.save(folder / "ladder.json")
+    journal.unlink(missing_ok=True)
+    return ladder
+
+
+def sweep_model(
+    folder: Path,
+    cuts: Path,
+    depths: Sequence[int] | None,
+    select: str,
+    out: Path | None,
+    method: str | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    seed: int = 0,
+    timing: Timing | None = None,
+    batches: FeatureBatches | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `layerdial.sweep`."""
+    recognizer = load_model(folder, device)
+    subsets = select_subsets(select, depths, recognizer.n_blocks, recognizer.ladder, seed)
+    labels = {
+        "method": method,
+        "select": select,
+        "model": str(folder),
+        "fingerprint": fingerprint(folder),
+        "cuts": str(cuts),
+    }
+    batches = batches or FeatureBatches(cuts, workers=workers)
+    with progress(f"sweep {method or _name(folder)}", len(subsets)) as update:
+        return list(
+            sweep(
+                recognizer,
+                batches,
+                subsets,
+                out,
+                {k: v for k, v in labels.items() if v is not None},
+                timing=timing or Timing(),
+                title=f"{_name(folder)} on {cuts.name.split('.')[0]}" if method is None else "",
+                progress=update,
+            )
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """A short hash of a model's weights: rows measured with other weights under the same path are not mixed up."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _name(folder: Path) -> str:
+    """`runs/demo/dld/model` is called dld."""
+    return folder.resolve().parent.name if folder.name == "model" else folder.name

@@ -1,0 +1,293 @@
+"""The command line. Each command imports what it needs when it is called, so that `layerdial --help` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+
+from layerdial.errors import UserError
+
+app = typer.Typer(
+    help="Speech recognisers whose encoder blocks can be left out at run time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # SOURCE[/<split>] is no markup
+)
+prepare = typer.Typer(
+    help="Turn a corpus into manifests: OUT/<split>.cuts.jsonl.gz.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(prepare, name="prepare")
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/demo/dld/model.")]
+CutsArgument = Annotated[Path, typer.Argument(metavar="CUTS", help="A manifest, such as data/x/dev.cuts.jsonl.gz.")]
+SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus' folder.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Where the manifests go.")]
+PartOption = Annotated[Optional[list[str]], typer.Option("--part", help="Only this part; may be repeated.")]  # noqa: UP045
+VerifyOption = Annotated[bool, typer.Option(help="Decode every file to find damage, not only read its header.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
+
+
+def main() -> NoReturn:
+    """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:  # a full or read-only disk; whatever else can be foreseen is a UserError
+        if error.filename is None and error.errno is None:
+            raise
+        _fail(f"{error.filename or 'disk'}: {error.strerror or error}; free the disk or choose another place")
+    except KeyboardInterrupt:
+        print("layerdial: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"layerdial: {' '.join(message.split())}", file=sys.stderr)
+    sys.stdout.flush()
+    os._exit(2)  # data workers may still be running; nothing is left to be written
+
+
+@prepare.command("librispeech")
+def prepare_librispeech(
+    source: SourceArgument, out: OutArgument, part: PartOption = None, verify: VerifyOption = False
+) -> None:
+    """LibriSpeech in its own layout (train-clean-100/..., dev-clean/..., test-clean/...)."""
+    from layerdial.data.corpora import prepare_librispeech as run
+
+    _report_corpus(run(source, out, part, verify, _line_progress()))
+
+
+@prepare.command("tedlium")
+def prepare_tedlium(
+    source: SourceArgument, out: OutArgument, part: PartOption = None, verify: VerifyOption = False
+) -> None:
+    """TED-LIUM 3 in its own layout (legacy/train/sph, legacy/train/stm, ...)."""
+    from layerdial.data.corpora import prepare_tedlium as run
+
+    _report_corpus(run(source, out, part, verify, _line_progress()))
+
+
+@prepare.command("folder")
+def prepare_folder(
+    source: SourceArgument,
+    out: OutArgument,
+    join: Annotated[str, typer.Option(help="Join so many recordings of a speaker into one cut, for example 3-7.")] = "",
+    copies: Annotated[int, typer.Option(min=1, help="With --join: use every recording so many times.")] = 1,
+    hold_out: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Move speakers to a split, for example dev=anna,bert; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For --join.")] = 0,
+    verify: VerifyOption = True,
+) -> None:
+    """Your own audio: SOURCE[/<split>]/metadata.csv with file_name,transcription[,speaker_id]."""
+    from layerdial.data.folder import prepare_folder as run
+
+    held_out = dict(_parse_hold_out(text) for text in hold_out or [])
+    _report_corpus(run(source, out, _parse_join(join), copies, held_out, seed, verify, _line_progress()))
+
+
+@prepare.command("demo")
+def prepare_demo(
+    out: OutArgument,
+    seed: Annotated[int, typer.Option(help="Another seed says other things.")] = 0,
+    workers: WorkersOption = 2,
+) -> None:
+    """Connected digits and commands, read by espeak-ng's voices; needs `pip install layerdial[demo]`."""
+    from layerdial.data.synth import prepare_demo as run
+    from layerdial.progress import progress
+
+    with progress("speak", None) as update:
+        _report_corpus(run(out, seed=seed, workers=workers, progress=lambda done, total: update(done)))
+
+
+@prepare.command("speak")
+def prepare_speak(
+    cuts: CutsArgument,
+    out: OutArgument,
+    copies: Annotated[int, typer.Option(min=1, help="How often each transcript is read, by voices of their own.")] = 2,
+    seed: Annotated[int, typer.Option()] = 0,
+    workers: WorkersOption = 2,
+) -> None:
+    """The transcripts of CUTS read by espeak-ng's voices: pre-training speech that costs no recordings."""
+    from layerdial.data.synth import speak_cuts
+    from layerdial.progress import progress
+
+    with progress("speak", None) as update:
+        report = speak_cuts(
+            cuts, out, copies=copies, seed=seed, workers=workers, progress=lambda done, total: update(done)
+        )
+    _report_corpus(report)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, for example optim.lr=5e-4."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = False,
+) -> None:
+    """Train a reference or a student as the recipe says."""
+    from layerdial.config import load_recipe
+
+    settings = load_recipe(recipe, set_ or [])
+    from layerdial.training.loop import train as run
+
+    folder = run(settings, resume)
+    dev = {name: f"{value:.2%}" for name, value in json.loads((settings.out / "dev.json").read_text()).items()}
+    print(f"model: {folder}")
+    print(
+        "dev:   " + ", ".join(f"{name.removeprefix('dev_').replace('_', ' ')} {value}" for name, value in dev.items())
+    )
+    if settings.policy.name != "none":
+        print(f"next:  layerdial search {folder} {settings.data.dev}")
+
+
+@app.command()
+def search(
+    model: ModelArgument,
+    cuts: CutsArgument,
+    metric: Annotated[str, typer.Option(help="What to choose by: loss or wer.")] = "loss",
+    device: DeviceOption = "cpu",
+    workers: WorkersOption = 1,
+) -> None:
+    """Find the best subset of each depth on dev data and store it as MODEL/ladder.json."""
+    from layerdial.actions import search_model
+
+    ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
+    for rung in ladder.rungs:
+        print(f"depth {rung.depth:2}  {rung.subset}  WER {rung.wer:7.2%}  ({rung.errors} errors in {rung.words} words)")
+    print(f"ladder: {model / 'ladder.json'}")
+    print(f"next:   layerdial sweep {model} TEST_CUTS --out runs/sweep")
+
+
+@app.command()
+def sweep(
+    model: ModelArgument,
+    cuts: CutsArgument,
+    depths: Annotated[str, typer.Option(help="For example 2,4,12; all if left out.")] = "",
+    select: Annotated[str, typer.Option(help="ladder, prefix, even or random; ladder where there is one.")] = "",
+    out: Annotated[Optional[Path], typer.Option(help="Writes sweep.jsonl and sweep.png there.")] = None,  # noqa: UP045
+    method: Annotated[Optional[str], typer.Option(help="A name for this line of the picture.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="For --select random.")] = 0,
+    device: DeviceOption = "cpu",
+    workers: WorkersOption = 1,
+) -> None:
+    """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
+    from rich.console import Console
+
+    from layerdial.actions import sweep_model
+    from layerdial.report import sweep_table
+
+    rule = select or ("ladder" if (model / "ladder.json").is_file() else "even")
+    rows = sweep_model(model, cuts, _parse_depths(depths), rule, out, method, device, workers, seed)
+    Console(width=None if sys.stdout.isatty() else 120).print(sweep_table(rows))
+    if out:
+        print(f"rows:    {out / 'sweep.jsonl'}\npicture: {out / 'sweep.png'}")
+    print(f"next:    layerdial transcribe {model} AUDIO --depth {max(1, rows[-1]['depth'] // 2)}")
+
+
+@app.command()
+def transcribe(
+    model: ModelArgument,
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
+    depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Print what is said in audio files of any sample rate and length."""
+    from layerdial.models.recognizer import load_model
+
+    recognizer = load_model(model, device)
+    recognizer.subset(depth)  # a depth that does not exist is said before any work
+    wrong = 0
+    for path in audio:
+        try:
+            result = recognizer.transcribe(path, depth=depth)
+        except UserError as error:
+            wrong += 1
+            print(f"layerdial: {error}", file=sys.stderr)
+            continue
+        row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
+        row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
+        print(json.dumps(row, ensure_ascii=False) if as_json else (f"{path}: " * (len(audio) > 1)) + result.text)
+    if wrong:
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+) -> None:
+    """Synthesise speech, train a reference, an LD and a DLD student, and compare them at every depth (minutes)."""
+    from layerdial.demo import run_demo
+
+    run_demo(out)
+
+
+def _parse_depths(text: str) -> list[int] | None:
+    if not text:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--depths {text!r} is not a list of numbers such as 2,4,12") from None
+
+
+def _parse_join(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    least, _, most = text.partition("-")
+    try:
+        return int(least), int(most or least)
+    except ValueError:
+        raise UserError(f"--join {text!r} is not a range such as 3-7") from None
+
+
+def _parse_hold_out(text: str) -> tuple[str, list[str]]:
+    split, equals, speakers = text.partition("=")
+    if not equals or not split or not speakers:
+        raise UserError(f"--hold-out {text!r} is not of the form SPLIT=speaker,speaker")
+    return split, speakers.split(",")
+
+
+def _line_progress() -> Any:
+    """(description, done, total) as one bar or one line a minute."""
+    from contextlib import ExitStack
+
+    from layerdial.progress import Update, progress
+
+    stack = ExitStack()
+    current: dict[str, Update] = {}
+
+    def update(description: str, done: int, total: int | None) -> None:
+        if description not in current:
+            stack.close()
+            current.clear()
+            current[description] = stack.enter_context(progress(description, total))
+        current[description](done)
+        if done == total:
+            stack.close()
+
+    return update
+
+
+def _report_corpus(report: Any) -> None:
+    for name, split in sorted(report.splits.items()):
+        print(f"{name}: {split.cuts} cuts, {split.hours:.2f} h, {split.speakers} speakers, {split.path}")
+    if report.rejected:
+        first = report.rejected[0]
+        where = f"; all in {report.rejected_path}" if getattr(report, "rejected_path", None) else ""
+        print(f"left out: {len(report.rejected)}, the first {first.cut_id}: {first.reason}{where}", file=sys.stderr)
+    print("next: layerdial train RECIPE.yaml --set data.train=… --set data.dev=…")

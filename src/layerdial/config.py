@@ -1,0 +1,235 @@
+"""Recipes: what a training run is, as strict frozen models. An unknown key or another version is refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from layerdial.errors import UserError
+
+RECIPE_VERSION = 1
+Model = TypeVar("Model", bound=BaseModel)
+
+SIZES: dict[str, dict[str, Any]] = {
+    "xs": {"n_blocks": 8, "width": 96, "heads": 4, "ffn_width": 384, "kernel": 15},
+    "s": {"n_blocks": 12, "width": 144, "heads": 4, "ffn_width": 576, "kernel": 31},
+    "m": {"n_blocks": 12, "width": 192, "heads": 4, "ffn_width": 768, "kernel": 31},
+    "paper": {"n_blocks": 12, "width": 256, "heads": 8, "ffn_width": 2048, "kernel": 31},
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConformerConfig(_Strict):
+    """The network. `size` names a set of numbers; any of them can be set beside it."""
+
+    family: Literal["conformer"] = "conformer"
+    size: Literal["xs", "s", "m", "paper"] | None = None
+    n_mels: int = Field(default=80, ge=1)
+    n_blocks: int = Field(ge=1)
+    width: int = Field(ge=8)
+    heads: int = Field(ge=1)
+    ffn_width: int = Field(ge=8)
+    kernel: int = Field(ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    skip: Literal["identity", "norm"] = "identity"
+    conv_norm: Literal["layer", "batch"] = "layer"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_size(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("size") in SIZES:
+            return {**SIZES[data["size"]], **data}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} is not a multiple of twice the heads (2 x {self.heads}), as rotary needs"
+            )
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
+        return self
+
+
+class TokenizerConfig(_Strict):
+    """`kind` and `size` build one from the training text; `path` takes that of a model folder."""
+
+    kind: Literal["word", "char", "bpe"] | None = None
+    size: int | None = Field(default=None, ge=2)
+    path: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind is None) == (self.path is None):
+            raise ValueError("give either kind (word, char, bpe) or path (a model folder)")
+        if self.kind == "bpe" and self.size is None:
+            raise ValueError("kind bpe needs a size, for example 256")
+        return self
+
+
+class DataConfig(_Strict):
+    """Where the cuts are and how they become batches."""
+
+    train: Path
+    dev: Path
+    batch_seconds: float = Field(default=30.0, gt=0)
+    max_seconds: float = Field(default=30.0, gt=0)
+    buckets: int = Field(default=10, ge=2)
+    workers: int = Field(default=1, ge=0)
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+
+
+class SpecAugmentConfig(_Strict):
+    """SpecAugment (Park et al., arXiv 1904.08779): masked mel bands and stretches of time, filled with the mean."""
+
+    freq_masks: int = Field(default=2, ge=0)
+    freq_width: int = Field(default=27, ge=0)
+    time_masks: int = Field(default=5, ge=0)
+    time_width: int = Field(default=40, ge=0)
+    time_share: float = Field(default=0.15, ge=0, le=1)
+
+
+class PolicyConfig(_Strict):
+    """How the blocks of a step are drawn. `keep_prob` is the chance that a block runs, not that it is dropped."""
+
+    name: Literal["none", "bernoulli", "uniform_count", "stochastic_depth", "prefix", "sandwich"]
+    keep_prob: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        takes = self.name in ("bernoulli", "stochastic_depth")
+        if takes and self.keep_prob is None:
+            raise ValueError(f"policy {self.name} needs keep_prob, for example 0.5")
+        if not takes and self.keep_prob is not None:
+            raise ValueError(f"policy {self.name} takes no keep_prob")
+        return self
+
+
+class ObjectiveConfig(_Strict):
+    """loss = CTC(student, text) + distil_weight * KL(reference || student), see `modules/losses.py`."""
+
+    distil_weight: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    blank: Literal["keep", "skip_blank_frames", "without_blank"] = "keep"
+
+
+class OptimConfig(_Strict):
+    """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at `final_lr_share` of `lr`."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    schedule: Literal["noam", "cosine"] = "cosine"
+    warmup_steps: int = Field(default=200, ge=1)
+    final_lr_share: float = Field(default=0.01, ge=0, le=1)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = Field(default=1.0, gt=0)
+
+
+class TrainConfig(_Strict):
+    """Length, precision, evaluation and checkpoints of a run. A step is one update of the weights."""
+
+    steps: int = Field(ge=1)
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = Field(default=1, ge=1)
+    log_every: int = Field(default=20, ge=1)
+    eval_every: int = Field(default=500, ge=1)
+    eval_depths: tuple[int, ...] | None = None
+    select_by: Literal["wer", "cer"] = "wer"
+    average_best: int = Field(default=1, ge=1)
+
+
+class Recipe(_Strict):
+    """A training run. `reference` is a model folder; `init` is "scratch", "reference" or a model folder."""
+
+    recipe: Literal[1]
+    out: Path
+    model: ConformerConfig | None = None
+    tokenizer: TokenizerConfig | None = None
+    reference: Path | None = None
+    init: str = "scratch"
+    data: DataConfig
+    spec_augment: SpecAugmentConfig = SpecAugmentConfig()
+    policy: PolicyConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.objective.distil_weight > 0 and self.reference is None:
+            raise ValueError("objective.distil_weight is above 0 but there is no reference to learn from")
+        if self.init == "reference" and self.reference is None:
+            raise ValueError("init is 'reference' but there is no reference")
+        if self.model is None and self.init == "scratch" and self.reference is None:
+            raise ValueError("model is missing; for example model: {size: xs}")
+        if self.tokenizer is None and self.reference is None:
+            raise ValueError("tokenizer is missing; for example tokenizer: {kind: bpe, size: 256}")
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `a.b=value` overrides (values are YAML too)."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise UserError(f"{path} is not a recipe; give a YAML file such as recipes/digits-fsdd/dld.yaml") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"recipe {path} holds no keys; it begins with 'recipe: {RECIPE_VERSION}'")
+    for override in overrides:
+        _apply(data, override)
+    if data.get("recipe") != RECIPE_VERSION:
+        found = data.get("recipe", "none")
+        raise UserError(f"recipe {path} has version {found!r}; this layerdial reads 'recipe: {RECIPE_VERSION}'")
+    return parse(Recipe, data, f"recipe {path}")
+
+
+def parse(model: type[Model], data: Any, what: str) -> Model:
+    """Validate `data`; the first problem becomes one line that names the key, the value and what would be right."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, location[:-1])
+            close = difflib.get_close_matches(location[-1], known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"{what}: unknown config key {key}; {hint}known keys: {', '.join(known)}") from None
+        message = problem["msg"].removeprefix("Value error, ")
+        found = "" if problem["type"] in ("missing", "value_error") else f", found {problem['input']!r}"
+        raise UserError(f"{what}: {key + ': ' if key else ''}{message}{found}") from None
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        annotation: Any = model.model_fields[part].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(model.model_fields)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} is not of the form a.b=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(data.get(parent), dict):
+            data[parent] = {}
+        data = data[parent]
+    data[last] = yaml.safe_load(value)

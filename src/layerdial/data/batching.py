@@ -1,0 +1,245 @@
+"""From cuts on disk to batches, in worker processes.
+
+Order and speed perturbation are pure functions of (seed, epoch), so a run that resumes at a batch goes on with the
+very batch that would have come. Shapes: B batch, T frames, F mel bins, U labels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from layerdial.audio import AudioProblem, change_speed
+from layerdial.config import DataConfig
+from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
+from layerdial.errors import UserError
+from layerdial.evaluate import FeatureBatch, collate_features
+from layerdial.features import SAMPLE_RATE, fbank
+from layerdial.modules.subsampling import SUBSAMPLING
+from layerdial.text import Tokenizer, ctc_frames_needed
+
+_CACHED_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances for a training step. Lengths stay on the CPU; `inputs_BTF` and `tokens_BU` travel to the device.
+
+    `epoch` and `position` say where in the data this batch came from; `rejected`, what was left out of it and why.
+    """
+
+    ids: tuple[str, ...]
+    inputs_BTF: Tensor
+    input_lengths_B: Tensor
+    tokens_BU: Tensor
+    token_lengths_B: Tensor
+    audio_seconds: float
+    epoch: int
+    position: int
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next batch: how many batches of which epoch have been used."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+def training_batches(
+    config: DataConfig, tokenizer: Tokenizer, seed: int, start: Position, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Batches without end, epoch after epoch, from `start` on; one in which nothing is usable still comes (B = 0)."""
+    loader = DataLoader(
+        _TrainingDataset(config, tokenizer, seed),
+        sampler=_EndlessBatches(config, seed, start, rank, world_size),
+        batch_size=None,
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+class FeatureBatches:
+    """The utterances of a manifest as `FeatureBatch`es; iterate as often as needed.
+
+    Features are computed in worker processes and, up to half a gigabyte, kept for the next time.
+    """
+
+    def __init__(
+        self,
+        cuts: Path,
+        batch_seconds: float = 60.0,
+        workers: int = 1,
+        on_rejected: Callable[[Rejected], None] | None = None,
+    ) -> None:
+        self.cuts = cuts
+        self.batch_seconds = batch_seconds
+        self.workers = workers
+        self.rejected: list[Rejected] = []
+        self._on_rejected = on_rejected
+        self._cache: list[FeatureBatch] | None = None
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        if self._cache is not None:
+            yield from self._cache
+            return
+        self.rejected = []
+        kept: list[FeatureBatch] | None = []
+        for batch, rejected in self._load():
+            self.rejected += rejected
+            if batch is not None:
+                if kept is not None:
+                    kept.append(batch)
+                    if sum(b.features_BTF.nbytes for b in kept) > _CACHED_BYTES:
+                        kept = None
+                yield batch
+        self._cache = kept
+        for problem in self.rejected if self._on_rejected else ():
+            self._on_rejected(problem)  # type: ignore[misc]
+
+    def _load(self) -> Iterator[tuple[FeatureBatch | None, list[Rejected]]]:
+        from lhotse.dataset import SimpleCutSampler
+
+        sampler = SimpleCutSampler(open_cuts(self.cuts), max_duration=self.batch_seconds, shuffle=False)
+        loader = DataLoader(_EvaluationDataset(), sampler=sampler, batch_size=None, num_workers=self.workers)
+        return iter(loader)
+
+
+class _EndlessBatches(Sampler[Any]):
+    """(epoch, position, cuts), without end: lhotse's bucketing sampler, run in the main process on lazy manifests."""
+
+    def __init__(self, config: DataConfig, seed: int, start: Position, rank: int, world_size: int) -> None:
+        self._config = config
+        self._seed = seed
+        self._start = start
+        self._rank, self._world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        epoch, skip = self._start.epoch, self._start.batch
+        while True:
+            found = False
+            for position, cuts in enumerate(self._sampler(epoch)):
+                found = True
+                if position >= skip:
+                    yield epoch, position, cuts
+            if not found:
+                raise UserError(
+                    f"{self._config.train} has no cut of at most {self._config.max_seconds} s (data.max_seconds)"
+                )
+            epoch, skip = epoch + 1, 0
+
+    def _sampler(self, epoch: int) -> Any:
+        from lhotse.dataset import DynamicBucketingSampler
+
+        cuts = open_cuts(self._config.train).filter(partial(_is_short, self._config.max_seconds))
+        sampler = DynamicBucketingSampler(
+            cuts,
+            max_duration=self._config.batch_seconds,
+            num_buckets=self._config.buckets,
+            shuffle=True,
+            seed=self._seed,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        sampler.set_epoch(epoch)
+        return sampler
+
+
+class _TrainingDataset(Dataset[Batch]):
+    """Turns the cuts of one batch into tensors; runs in the workers."""
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, seed: int) -> None:
+        self._speeds = config.speeds
+        self._tokenizer = tokenizer
+        self._seed = seed
+
+    def __getitem__(self, item: Any) -> Batch:
+        epoch, position, cuts = item
+        ids: list[str] = []
+        features: list[NDArray[np.float32]] = []
+        labels: list[list[int]] = []
+        rejected: list[Rejected] = []
+        seconds = 0.0
+        for cut in cuts:
+            try:
+                samples = change_speed(load_samples(cut), self._speed(epoch, cut.id))
+                feature, label = fbank(samples), self._tokenizer.encode(cut_text(cut))
+                check_alignable(len(feature), label)
+            except UserError as problem:
+                rejected.append(Rejected(cut.id, str(problem)))
+                continue
+            ids.append(cut.id)
+            features.append(feature)
+            labels.append(label)
+            seconds += len(samples) / SAMPLE_RATE
+        inputs_BTF, input_lengths_B = _pad(features)
+        return Batch(
+            tuple(ids),
+            inputs_BTF,
+            input_lengths_B,
+            torch.nn.utils.rnn.pad_sequence([torch.tensor(label) for label in labels], batch_first=True)
+            if labels
+            else torch.zeros(0, 0, dtype=torch.long),
+            torch.tensor([len(label) for label in labels], dtype=torch.long),
+            seconds,
+            epoch,
+            position,
+            tuple(rejected),
+        )
+
+    def _speed(self, epoch: int, cut_id: str) -> float:
+        if len(self._speeds) < 2:
+            return self._speeds[0] if self._speeds else 1.0
+        return random.Random(f"speed/{self._seed}/{epoch}/{cut_id}").choice(self._speeds)
+
+
+class _EvaluationDataset(Dataset[Any]):
+    def __getitem__(self, cuts: Any) -> tuple[FeatureBatch | None, list[Rejected]]:
+        usable: list[tuple[str, NDArray[np.float32], str]] = []
+        rejected: list[Rejected] = []
+        seconds = 0.0
+        for cut in cuts:
+            try:
+                samples = load_samples(cut)
+            except AudioProblem as problem:
+                rejected.append(Rejected(cut.id, str(problem)))
+                continue
+            usable.append((cut.id, fbank(samples), cut_text(cut)))
+            seconds += len(samples) / SAMPLE_RATE
+        if not usable:
+            return None, rejected
+        ids, features, texts = zip(*usable, strict=True)
+        return collate_features(ids, features, texts, seconds), rejected
+
+
+def check_alignable(n_frames: int, labels: list[int]) -> None:
+    """`UserError` when CTC cannot align `labels` with what is left of `n_frames` frames after subsampling."""
+    available, needed = -(-n_frames // SUBSAMPLING), ctc_frames_needed(labels)
+    if not labels:
+        raise UserError("the text is empty")
+    if needed > available:
+        raise UserError(f"the text needs {needed} frames for CTC, the audio gives {available}; is the text right?")
+
+
+def _is_short(longest: float, cut: Any) -> bool:
+    return bool(cut.duration <= longest)
+
+
+def _pad(features: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+    if not features:
+        return torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.long)
+    batch = collate_features([""] * len(features), features, [""] * len(features), 0.0)
+    return torch.from_numpy(batch.features_BTF), torch.from_numpy(batch.lengths_B)

@@ -1,0 +1,263 @@
+"""Manifests of cuts on disk: opened lazily, written in one step, each cut loaded and checked at the door.
+
+A cut is lhotse's record of a stretch of audio with its transcript: a `MonoCut`, or a `MixedCut` that joins several.
+A manifest is a `.cuts.jsonl.gz` file with one cut a line; it is streamed, never held in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lhotse import CutSet, MonoCut
+from lhotse.cut import Cut, MixedCut, PaddingCut
+from lhotse.serialization import deserialize_item
+from numpy.typing import NDArray
+
+from layerdial.audio import AudioProblem, read_segment, to_target_rate
+from layerdial.errors import UserError
+from layerdial.files import replacing
+
+SUFFIX = ".cuts.jsonl.gz"
+_LENGTH_TOLERANCE = 0.025  # seconds between the manifest and the file, lhotse's own tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An utterance left out of a corpus, and why."""
+
+    cut_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """Size of one manifest."""
+
+    cuts: int
+    hours: float
+    speakers: int
+    path: Path
+
+
+def open_cuts(path: str | Path) -> CutSet:
+    """The cuts of a manifest as a lazy `CutSet`: every iteration reads the file anew, one cut at a time.
+
+    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts; damage further on in the
+    file is raised when the iteration gets there.
+    """
+    lines = CutLines(Path(path))
+    if next(iter(lines), None) is None:
+        raise UserError(f"{path} holds no cuts; `layerdial prepare` writes manifests")
+    return CutSet(lines)
+
+
+def write_cuts(cuts: Iterable[Cut], path: str | Path) -> SplitSummary:
+    """Stream `cuts` to a gzipped manifest, which appears at `path` when it is whole; equal cuts give equal bytes.
+
+    Raises `UserError` if the place cannot be written.
+    """
+    with replacing(Path(path)) as temporary, cut_writer(temporary, Path(path)) as writer:
+        for cut in cuts:
+            writer.write(cut)
+    return writer.summary
+
+
+def describe(path: str | Path) -> SplitSummary:
+    """Count the cuts, hours and speakers of a manifest by streaming it."""
+    tally = _Tally()
+    for cut in open_cuts(path):
+        tally.add(cut)
+    return tally.summary(Path(path))
+
+
+def cut_text(cut: Cut) -> str:
+    """The transcript: the texts of all supervisions, in the order in which they are spoken."""
+    spoken = sorted(cut.supervisions, key=lambda supervision: supervision.start)
+    return " ".join(supervision.text for supervision in spoken if supervision.text)
+
+
+def cut_speaker(cut: Cut) -> str:
+    """The speaker of the first supervision; the cut's id where none is given."""
+    return next((str(s.speaker) for s in cut.supervisions if s.speaker), str(cut.id))
+
+
+def load_samples(cut: Cut) -> NDArray[np.float32]:
+    """The samples (S,) of a cut at 16 kHz, in [-1, 1].
+
+    Raises `AudioProblem`, naming the cut and both numbers, if a file is missing, damaged, stereo, of another rate or
+    length than the manifest says, or if there are no samples or some are not finite.
+    """
+    try:
+        if not _is_plain(cut):
+            samples = _load_through_lhotse(cut)
+        elif isinstance(cut, MixedCut):
+            samples = _load_joined(cut)
+        else:
+            samples = _load_single(cut)
+        if samples.size == 0:
+            raise AudioProblem("no samples")
+        if not np.isfinite(samples).all():
+            raise AudioProblem("some samples are not finite numbers")
+    except AudioProblem as problem:
+        raise AudioProblem(f"cut {cut.id}: {problem}") from None
+    return to_target_rate(samples, int(cut.sampling_rate))
+
+
+class CutLines:
+    """The lines of a manifest as cuts. lhotse takes it for the inside of a lazy `CutSet`; it pickles as its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._length: int | None = None
+
+    def __iter__(self) -> Iterator[Cut]:
+        for number, line in self._lines():
+            yield _cut_from_line(line, self.path, number)
+
+    def __len__(self) -> int:
+        if self._length is None:
+            self._length = sum(1 for _ in self._lines())
+        return self._length
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        number = 0
+        try:
+            with self.path.open("rb") as raw:
+                zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+                with gzip.GzipFile(fileobj=raw) if zipped else raw as lines:
+                    for number, line in enumerate(lines, start=1):
+                        if line.strip():
+                            yield number, line
+        except FileNotFoundError:
+            raise UserError(f"{self.path} does not exist; give a manifest that `layerdial prepare` wrote") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise UserError(f"{self.path} is damaged after line {number}; prepare it again") from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def cut_writer(temporary: Path, path: Path) -> Iterator[CutWriter]:
+    """A `CutWriter` into the file `temporary`, which will be called `path` in its summary."""
+    # Neither name nor time goes into the gzip header, so that equal manifests are equal files.
+    with temporary.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file:
+        yield CutWriter(file, path)
+
+
+class CutWriter:
+    """Writes cuts line by line and counts them."""
+
+    def __init__(self, file: gzip.GzipFile, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._tally = _Tally()
+
+    def write(self, cut: Cut) -> None:
+        """Append one cut."""
+        self._file.write(json.dumps(cut.to_dict(), ensure_ascii=False).encode() + b"\n")
+        self._tally.add(cut)
+
+    @property
+    def summary(self) -> SplitSummary:
+        """What was written so far."""
+        return self._tally.summary(self._path)
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.cuts = 0
+        self.seconds = 0.0
+        self.speakers: set[str] = set()
+
+    def add(self, cut: Cut) -> None:
+        self.cuts += 1
+        self.seconds += cut.duration
+        self.speakers.add(cut_speaker(cut))
+
+    def summary(self, path: Path) -> SplitSummary:
+        return SplitSummary(self.cuts, self.seconds / 3600, len(self.speakers), path)
+
+
+def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
+    try:
+        item: Any = deserialize_item(json.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
+        raise UserError(f"{path}, line {number} is not a cut; give a manifest that `layerdial prepare` wrote") from None
+    if not isinstance(item, Cut):
+        kind = type(item).__name__
+        raise UserError(f"{path}, line {number} is a {kind}, not a cut; give a manifest that `layerdial prepare` wrote")
+    return item
+
+
+def _is_plain(cut: Cut) -> bool:
+    """Whether the cut is a stretch of a file, or such stretches side by side: no augmentation, no mixing ratio."""
+    if isinstance(cut, MixedCut):
+        parts = [track for track in cut.tracks if not isinstance(track.cut, PaddingCut)]
+        return not cut.transforms and all(p.snr is None and not p.mute and _is_plain(p.cut) for p in parts)
+    if not (isinstance(cut, MonoCut) and cut.has_recording):
+        return False
+    sources = cut.recording.sources
+    return not cut.recording.transforms and len(sources) == 1 and sources[0].type == "file"
+
+
+def _load_single(cut: MonoCut) -> NDArray[np.float32]:
+    recording = cut.recording
+    path, rate = recording.sources[0].source, recording.sampling_rate
+    wanted = round(cut.duration * rate)
+    samples, info = read_segment(path, round(cut.start * rate), wanted)
+    if info.rate != rate:
+        raise AudioProblem(f"{path} is at {info.rate} Hz, the manifest says {rate} Hz; prepare the corpus again")
+    if info.channels != 1:
+        raise AudioProblem(f"{path} has {info.channels} channels, training takes 1; mix it down first")
+    slack = _LENGTH_TOLERANCE * rate
+    if abs(info.frames - recording.num_samples) > slack:
+        raise AudioProblem(
+            f"{path} has {info.frames} samples, the manifest says {recording.num_samples}; prepare the corpus again"
+        )
+    if wanted - len(samples) > slack:
+        raise AudioProblem(f"{path} gave {len(samples)} samples of {wanted}; it is truncated")
+    return samples
+
+
+def _load_joined(cut: MixedCut) -> NDArray[np.float32]:
+    """The tracks laid side by side at their offsets, zeros between them."""
+    rate = int(cut.sampling_rate)
+    mixed = np.zeros(round(cut.duration * rate), dtype=np.float32)
+    for track in cut.tracks:
+        if isinstance(track.cut, PaddingCut):
+            continue
+        if track.cut.sampling_rate != rate:
+            raise AudioProblem(f"its part {track.cut.id} is at {track.cut.sampling_rate} Hz, the first at {rate} Hz")
+        begin = round(track.offset * rate)
+        samples = _load_single(track.cut)[: len(mixed) - begin]
+        mixed[begin : begin + len(samples)] += samples
+    return mixed
+
+
+def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
+    """For cuts that others made, with augmentation or other sources than files."""
+    use_libsndfile()
+    try:
+        audio = cut.load_audio()
+    except Exception as error:  # lhotse raises whatever its backends raise, and breaks the text of some of it
+        raise AudioProblem(f"lhotse cannot load it ({type(error).__name__})") from error
+    if audio is None or audio.shape[0] != 1:
+        raise AudioProblem(f"{0 if audio is None else audio.shape[0]} channels, training takes 1; mix it down first")
+    samples: NDArray[np.float32] = audio[0].astype(np.float32, copy=False)
+    return samples
+
+
+def use_libsndfile() -> None:
+    """Let lhotse read every file with libsndfile: for SPHERE it would otherwise run the sph2pipe program."""
+    from lhotse.audio.backend import LibsndfileBackend, get_current_audio_backend, set_current_audio_backend
+
+    if not isinstance(get_current_audio_backend(), LibsndfileBackend):
+        set_current_audio_backend(LibsndfileBackend())

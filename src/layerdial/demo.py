@@ -1,0 +1,118 @@
+"""The demo: from nothing to a dynamic recogniser and its curve, in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from layerdial.config import Recipe, load_recipe
+from layerdial.progress import progress
+
+METHODS = ("reference", "ld", "dld")
+TITLE = "Spoken digits and commands, voices not heard in training"
+
+
+def run_demo(out: Path) -> None:
+    """Synthesise, train reference, LD and DLD student, search, sweep, draw, transcribe; interrupted, it goes on."""
+    from layerdial.actions import search_model, sweep_model
+    from layerdial.data.batching import FeatureBatches
+    from layerdial.data.synth import prepare_demo
+    from layerdial.sweep import Timing
+    from layerdial.training.loop import train
+
+    began = time.monotonic()
+    cuts = out / "cuts"
+    _say("1/5  speech: connected digits and commands, read by synthetic voices")
+    with progress("speak", None) as update:
+        prepare_demo(cuts, progress=lambda done, total: update(done))
+    _say("2/5  training: a reference, then two students that start from it")
+    for method in METHODS:
+        if not _is_trained(out / method):
+            train(demo_recipe(method, out), resume=True)
+    _say("3/5  ladders: the best blocks for every depth, chosen on dev")
+    for method in METHODS:
+        if not (out / method / "model" / "ladder.json").is_file():
+            search_model(out / method / "model", cuts / "dev.cuts.jsonl.gz")
+    _say("4/5  test: every depth of every method")
+    test = cuts / "test.cuts.jsonl.gz"
+    batches = FeatureBatches(test)
+    rows: list[dict[str, Any]] = []
+    for method in METHODS:
+        rows += sweep_model(
+            out / method / "model", test, None, "ladder", out, method, timing=Timing(budget_s=10), batches=batches
+        )
+    _redraw(rows, out)
+    _say("5/5  the same clips at three depths")
+    _transcribe_clips(out, test)
+    _summary(rows, out, time.monotonic() - began)
+
+
+def demo_recipe(method: str, out: Path) -> Recipe:
+    """The recipe that ships with the package, with its paths below `out`."""
+    paths = [
+        f"out={out / method}",
+        f"data.train={out / 'cuts' / 'train.cuts.jsonl.gz'}",
+        f"data.dev={out / 'cuts' / 'dev.cuts.jsonl.gz'}",
+    ]
+    if method != "reference":
+        paths.append(f"reference={out / 'reference' / 'model'}")
+    with as_file(files("layerdial") / "demo_recipes" / f"{method}.yaml") as recipe:
+        return load_recipe(recipe, paths)
+
+
+def _is_trained(run: Path) -> bool:
+    return (run / "model" / "model.safetensors").is_file()
+
+
+def _redraw(rows: list[dict[str, Any]], out: Path) -> None:
+    from layerdial.picture import draw_sweep
+
+    names = {"reference": "reference, blocks left out untrained", "ld": "LD", "dld": "DLD"}
+    draw_sweep([{**row, "method": names[row["method"]]} for row in rows], out / "sweep.png", TITLE)
+
+
+def _transcribe_clips(out: Path, test: Path) -> None:
+    from itertools import islice
+
+    from layerdial.data.manifest import cut_text, open_cuts
+    from layerdial.models.recognizer import load_model
+
+    model = load_model(out / "dld" / "model")
+    n_blocks = model.n_blocks
+    for cut in islice(open_cuts(test), 3):
+        path = cut.recording.sources[0].source
+        print(f"\n{path}\n  said     : {cut_text(cut)}")
+        for depth in (n_blocks, n_blocks // 2, max(1, n_blocks // 4)):
+            print(f"  {depth} of {n_blocks}   : {model.transcribe(path, depth=depth).text}")
+
+
+def _summary(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="WER in % (95 % interval) on test", title_justify="left")
+    table.add_column("blocks", justify="right")
+    for method in METHODS:
+        table.add_column(method, justify="right")
+    for depth in sorted({row["depth"] for row in rows}):
+        cells = {row["method"]: row for row in rows if row["depth"] == depth}
+        table.add_row(str(depth), *(_cell(cells[method]) for method in METHODS))
+    Console().print("\n", table)
+    print(f"\neverything is in {out} ({seconds / 60:.1f} minutes)")
+    print("  reference/ ld/ dld/   a run each, the model in model/ with its ladder.json")
+    print("  cuts/                 the manifests and the audio")
+    print("  sweep.jsonl           one row a method and depth")
+    print("  sweep.png             WER against multiply-accumulates: open it")
+    command = "layerdial" if Path(sys.argv[0]).name == "layerdial" else ".venv/bin/layerdial"
+    print(f"next: {command} transcribe {out}/dld/model {out}/cuts/audio/test/*.flac --depth 2")
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{100 * row['wer']:.1f} ({100 * row['wer_low']:.1f}-{100 * row['wer_high']:.1f})"
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", flush=True)

@@ -1,0 +1,8 @@
+"""The one exception that means: what the user gave is wrong, and here is what would be right."""
+
+
+class UserError(Exception):
+    """A mistake in the input. Its text is one line that names the thing, what was found and what is right.
+
+    The command line prints it on stderr and exits with 2, without a traceback.
+    """

@@ -1,0 +1,86 @@
+"""Writing files so that a kill or a full disk leaves either the old file or the new one, never a half."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from layerdial.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as indented JSON in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; `UserError` when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and move it there, on failure remove it.
+
+    Works for a file and for a folder (which then replaces a folder of that name). `UserError` when the place
+    cannot be written (read-only or full).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            for file in temporary.rglob("*"):
+                _flush(file)
+            _swap_folder(temporary, path)
+        else:
+            _flush(temporary)
+            os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _flush(file: Path) -> None:
+    if file.is_file():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _swap_folder(new: Path, place: Path) -> None:
+    # A folder cannot be replaced in one step: move the old one aside, so that a kill in between loses nothing.
+    old = place.with_name(f".{place.name}.old")
+    _remove(old)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # whatever stands in the way is reported by what follows
+        path.unlink(missing_ok=True)

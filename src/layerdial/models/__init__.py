@@ -1,0 +1,1 @@
+"""Dynamic networks, their costs, and the model folder on disk."""

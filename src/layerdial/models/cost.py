@@ -1,0 +1,143 @@
+"""What a subset costs: parameters in use, multiply-accumulates per second of audio, milliseconds.
+
+All three look at what really runs for the subset, on one utterance: a block that is skipped is never called, so it
+costs nothing, and whatever the skip rule leaves of it (its final norm) is counted because it is called.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from layerdial.features import FRAMES_PER_SECOND, N_MELS
+from layerdial.subset import BlockSubset
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a subset needs: parameters in use, and multiply-accumulates per second of audio."""
+
+    parameters: int
+    macs_per_second: float
+
+
+def subset_cost(network: nn.Module, subset: BlockSubset, seconds: float = 10.0) -> Cost:
+    """Both counts, for audio of `seconds` (attention grows with length, so the length belongs to the number)."""
+    return Cost(parameter_count(network, subset), macs_per_second(network, subset, seconds))
+
+
+def parameter_count(network: nn.Module, subset: BlockSubset) -> int:
+    """Parameters of the front end, the kept blocks, what the skip rule leaves of the others, and the head.
+
+    A parameter that several modules share counts once.
+    """
+    blocks: Any = network.get_submodule("encoder.blocks")
+    skipped = {module for i, block in enumerate(blocks) if i not in subset for module in block.modules()}
+    called = _called(network, skipped, subset)
+    in_use = [module for module in network.modules() if module not in skipped or module in called]
+    return sum(p.numel() for p in {p for module in in_use for p in module.parameters(recurse=False)})
+
+
+def _called(network: nn.Module, watched: set[nn.Module], subset: BlockSubset) -> set[nn.Module]:
+    """Which of the watched modules a forward pass calls."""
+    called: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in watched]
+    try:
+        forward_pass(network, subset, seconds=0.5)()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
+
+
+def macs_per_second(network: nn.Module, subset: BlockSubset, seconds: float = 10.0) -> float:
+    """Multiply-accumulates of one utterance of `seconds`, per second of audio, without feature extraction.
+
+    Counts matrix products and convolutions (`torch.utils.flop_counter`, two operations a multiply-accumulate); norms,
+    activations and softmax are not counted, as is usual. Attention is counted as its two matrix products: on the CPU
+    torch's fused attention is missing from the counter, so it is taken apart for the count (SDPBackend.MATH).
+    """
+    run = forward_pass(network, subset, seconds)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 2 / seconds
+
+
+def example_inputs(network: nn.Module, seconds: float) -> tuple[Tensor, Tensor]:
+    """Noise of `seconds` as the network takes it, and its length: one utterance, where the network is.
+
+    Log-mel (1, T, F) at 100 frames a second, unless the network has an `example_inputs(seconds)` of its own.
+    """
+    if hasattr(network, "example_inputs"):
+        return network.example_inputs(seconds)  # type: ignore[no-any-return, operator]
+    device = _device(network)
+    frames = round(seconds * FRAMES_PER_SECOND)
+    n_mels = getattr(getattr(network, "config", None), "n_mels", N_MELS)
+    noise_BTF = torch.randn(1, frames, n_mels, generator=torch.Generator().manual_seed(0))
+    return noise_BTF.to(device), torch.tensor([frames], device=device)
+
+
+def forward_pass(network: nn.Module, subset: BlockSubset, seconds: float = 10.0) -> Callable[[], None]:
+    """A function that runs front end, kept blocks and head on one utterance and returns when the device is done."""
+    inputs, lengths_B = example_inputs(network, seconds)
+    device = _device(network)
+
+    def run() -> None:
+        with _evaluating(network), torch.no_grad():
+            network(inputs, lengths_B, subset)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and afterwards every module in the mode that it had."""
+    training = [module for module in network.modules() if module.training] if network.training else []
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def measure_latency(run: Callable[[], object], warmup: int = 2, repeats: int = 7) -> float:
+    """Median milliseconds of `run()`, after `warmup` runs that do not count."""
+    return measure_in_turns([run], warmup, repeats)[0]
+
+
+def measure_in_turns(
+    runs: Sequence[Callable[[], object]], warmup: int = 2, repeats: int = 7, budget_s: float = math.inf
+) -> list[float]:
+    """Median milliseconds of each run, all taking turns: what else the machine does then hits them alike.
+
+    After `budget_s` seconds no further turn begins, but three are measured at least (fewer if `repeats` is).
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    begin = time.perf_counter()
+    for turn in range(warmup + repeats):
+        if turn >= warmup + 3 and time.perf_counter() - begin > budget_s:
+            break
+        for run, found in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            if turn >= warmup:
+                found.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(found) for found in times]

@@ -1,0 +1,145 @@
+"""A loaded model that transcribes: the network with its tokenizer and, when it has one, its ladder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from layerdial.errors import UserError
+from layerdial.evaluate import FeatureBatch
+from layerdial.features import SAMPLE_RATE, fbank
+from layerdial.ladder import Ladder
+from layerdial.models.checkpoint import FRAME_RATE, load_network
+from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.modules.losses import ctc_per_utterance
+from layerdial.subset import BlockSubset, check_depth
+from layerdial.text import Tokenizer, greedy_ctc
+from layerdial.windows import windows
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """`seconds` of audio became `text` with the blocks of `subset`; `rtf` is computing time over audio time."""
+
+    text: str
+    subset: BlockSubset
+    seconds: float
+    rtf: float
+
+    @property
+    def depth(self) -> int:
+        return self.subset.depth
+
+
+class TorchRecognizer:
+    """Greedy CTC recognition with any subset of the network's blocks."""
+
+    def __init__(
+        self, network: ConformerCTC, tokenizer: Tokenizer, ladder: Ladder | None = None, name: str = "model"
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.ladder = ladder
+        self.name = name
+
+    @property
+    def n_blocks(self) -> int:
+        return self.network.n_blocks
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def subset(self, depth: int | None = None) -> BlockSubset:
+        """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
+        if depth is None:
+            return BlockSubset.full(self.n_blocks)
+        check_depth(depth, self.n_blocks)
+        return self.ladder.subset(depth) if self.ladder else BlockSubset.even(self.n_blocks, depth)
+
+    def transcribe(
+        self, audio: str | Path | NDArray[np.float32], depth: int | None = None, subset: BlockSubset | None = None
+    ) -> Transcript:
+        """What is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1].
+
+        `depth` picks the ladder's subset, `subset` is taken as it is; with neither all blocks run. Files of any
+        sample rate, stereo too, and of any length. Raises `UserError` for a file that is not audio or empty, a depth
+        that the model does not have, or samples that are not finite.
+        """
+        if depth is not None and subset is not None:
+            raise UserError("give depth or subset, not both")
+        subset = subset or self.subset(depth)
+        start = time.perf_counter()
+        frame_ids: list[int] = []
+        n_samples = 0
+        for window in windows(audio):
+            ids = self._frame_ids(window.samples, subset)
+            end = window.n_before + window.n_kept
+            last = len(ids) if end == len(window.samples) else _to_frames(end)
+            frame_ids += ids[_to_frames(window.n_before) : last]
+            n_samples += window.n_kept
+        seconds = n_samples / SAMPLE_RATE
+        text = self.tokenizer.decode(greedy_ctc(frame_ids))
+        return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds)
+
+    def recognize(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        """Text of each utterance of a batch."""
+        return self._texts(*self._posteriors(batch, subset))
+
+    def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
+        """CTC loss summed over the batch's utterances, and their texts, from one forward pass.
+
+        An utterance that CTC cannot align (its text needs more frames than there are) adds nothing.
+        """
+        logp_BTV, lengths_B = self._posteriors(batch, subset)
+        labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.long) for text in batch.texts]
+        tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
+        token_lengths_B = torch.tensor([len(label) for label in labels])
+        losses_B = ctc_per_utterance(logp_BTV, lengths_B.cpu(), tokens_BU.to(logp_BTV.device), token_lengths_B)
+        return float(losses_B[~losses_B.isposinf()].sum()), self._texts(logp_BTV, lengths_B)
+
+    def _posteriors(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[Tensor, Tensor]:
+        self.network.eval()
+        with torch.inference_mode():
+            inputs_BTF = torch.from_numpy(batch.features_BTF).to(self.device)
+            posteriors: tuple[Tensor, Tensor] = self.network(
+                inputs_BTF, torch.from_numpy(batch.lengths_B).to(self.device), subset
+            )
+        return posteriors
+
+    def _texts(self, logp_BTV: Tensor, lengths_B: Tensor) -> list[str]:
+        best_BT = logp_BTV.argmax(dim=-1).tolist()
+        return [
+            self.tokenizer.decode(greedy_ctc(best_T[:length]))
+            for best_T, length in zip(best_BT, lengths_B.tolist(), strict=True)
+        ]
+
+    def _frame_ids(self, samples: NDArray[np.float32], subset: BlockSubset) -> list[int]:
+        features_TF = fbank(samples)
+        batch = FeatureBatch(("",), features_TF[None], np.array([len(features_TF)], dtype=np.int64), ("",), 0.0)
+        logp_BTV, _ = self._posteriors(batch, subset)
+        ids: list[int] = logp_BTV[0].argmax(dim=-1).tolist()
+        return ids
+
+
+def load_model(folder: str | Path, device: str = "cpu") -> TorchRecognizer:
+    """Load a model folder (such as `runs/demo/dld/model`), with its ladder when `search` has made one.
+
+    Raises `UserError` when the folder is not a model, is damaged, or its ladder is for another number of blocks.
+    """
+    folder = Path(folder)
+    network, tokenizer = load_network(folder)
+    ladder_file = folder / "ladder.json"
+    ladder = Ladder.load(ladder_file, network.n_blocks) if ladder_file.is_file() else None
+    return TorchRecognizer(network.to(device), tokenizer, ladder, name=str(folder))
+
+
+def _to_frames(n_samples: int) -> int:
+    # windows are cut at whole seconds, so this division leaves nothing over
+    return n_samples * round(FRAME_RATE) // SAMPLE_RATE

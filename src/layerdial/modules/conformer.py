@@ -1,0 +1,78 @@
+"""The Conformer block (Gulati et al., arXiv 2005.08100), assembled from parts; it knows no config.
+
+Shapes: B batch, T frames, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from layerdial.modules.attention import FrameContext
+
+
+class FeedForward(nn.Module):
+    """Pre-norm feed-forward module: norm, expand, SiLU, contract."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        hidden = self.dropout(F.silu(self.expand(self.norm(x_BTD))))
+        return self.dropout(self.contract(hidden))  # type: ignore[no-any-return]
+
+
+class Convolution(nn.Module):
+    """Pre-norm convolution module: gated pointwise, depthwise over time, norm, SiLU, pointwise.
+
+    The norm after the depthwise convolution is LayerNorm by default: batch statistics would mix the depths that
+    a dynamic model is trained at. `batch_norm=True` gives the paper's original for comparison.
+    """
+
+    def __init__(self, width: int, kernel: int, dropout: float, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.pointwise_in = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.depthwise_norm = nn.BatchNorm1d(width) if batch_norm else nn.LayerNorm(width)
+        self.pointwise_out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
+        y_BTD = F.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
+        y_BTD = y_BTD.masked_fill(~context.mask_BT.unsqueeze(2), 0.0)
+        y_BDT = self.depthwise(y_BTD.transpose(1, 2))
+        if isinstance(self.depthwise_norm, nn.BatchNorm1d):
+            y_BTD = self.depthwise_norm(y_BDT).transpose(1, 2)
+        else:
+            y_BTD = self.depthwise_norm(y_BDT.transpose(1, 2))
+        return self.dropout(self.pointwise_out(F.silu(y_BTD)))  # type: ignore[no-any-return]
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, each added to its input; then the final norm."""
+
+    def __init__(
+        self, attention: nn.Module, convolution: nn.Module, ff_in: nn.Module, ff_out: nn.Module, norm: nn.Module
+    ) -> None:
+        super().__init__()
+        self.ff_in = ff_in
+        self.attention = attention
+        self.convolution = convolution
+        self.ff_out = ff_out
+        self.norm = norm
+
+    def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
+        x_BTD = x_BTD + 0.5 * self.ff_in(x_BTD)
+        x_BTD = x_BTD + self.attention(x_BTD, context)
+        x_BTD = x_BTD + self.convolution(x_BTD, context)
+        x_BTD = x_BTD + 0.5 * self.ff_out(x_BTD)
+        return self.norm(x_BTD)  # type: ignore[no-any-return]
+
+    def skipped(self, x_BTD: Tensor) -> Tensor:
+        """What is left of the block when it is dropped under the rule "norm": its final norm (LDASR)."""
+        return self.norm(x_BTD)  # type: ignore[no-any-return]

@@ -1,0 +1,72 @@
+"""CTC and distillation losses.
+
+Shapes: B batch, T frames, V vocabulary, U labels. Log-probabilities are float32. Padding frames never count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from layerdial.modules.subsampling import frame_mask
+from layerdial.text import BLANK
+
+BlankHandling = Literal["keep", "skip_blank_frames", "without_blank"]
+BLANK_FRAME_PROBABILITY = 0.95
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Scalars, still on the device: `total` is what is minimised."""
+
+    total: Tensor
+    ctc: Tensor
+    distil: Tensor
+
+
+def ctc_per_utterance(logp_BTV: Tensor, lengths_B: Tensor, tokens_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
+    """CTC loss (Graves et al. 2006) of each utterance, summed over its labels: (B,).
+
+    Lengths may live on the CPU while the rest is on an accelerator; that spares a synchronisation.
+    """
+    return F.ctc_loss(logp_BTV.transpose(0, 1), tokens_BU, lengths_B, token_lengths_B, blank=BLANK, reduction="none")
+
+
+def ctc(logp_BTV: Tensor, lengths_B: Tensor, tokens_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
+    """CTC loss per label: summed over the batch, divided by the batch's labels."""
+    losses_B = ctc_per_utterance(logp_BTV, lengths_B, tokens_BU, token_lengths_B)
+    return losses_B.sum() / token_lengths_B.sum().clamp(min=1).to(losses_B.device, non_blocking=True)
+
+
+def distillation(
+    reference_BTV: Tensor,
+    student_BTV: Tensor,
+    lengths_B: Tensor,
+    temperature: float = 1.0,
+    blank: BlankHandling = "keep",
+) -> Tensor:
+    """KL(reference || student) over the frame posteriors, mean over the frames that count (DLD, arXiv 2601.16117).
+
+    Both are log-probabilities (B, T, V). With a temperature both are softened, and the result is multiplied by its
+    square so that gradients keep their size (Hinton et al. 2015). CTC posteriors are mostly blank, so `blank` says:
+    "keep" all frames and tokens; "skip_blank_frames": leave out frames where the reference is surer than 0.95 of
+    blank; "without_blank": compare the distributions over the labels alone, blank taken out and the rest
+    renormalised, each frame weighted by the reference's probability of a label.
+    """
+    weight_BT = frame_mask(lengths_B.to(student_BTV.device), student_BTV.shape[1]).float()
+    if blank == "skip_blank_frames":
+        weight_BT = weight_BT * (reference_BTV[..., BLANK].exp() < BLANK_FRAME_PROBABILITY)
+    if blank == "without_blank":
+        weight_BT = weight_BT * (1.0 - reference_BTV[..., BLANK].exp())
+        reference_BTV, student_BTV = reference_BTV[..., BLANK + 1 :], student_BTV[..., BLANK + 1 :]
+    if temperature != 1.0 or blank == "without_blank":
+        reference_BTV = (reference_BTV / temperature).log_softmax(dim=-1)
+        student_BTV = (student_BTV / temperature).log_softmax(dim=-1)
+    kl_BT = F.kl_div(student_BTV, reference_BTV, reduction="none", log_target=True).sum(dim=-1)
+    # where, not multiplication: whatever stands in padding, also inf, must not reach the sum
+    kl_BT = torch.where(weight_BT > 0, kl_BT * weight_BT, torch.zeros_like(kl_BT))
+    return temperature**2 * kl_BT.sum() / weight_BT.sum().clamp(min=1.0)

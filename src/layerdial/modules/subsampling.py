@@ -1,0 +1,53 @@
+"""The front end: per-utterance normalisation and two stride-2 convolutions, 4x fewer frames.
+
+Shapes: B batch, T frames, F mel bins, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SUBSAMPLING = 4
+
+
+def subsampled(lengths: Tensor) -> Tensor:
+    """Frames after the front end: each stride-2 convolution rounds up, so a frame never vanishes."""
+    return (lengths + SUBSAMPLING - 1) // SUBSAMPLING
+
+
+def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
+    """(B, T) bool, true where a frame is real and not padding."""
+    return torch.arange(n_frames, device=lengths_B.device) < lengths_B.unsqueeze(1)
+
+
+class UtteranceNorm(nn.Module):
+    """Zero mean and unit variance of each mel bin over the real frames of each utterance. Has no state."""
+
+    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        mask_BT1 = frame_mask(lengths_B, x_BTF.shape[1]).unsqueeze(2)
+        count_B11 = lengths_B.view(-1, 1, 1)
+        x_BTF = x_BTF.float().masked_fill(~mask_BT1, 0.0)
+        centred_BTF = (x_BTF - x_BTF.sum(1, keepdim=True) / count_B11).masked_fill(~mask_BT1, 0.0)
+        variance_B1F = centred_BTF.square().sum(1, keepdim=True) / count_B11
+        # The floor keeps digital silence and one-frame audio finite; real speech has a variance of 1 and more.
+        return centred_BTF * torch.rsqrt(variance_B1F + 1e-2)
+
+
+class ConvSubsampling(nn.Module):
+    """(B, T, F) -> (B, ceil(T/4), D). Padding frames are zeroed before each convolution, so they change nothing."""
+
+    def __init__(self, n_mels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv1d(n_mels, width, kernel_size=3, stride=2, padding=1)
+        self.conv_out = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        x_BDT = F.silu(self.conv_in(x_BTF.transpose(1, 2)))
+        half_B = (lengths_B + 1) // 2
+        x_BDT = x_BDT.masked_fill(~frame_mask(half_B, x_BDT.shape[2]).unsqueeze(1), 0.0)
+        x_BTD = self.conv_out(x_BDT).transpose(1, 2)
+        return self.dropout(self.norm(x_BTD))  # type: ignore[no-any-return]

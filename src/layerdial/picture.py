@@ -1,0 +1,124 @@
+"""The picture of a sweep: word error rate against what it costs, a line a method."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from layerdial.errors import UserError
+from layerdial.files import replacing
+
+# Okabe and Ito's colours, told apart by colour-blind readers too, each with a marker for print without colour.
+_STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P")]
+_INK, _GREY = "#222222", "#8a8a8a"
+
+
+def draw_sweep(rows: Sequence[Mapping[str, Any]], path_png: Path, title: str = "") -> None:
+    """WER against MACs per second of audio: a line and a 95 % band a method (or selection rule), points named by depth.
+
+    Rows without a WER are left out; where a row has no MACs, all are drawn against depth. The WER axis is logarithmic
+    when the WERs span more than a factor of ten.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row.get("wer") is not None]
+    if not rows:
+        raise UserError(f"nothing to draw in {path_png}: no row has a WER")
+    figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    unit, name = _cost_axis(rows)
+    lines = _lines(rows)
+    for (label, points), (colour, marker) in zip(lines.items(), itertools.cycle(_STYLES)):
+        _draw_line(axes, points, unit, label, colour, marker)
+    _name_depths(axes, rows, unit)
+    _finish(axes, rows, name, title, legend=len(lines) > 1 or "" not in lines)
+    with replacing(path_png) as temporary:
+        FigureCanvasAgg(figure).print_figure(temporary, format="png")
+
+
+def _cost_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
+    """MACs that one unit of the horizontal axis stands for, none when it is depth; and the axis' name."""
+    macs = [row.get("macs_per_second") for row in rows]
+    known = [value for value in macs if value is not None]
+    if len(known) < len(macs):
+        return None, "blocks that run"
+    for unit, prefix in ((1e9, "billion "), (1e6, "million "), (1e3, "thousand ")):
+        if max(known) >= unit:
+            return unit, f"{prefix}multiply-accumulates per second of audio"
+    return 1.0, "multiply-accumulates per second of audio"
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by the name of their line; the selection rule is part of it where the rows have several."""
+    rules = {row.get("select") for row in rows}
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        parts = [row.get("method"), row.get("select") if len(rules) > 1 else None]
+        lines.setdefault(", ".join(str(part) for part in parts if part), []).append(row)
+    return lines
+
+
+def _cost(row: Mapping[str, Any], unit: float | None) -> float:
+    return float(row["macs_per_second"]) / unit if unit else float(row["depth"])
+
+
+def _draw_line(
+    axes: Any, rows: list[Mapping[str, Any]], unit: float | None, label: str, colour: str, mark: str
+) -> None:
+    rows = sorted(rows, key=lambda row: _cost(row, unit))
+    x = [_cost(row, unit) for row in rows]
+    wer = [100 * row["wer"] for row in rows]
+    low = [100 * _or(row.get("wer_low"), row["wer"]) for row in rows]
+    high = [100 * _or(row.get("wer_high"), row["wer"]) for row in rows]
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, wer, color=colour, marker=mark, markersize=5.5, markeredgecolor="white", linewidth=1.8, label=label)
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _name_depths(axes: Any, rows: Sequence[Mapping[str, Any]], unit: float | None) -> None:
+    """The depth under the lowest point of every place on the horizontal axis: one name where lines share a cost."""
+    lowest: dict[tuple[float, int], Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: float(row["wer"]), reverse=True):
+        lowest[float(f"{_cost(row, unit):.4g}"), row["depth"]] = row
+    for row in lowest.values():
+        axes.annotate(
+            str(row["depth"]),
+            (_cost(row, unit), 100 * row["wer"]),
+            xytext=(0, -7),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=8.5,
+            color=_INK,
+        )
+
+
+def _finish(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, title: str, legend: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    rates = [100 * float(row["wer"]) for row in rows]
+    if min(rates) > 0 and max(rates) > 10 * min(rates):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.margins(y=0.12)
+    else:
+        axes.set_ylim(bottom=0 if min(rates) > 0.05 * max(rates) else -0.06 * max(max(rates), 1.0))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"{name} (numbers at the points: blocks that run)", color=_INK)
+    axes.set_ylabel("word error rate, %", color=_INK)
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.grid(True, axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.tick_params(colors=_INK, which="both", color=_GREY, labelsize=9)
+    if legend:
+        axes.legend(frameon=False, title="shaded: 95 % interval", title_fontsize=8.5, alignment="left")

@@ -1,0 +1,82 @@
+"""Progress with time left: a bar in a terminal, one line a minute in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+Update = Callable[..., None]
+
+
+@contextmanager
+def progress(description: str, total: int | None, done: int = 0) -> Iterator[Update]:
+    """Yield `update(done, note="")`; `note` is shown at the end of the line, for example the current loss."""
+    if sys.stderr.isatty():
+        with _bar(description, total, done) as update:
+            yield update
+    else:
+        yield _lines(description, total, done)
+
+
+@contextmanager
+def _bar(description: str, total: int | None, done: int) -> Iterator[Update]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, completed=done, note="")
+
+        def update(done: int, note: str = "") -> None:
+            bar.update(task, completed=done)
+            if note:
+                bar.update(task, note=note)
+
+        yield update
+
+
+def _lines(description: str, total: int | None, done: int) -> Update:
+    start = last = time.monotonic()
+    first, finished = done, False
+
+    def update(done: int, note: str = "") -> None:
+        nonlocal last, finished
+        now = time.monotonic()
+        ends = total is not None and done >= total and not finished
+        if now - last < _SECONDS_BETWEEN_LINES and not ends:
+            return
+        last, finished = now, finished or ends
+        left = ""
+        if total and first < done < total:
+            left = f", {_clock((now - start) * (total - done) / (done - first))} left"
+        print(
+            f"{description} {done}/{total or '?'}, {_clock(now - start)} so far{left}  {note}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return update
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -1,0 +1,221 @@
+"""Rows that survive a kill, and what is made of them: tables for the terminal and the WER-against-MACs picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerdial.errors import UserError
+from layerdial.metrics import Change, paired_change
+from layerdial.picture import draw_sweep
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Row", "append_row", "compare", "compare_table", "draw_sweep", "latest_rows", "read_rows", "sweep_table"]
+Row = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+# ---------------------------------------------------------------------------------------------------------- rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add `row` to a file of JSON lines and flush it to disk: after a kill the row is there whole, or not at all.
+
+    Numbers that JSON does not have (NaN, infinity) become null. A line torn by an earlier kill is cut off first.
+    `UserError` when the place is read-only or full; what was written before stays.
+    """
+    line = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            whole, torn = _rows_end(file)
+            if _is_object(torn):  # only its line break is missing
+                whole, line = whole + len(torn), b"\n" + line
+            file.truncate(whole)
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(None, "no space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
+        ) from error
+
+
+def _rows_end(file: Any) -> tuple[int, bytes]:
+    """Where the last line break is, behind it, and what a kill left after it."""
+    torn = b""
+    end = int(file.seek(0, os.SEEK_END))
+    while end > 0:
+        start = max(0, end - 65536)
+        file.seek(start)
+        piece = file.read(end - start)
+        if (found := piece.rfind(b"\n")) >= 0:
+            return start + found + 1, piece[found + 1 :] + torn
+        end, torn = start, piece + torn
+    return 0, torn
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file of JSON lines; none if it does not exist. A torn last line is left out with a warning."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if (torn := lines.pop()) and _is_object(torn):
+        lines.append(torn)
+    elif torn:
+        _log.warning("%s: the last line was torn by an interruption and is left out", path)
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not _is_object(line):
+            raise UserError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}; remove the line")
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def latest_rows(rows: Iterable[Row]) -> list[Row]:
+    """The last of the rows that agree in method, rule, subset and cuts: a model trained again replaces itself."""
+    return list({tuple(row.get(k) for k in ("method", "select", "subset", "cuts")): row for row in rows}.values())
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a numpy number
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# -------------------------------------------------------------------------------------------------------- tables
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, width: int | None = None) -> Table:
+    """One line a row: what ran, how many errors and how sure, what it cost.
+
+    Under 120 characters of `width` (default: the terminal's) the columns that others imply are left out.
+    """
+    wide = (width or shutil.get_terminal_size().columns) >= 120
+    labels = [name for name in ("method", "select") if any(row.get(name) for row in rows)]
+    columns = {heading: cell for heading, cell in _COLUMNS.items() if wide or heading not in _WIDE_ONLY}
+    table = _table(title, [*labels, *columns], gap=2 if wide else 1)
+    for row in rows:
+        table.add_row(*(str(row.get(name) or "") for name in labels), *(cell(row) for cell in columns.values()))
+    return table
+
+
+def _table(title: str | None, headings: Sequence[str], gap: int = 2) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    padding = (0, gap - 1, 0, 0)
+    table = Table(title=title, header_style="bold", box=box.SIMPLE_HEAD, title_justify="left", padding=padding)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+    return table
+
+
+def _show(value: float | None, factor: float, digits: int = 2) -> str:
+    return "" if value is None else f"{value * factor:,.{digits}f}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "" if row.get("wer_low") is None else f"{_show(row['wer_low'], 100)}-{_show(row['wer_high'], 100)}"
+
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "depth": lambda row: str(row["depth"]),
+    "blocks": lambda row: str(row["subset"]).replace("1", "█").replace("0", "·"),
+    "WER %": lambda row: f"[bold]{_show(row.get('wer'), 100)}[/bold]",
+    "95 %": _interval,
+    "errors/\nwords": lambda row: f"{row['errors']}/{row['words']}",
+    "CER %": lambda row: _show(row.get("cer"), 100),
+    "M MACs/\nsecond": lambda row: _show(row.get("macs_per_second"), 1e-6, 0),
+    "M par-\nameters": lambda row: _show(row.get("parameters"), 1e-6),
+    "latency\nms": lambda row: _show(row.get("latency_ms"), 1, 1),
+    "RTF": lambda row: _show(row.get("rtf"), 1, 4),
+}
+_WIDE_ONLY = {"CER %", "M par-\nameters", "RTF"}
+_WORDS = {"method", "select", "blocks"}
+
+
+def compare_table(rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000) -> Table:
+    """How each method's WER changes against `baseline_method` at each depth, with the paired bootstrap interval.
+
+    Rows are compared when depth, selection rule and cuts agree and both have their utterance files under `folder`.
+    """
+    table = _table(
+        f"WER against {baseline_method}, same utterances; bold: the interval leaves out no change",
+        ["method", "select", "depth", f"{baseline_method} %", "WER %", "change %", "95 %"],
+    )
+    for base, row, change in compare(rows, baseline_method, folder, samples):
+        shown = f"{change.relative * 100:+.1f}"
+        table.add_row(
+            str(row.get("method") or ""),
+            str(row.get("select") or ""),
+            str(row["depth"]),
+            _show(base.get("wer"), 100),
+            _show(row.get("wer"), 100),
+            f"[bold]{shown}[/bold]" if change.is_clear else shown,
+            f"{change.low * 100:+.1f} to {change.high * 100:+.1f}",
+        )
+    return table
+
+
+def compare(
+    rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any], Change]]:
+    """(baseline row, other row, change) of every pair that `compare_table` shows."""
+    baselines = {_comparable(row): row for row in rows if row.get("method") == baseline_method}
+    if not baselines:
+        methods = sorted({str(row["method"]) for row in rows if row.get("method")})
+        raise UserError(f"no row has the method {baseline_method!r}; methods found: {', '.join(methods) or 'none'}")
+    found = []
+    for row in rows:
+        base = baselines.get(_comparable(row))
+        if base is None or row.get("method") == baseline_method:
+            continue
+        pair = _utterances(base, folder), _utterances(row, folder)
+        if pair[0] and pair[1]:
+            found.append((base, row, _change(*pair, samples)))
+    return found
+
+
+def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["depth"], row.get("select"), row.get("cuts")
+
+
+def _utterances(row: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, int]]:
+    """Errors and words by utterance id; empty where the row has no utterance file."""
+    name = row.get("utterances_file")
+    return {u["id"]: (u["errors"], u["words"]) for u in read_rows(folder / name)} if name else {}
+
+
+def _change(base: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]], samples: int) -> Change:
+    if base.keys() != other.keys():
+        odd = sorted(base.keys() ^ other.keys())[0]
+        raise UserError(f"a paired comparison needs the same utterances on both sides, but {odd} is only on one")
+    ids = sorted(base)
+    errors_a, words = [base[i][0] for i in ids], [base[i][1] for i in ids]
+    return paired_change(errors_a, words, [other[i][0] for i in ids], samples)

@@ -1,0 +1,170 @@
+"""Text in and out of the network: normalisation, tokenizers, and greedy CTC. Token 0 is the CTC blank."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from layerdial.errors import UserError
+from layerdial.files import write_text
+
+BLANK = 0
+TokenizerKind = Literal["word", "char", "bpe"]
+_SPACE = "▁"  # SentencePiece's word boundary, also our character for a space
+
+
+def normalise(text: str) -> str:
+    """Lower case; letters a-z, digits, apostrophes inside words and single spaces stay, all else parts words.
+
+    >>> normalise("Author of the danger trail, Philip Steels, etc.")
+    'author of the danger trail philip steels etc'
+    """
+    plain = unicodedata.normalize("NFKD", text.replace("\u2019", "'")).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9' ]+", " ", plain).split()
+    return " ".join(word for word in words if word.strip("'"))
+
+
+def greedy_ctc(frame_ids: Sequence[int]) -> list[int]:
+    """Best token of each frame -> labels: repeats merged, then blanks removed (Graves 2006)."""
+    return [token for i, token in enumerate(frame_ids) if token != BLANK and (i == 0 or token != frame_ids[i - 1])]
+
+
+def ctc_frames_needed(labels: Sequence[int]) -> int:
+    """The fewest frames CTC can align `labels` with: one each, and a blank between equal neighbours."""
+    return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Ids run from 1; 0 is the blank."""
+
+    @property
+    def kind(self) -> TokenizerKind: ...
+    @property
+    def tokens(self) -> list[str]:
+        """All tokens in the order of their ids, the blank first."""
+        ...
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def save(self, folder: Path) -> None: ...
+
+
+class ListTokenizer:
+    """A token a word, or a token a character: no more than the list of them."""
+
+    def __init__(self, tokens: list[str], kind: Literal["word", "char"]) -> None:
+        self.tokens = tokens
+        self.kind: TokenizerKind = kind
+        self._ids = {token: i for i, token in enumerate(tokens)}
+
+    @classmethod
+    def build(cls, texts: Iterable[str], kind: Literal["word", "char"]) -> ListTokenizer:
+        """The words or characters of `texts`, sorted, behind the blank."""
+        found = {unit for text in texts for unit in _units(text, kind)}
+        return cls(["<blk>", *sorted(found)], kind)
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self._ids[unit] for unit in _units(text, self.kind)]
+        except KeyError as error:
+            raise UserError(
+                f"the tokenizer has no {self.kind} {error.args[0]!r} (in {text[:60]!r}); "
+                f"it knows the {len(self.tokens) - 1} {self.kind}s of the training text; kind bpe or char covers more"
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        if self.kind == "word":
+            return " ".join(self.tokens[i] for i in ids)
+        return " ".join("".join(self.tokens[i] for i in ids).replace(_SPACE, " ").split())
+
+    def save(self, folder: Path) -> None:
+        _save_tokens(self.tokens, folder)
+
+
+class BpeTokenizer:
+    """SentencePiece byte-pair encoding; its piece 0 (`<unk>`) gives its id to the blank."""
+
+    def __init__(self, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = model
+        self.kind: TokenizerKind = "bpe"
+        self._pieces = SentencePieceProcessor(model_proto=model)
+        self.tokens = ["<blk>", *(self._pieces.id_to_piece(i) for i in range(1, self._pieces.get_piece_size()))]
+
+    @classmethod
+    def build(cls, texts: Iterable[str], size: int) -> BpeTokenizer:
+        """Train `size` tokens (the blank among them) on `texts`; deterministic."""
+        import io
+
+        import sentencepiece
+
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=size,
+                character_coverage=1.0,
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"a BPE of {size} tokens cannot be trained on this text: {reason}") from None
+        return cls(model.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        ids = list(self._pieces.encode(text))
+        if BLANK in ids:
+            raise UserError(f"the tokenizer has no piece for a character of {text[:60]!r}; was the text normalised?")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join("".join(self.tokens[i] for i in ids).replace(_SPACE, " ").split())
+
+    def save(self, folder: Path) -> None:
+        _save_tokens(self.tokens, folder)
+        (folder / "bpe.model").write_bytes(self.model)
+
+
+def build_tokenizer(kind: TokenizerKind, texts: Iterable[str], size: int | None = None) -> Tokenizer:
+    """A tokenizer for `texts`; `size` is for BPE only."""
+    if kind != "bpe":
+        return ListTokenizer.build(texts, kind)
+    if size is None:
+        raise UserError("tokenizer.size is missing; a BPE needs its number of tokens, for example 256")
+    return BpeTokenizer.build(texts, size)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer stored in a model folder (`tokens.txt`, and `bpe.model` for BPE)."""
+    tokens_file = folder / "tokens.txt"
+    if (folder / "bpe.model").is_file():
+        return BpeTokenizer((folder / "bpe.model").read_bytes())
+    if not tokens_file.is_file():
+        raise UserError(
+            f"{folder} has no tokens.txt; a model folder holds config.json, model.safetensors and tokens.txt"
+        )
+    tokens = [line.rsplit(" ", 1)[0] for line in tokens_file.read_text(encoding="utf-8").splitlines()]
+    if not tokens or tokens[0] != "<blk>":
+        raise UserError(f"{tokens_file} does not begin with '<blk> 0'")
+    is_char = all(len(token) == 1 for token in tokens[1:])
+    return ListTokenizer(tokens, "char" if is_char else "word")
+
+
+def _units(text: str, kind: TokenizerKind) -> Iterable[str]:
+    return text.split() if kind == "word" else text.replace(" ", _SPACE)
+
+
+def _save_tokens(tokens: Sequence[str], folder: Path) -> None:
+    write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(tokens)))

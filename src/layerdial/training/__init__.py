@@ -1,0 +1,1 @@
+"""Drop policies, the reference model, and the training loop."""

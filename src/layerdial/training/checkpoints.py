@@ -1,0 +1,117 @@
+"""Training checkpoints: everything a run needs to go on as if it had never stopped.
+
+`checkpoints/step-00000500/` holds model.safetensors, optimizer.safetensors and state.json, written in one step.
+Random numbers are drawn from (seed, step), so no generator needs storing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerdial.data.batching import Position
+from layerdial.files import read_json, replacing, write_json
+from layerdial.models.checkpoint import load_tensors, load_weights, save_tensors
+
+
+@dataclass
+class Progress:
+    """How far a run has come: updates made, the next batch, the dev score of each kept checkpoint (lower is better)."""
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+    audio_seconds: float = 0.0
+    scores: dict[int, float] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write one checkpoint folder; a kill or a full disk leaves the earlier ones as they were."""
+    with replacing(folder / _name(progress.step)) as temporary:
+        temporary.mkdir(parents=True)
+        save_tensors(temporary / "model.safetensors", network.state_dict())
+        save_tensors(temporary / "optimizer.safetensors", _flatten(network, optimizer))
+        write_json(temporary / "state.json", asdict(progress))
+
+
+def prune(folder: Path, progress: Progress, keep_best: int) -> None:
+    """Keep the newest checkpoint whole and the weights of the best; forget the rest."""
+    best = best_steps(progress, keep_best)
+    for step in [s for s in progress.scores if s not in best and s != progress.step]:
+        del progress.scores[step]
+    for other in folder.glob("step-*"):
+        step = _step(other)
+        if step == progress.step:
+            continue
+        if step in best:
+            (other / "optimizer.safetensors").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def best_steps(progress: Progress, count: int) -> list[int]:
+    """The steps with the lowest dev scores; of equals the later."""
+    return sorted(progress.scores, key=lambda step: (progress.scores[step], -step))[:count]
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint that training can go on from."""
+    whole = [path for path in folder.glob("step-*") if (path / "optimizer.safetensors").is_file()]
+    return max(whole, key=_step, default=None)
+
+
+def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put weights and optimizer state back; returns how far the run had come."""
+    device = next(network.parameters()).device
+    weights = {name: tensor.to(device) for name, tensor in load_tensors(checkpoint / "model.safetensors").items()}
+    network.load_state_dict(weights)
+    _unflatten(network, optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
+    state = read_json(checkpoint / "state.json")
+    state["position"] = Position(**state["position"])
+    state["scores"] = {int(step): score for step, score in state["scores"].items()}
+    return Progress(**state)
+
+
+def average_weights(folder: Path, steps: list[int], network: nn.Module) -> None:
+    """Give `network` the mean of the weights of several checkpoints."""
+    total: dict[str, Tensor] = {}
+    for step in steps:
+        for name, tensor in load_tensors(folder / _name(step) / "model.safetensors").items():
+            total[name] = total.get(name, torch.zeros_like(tensor)) + tensor / len(steps)
+    network.load_state_dict(total)
+
+
+def load_step(folder: Path, step: int, network: nn.Module) -> None:
+    """Give `network` the weights of one checkpoint."""
+    load_weights(network, folder / _name(step) / "model.safetensors")
+
+
+def _flatten(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _unflatten(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(network.named_parameters())
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters[parameter_name]
+        # AdamW keeps its step counter on the CPU
+        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

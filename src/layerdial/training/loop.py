@@ -1,0 +1,315 @@
+"""The training loop, top to bottom: parts, steps, evaluation, checkpoints, the final model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+
+from layerdial.config import Recipe
+from layerdial.data.batching import Batch, FeatureBatches, Position, training_batches
+from layerdial.errors import UserError
+from layerdial.evaluate import evaluate
+from layerdial.files import write_json
+from layerdial.models.checkpoint import save_model
+from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.recognizer import TorchRecognizer
+from layerdial.modules.losses import LossTerms
+from layerdial.progress import Update, progress
+from layerdial.report import append_row
+from layerdial.subset import BlockSubset
+from layerdial.text import Tokenizer
+from layerdial.training import checkpoints
+from layerdial.training.optim import learning_rate, make_optimizer
+from layerdial.training.policies import Policy, make_policy
+from layerdial.training.reference import Reference
+from layerdial.training.run_folder import RunFolder
+from layerdial.training.setup import make_network, make_tokenizer
+from layerdial.training.step import erase_non_finite, loss_terms, prepare_inputs, reference_posteriors
+
+
+@dataclass
+class _Run:
+    """The parts of a run. `network` is the plain model, `student` what accelerate made of it (DDP on many GPUs)."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    folder: RunFolder
+    tokenizer: Tokenizer
+    reference: Reference | None
+    network: ConformerCTC
+    student: nn.Module
+    optimizer: torch.optim.Optimizer
+    policy: Policy
+    dev: FeatureBatches
+    progress: checkpoints.Progress
+    window: _Window
+
+
+@dataclass
+class _Window:
+    """What happened since the last log line. Losses stay on the device until the line is written."""
+
+    ids: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    audio_seconds: float = 0.0
+    waited: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+    norm: torch.Tensor | None = None
+
+
+def train(recipe: Recipe, resume: bool = False) -> Path:
+    """Run a recipe to its end and return the model folder.
+
+    Raises `UserError` for input that does not fit together and when the loss stops being finite.
+    """
+    run = _prepare(recipe, resume)
+    steps = recipe.train.steps
+    with progress(f"train {recipe.out.name}", steps, run.progress.step) as update:
+        if run.progress.step < steps:
+            batches = training_batches(
+                recipe.data,
+                run.tokenizer,
+                recipe.train.seed,
+                run.progress.position,
+                run.accelerator.process_index,
+                run.accelerator.num_processes,
+            )
+            run.student.train()
+            run.window = _Window()
+            while run.progress.step < steps:
+                _update_weights(run, batches)
+                _log_when_due(run, update)
+                if run.progress.step % recipe.train.eval_every == 0 or run.progress.step == steps:
+                    _evaluate_and_save(run, update)
+    return _finish(run)
+
+
+def _prepare(recipe: Recipe, resume: bool) -> _Run:
+    accelerator = _accelerator(recipe)
+    reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
+    tokenizer = make_tokenizer(recipe, reference)
+    network = make_network(recipe, tokenizer, reference)
+    if recipe.objective.distil_weight == 0:
+        reference = None  # it gave its vocabulary and weights; nothing more is asked of it
+    folder = RunFolder(recipe, resume, accelerator.is_main_process)
+    network.to(accelerator.device)
+    optimizer = make_optimizer(network, recipe.optim)
+    state = checkpoints.Progress()
+    if resume and folder.latest is not None:
+        state = checkpoints.load(folder.latest, network, optimizer)
+    folder.forget_after(state.step)
+    student, optimizer = accelerator.prepare(network, optimizer)
+    if state.scaler and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state.scaler)
+    policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed)
+    dev = FeatureBatches(recipe.data.dev, workers=recipe.data.workers, on_rejected=None)
+    return _Run(
+        recipe, accelerator, folder, tokenizer, reference, network, student, optimizer, policy, dev, state, _Window()
+    )
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    precision = recipe.train.precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("train.precision fp16 needs a GPU and none was found; use fp32 or bf16")
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        # a skipped block has no gradient in this step, on any rank
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.policy.name != "none")],
+    )
+
+
+def _update_weights(run: _Run, batches: Iterator[Batch]) -> None:
+    """One update: gradients of all micro-batches and all subsets of the step, clipped, then AdamW."""
+    recipe, state, accelerator = run.recipe, run.progress, run.accelerator
+    torch.manual_seed(_seed(recipe.train.seed, state.step, accelerator.process_index))
+    subsets = run.policy(state.step)
+    for i in range(recipe.train.accumulate):
+        batch = _next_batch(run, batches)
+        _accumulate(run, batch, subsets, last=i == recipe.train.accumulate - 1)
+        state.position = Position(batch.epoch, batch.position + 1)
+        state.audio_seconds += batch.audio_seconds * accelerator.num_processes
+        run.window.audio_seconds += batch.audio_seconds * accelerator.num_processes
+    parameters = list(run.student.parameters())
+    run.window.norm = accelerator.clip_grad_norm_(parameters, recipe.optim.clip)
+    if accelerator.scaler is None and run.window.norm is not None:  # fp16's scaler skips such updates itself
+        erase_non_finite(parameters, run.window.norm)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(recipe.optim, state.step, recipe.train.steps)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+
+
+def _accumulate(run: _Run, batch: Batch, subsets: tuple[BlockSubset, ...], last: bool) -> None:
+    """Add the gradients of one batch; GPUs exchange them in the last backward pass of the step only."""
+    inputs_BTF, lengths_B = prepare_inputs(batch, run.accelerator.device, run.recipe.spec_augment)
+    with run.accelerator.autocast():
+        reference_BTV = reference_posteriors(run.reference, inputs_BTF, lengths_B)
+    share = 1.0 / (len(subsets) * run.recipe.train.accumulate)
+    for i, subset in enumerate(subsets):
+        terms = _backward(
+            run, batch, inputs_BTF, lengths_B, subset, reference_BTV, share, last and i == len(subsets) - 1
+        )
+        run.window.losses.append(torch.stack([terms.total.detach(), terms.ctc, terms.distil]))
+        run.window.ids.append((run.progress.step, batch.ids))
+        run.window.depths.append(subset.depth)
+
+
+def _backward(
+    run: _Run,
+    batch: Batch,
+    inputs_BTF: torch.Tensor,
+    lengths_B: torch.Tensor,
+    subset: BlockSubset,
+    reference_BTV: torch.Tensor | None,
+    share: float,
+    synchronise: bool,
+) -> LossTerms:
+    from contextlib import nullcontext
+
+    with nullcontext() if synchronise else run.accelerator.no_sync(run.student):
+        with run.accelerator.autocast():
+            terms = loss_terms(run.student, batch, inputs_BTF, lengths_B, subset, reference_BTV, run.recipe.objective)
+        run.accelerator.backward(terms.total * share)
+    return terms
+
+
+def _next_batch(run: _Run, batches: Iterator[Batch]) -> Batch:
+    """The next batch with something in it; what was left out is written to rejected.jsonl."""
+    began = time.perf_counter()
+    empty_in_a_row = 0
+    while True:
+        batch = next(batches)
+        for problem in batch.rejected:
+            if batch.epoch == 0 and run.folder.writes:
+                append_row(run.folder.path / "rejected.jsonl", {"id": problem.cut_id, "reason": problem.reason})
+        if batch.ids:
+            run.window.waited += time.perf_counter() - began
+            return batch
+        empty_in_a_row += 1
+        if empty_in_a_row == 100:
+            reason = f"{batch.rejected[0].cut_id}: {batch.rejected[0].reason}" if batch.rejected else "none was given"
+            raise UserError(
+                f"{run.recipe.data.train}: 100 batches in a row hold nothing usable; the last reason: {reason}"
+            )
+
+
+def _log_when_due(run: _Run, update: Update) -> None:
+    """Read the losses off the device: at every log line, and on a CPU, where it costs nothing, at every step."""
+    step, window = run.progress.step, run.window
+    due = (
+        step % run.recipe.train.log_every == 0
+        or step % run.recipe.train.eval_every == 0
+        or step == run.recipe.train.steps
+    )
+    if not due and run.accelerator.device.type != "cpu":
+        return
+    losses = torch.stack(window.losses)
+    _stop_if_not_finite(run, losses)
+    if not due:
+        return
+    seconds = time.perf_counter() - window.began
+    total, ctc, distil = losses.mean(0).tolist()
+    row: dict[str, Any] = {
+        "step": step,
+        "loss": total,
+        "ctc": ctc,
+        "kl": distil,
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "gradient_norm": float(window.norm) if window.norm is not None else None,
+        "depth": sum(window.depths) / len(window.depths),
+        "epoch": run.progress.position.epoch,
+        "audio_seconds": run.progress.audio_seconds,
+        "audio_seconds_per_second": window.audio_seconds / seconds,
+        "share_waiting_for_data": window.waited / seconds,
+    }
+    run.folder.log(row)
+    update(step, f"loss {total:.3f}")
+    run.window = _Window()
+
+
+def _stop_if_not_finite(run: _Run, losses: torch.Tensor) -> None:
+    bad = (~losses.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    # fp16 overflows now and then by design: its scaler skips the update and lowers the scale
+    if bad and (run.accelerator.scaler is None or len(bad) == len(losses)):
+        step, ids = run.window.ids[bad[0]]
+        raise UserError(
+            f"the loss is not finite at step {step} (batch: {', '.join(ids[:20])}); weights up to step "
+            f"{step} are in {run.folder.checkpoints}. Look at these utterances, or lower optim.lr"
+        )
+
+
+def _evaluate_and_save(run: _Run, update: Update) -> None:
+    """Dev error at full and low depth, then a checkpoint; the other ranks wait."""
+    began = time.perf_counter()
+    state = run.progress
+    if run.accelerator.is_main_process:
+        row, state.scores[state.step] = dev_scores(run.network, run.tokenizer, run.dev, run.recipe)
+        run.folder.log({"step": state.step, **row})
+        update(state.step, "  ".join(f"{k.removeprefix('dev_')} {v:.1%}" for k, v in row.items() if "er_at" in k))
+        if run.accelerator.scaler is not None:
+            state.scaler = run.accelerator.scaler.state_dict()
+        checkpoints.save(run.folder.checkpoints, run.network, _plain(run.optimizer), state)
+        checkpoints.prune(run.folder.checkpoints, state, run.recipe.train.average_best)
+    run.accelerator.wait_for_everyone()
+    run.student.train()
+    run.window.began += time.perf_counter() - began
+
+
+def dev_scores(
+    network: ConformerCTC, tokenizer: Tokenizer, dev: FeatureBatches, recipe: Recipe
+) -> tuple[dict[str, float], float]:
+    """WER and CER on dev at each of `eval_depths` (default: full, and a quarter where blocks drop), and their mean."""
+    n_blocks = network.n_blocks
+    default = (n_blocks,) if recipe.policy.name == "none" else (n_blocks, max(1, n_blocks // 4))
+    choose = BlockSubset.prefix if recipe.policy.name == "prefix" else BlockSubset.even
+    recognizer = TorchRecognizer(network, tokenizer)
+    row: dict[str, float] = {}
+    scores = []
+    for depth in recipe.train.eval_depths or default:
+        result = evaluate(recognizer, dev, choose(n_blocks, depth))
+        row[f"dev_wer_at_{depth}"], row[f"dev_cer_at_{depth}"] = result.wer.rate, result.cer.rate
+        scores.append(row[f"dev_{recipe.train.select_by}_at_{depth}"])
+    return row, sum(scores) / len(scores)
+
+
+def _finish(run: _Run) -> Path:
+    """Average the best checkpoints, measure the result on dev, and write the model folder."""
+    if run.accelerator.is_main_process:
+        steps = checkpoints.best_steps(run.progress, run.recipe.train.average_best)
+        checkpoints.average_weights(run.folder.checkpoints, steps, run.network)
+        row, _ = dev_scores(run.network, run.tokenizer, run.dev, run.recipe)
+        meta = {
+            "run": str(run.folder.path),
+            "averaged_steps": sorted(steps),
+            "audio_seconds_seen": run.progress.audio_seconds,
+            "parameters": sum(p.numel() for p in run.network.parameters()),
+            **row,
+            "dev_rejected": len(run.dev.rejected),
+            "recipe": run.recipe.model_dump(mode="json"),
+        }
+        save_model(run.folder.model, run.network, run.tokenizer, meta)
+        write_json(run.folder.path / "dev.json", row)
+    run.folder.close()
+    run.accelerator.wait_for_everyone()
+    return run.folder.model
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside accelerate's wrapper."""
+    plain: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return plain
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """A generator seed for (seed, step, rank): dropout and SpecAugment repeat themselves when a run resumes."""
+    return hash((seed, step, rank)) & 0x7FFF_FFFF_FFFF_FFFF

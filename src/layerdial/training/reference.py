@@ -1,0 +1,51 @@
+"""The frozen reference model that the student learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from layerdial.errors import UserError
+from layerdial.models.checkpoint import load_network
+from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.subset import BlockSubset
+from layerdial.text import Tokenizer
+
+
+class Reference:
+    """All blocks, `eval()`, no gradient. Not an `nn.Module`: nothing wakes it by `train()`, no checkpoint holds it."""
+
+    def __init__(self, network: ConformerCTC, tokenizer: Tokenizer, folder: Path) -> None:
+        self._network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.folder = folder
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Reference:
+        """The reference stored in a model folder."""
+        network, tokenizer = load_network(folder)
+        return cls(network.to(device), tokenizer, folder)
+
+    @property
+    def network(self) -> ConformerCTC:
+        return self._network
+
+    def check_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """`UserError` unless the student's tokens are the reference's, in the same order."""
+        own, other = self.tokenizer.tokens, tokenizer.tokens
+        if own != other:
+            differing = next(
+                (i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other))
+            )
+            raise UserError(
+                f"the reference {self.folder} has another vocabulary ({len(own)} tokens) than the student "
+                f"({len(other)}); they differ from token {differing} on. Without `tokenizer` the recipe takes the reference's"
+            )
+
+    def posteriors(self, inputs_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        """Log-probabilities (B, T', V) in float32."""
+        with torch.no_grad():
+            logp_BTV: Tensor = self._network(inputs_BTF, lengths_B, BlockSubset.full(self._network.n_blocks))[0]
+        return logp_BTV

@@ -1,0 +1,88 @@
+"""The folder of a run: meta.json, metrics.jsonl, TensorBoard events, checkpoints/, model/."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+import layerdial
+from layerdial.config import Recipe
+from layerdial.errors import UserError
+from layerdial.files import read_json, write_json, write_text
+from layerdial.report import append_row, read_rows
+from layerdial.training import checkpoints
+
+
+class RunFolder:
+    """Opens a run; only the main process of a distributed run writes."""
+
+    def __init__(self, recipe: Recipe, resume: bool, writes: bool) -> None:
+        self.path = recipe.out
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.writes = writes
+        self._metrics = self.path / "metrics.jsonl"
+        self._board: Any = None
+        self.latest = checkpoints.latest(self.checkpoints)
+        self._check(recipe, resume)
+        if writes:
+            write_json(self.path / "meta.json", _meta(recipe))
+
+    def _check(self, recipe: Recipe, resume: bool) -> None:
+        meta_file = self.path / "meta.json"
+        if not meta_file.is_file():
+            return
+        if not resume:
+            raise UserError(f"{self.path} holds a run already; add --resume to go on, or --set out=ELSEWHERE")
+        before, now = read_json(meta_file)["recipe"], recipe.model_dump(mode="json")
+        # how a run is logged and fed may change, what it computes may not
+        free = {("train", key) for key in ("log_every", "average_best")} | {("data", "workers")}
+        for key, value in now.items():
+            for part in value if isinstance(value, dict) else [None]:
+                old = before.get(key) if part is None else (before.get(key) or {}).get(part)
+                new = value if part is None else value[part]
+                if old != new and (key, part) not in free:
+                    name = key if part is None else f"{key}.{part}"
+                    raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a killed run logged after its last checkpoint, since those steps will be made again."""
+        if self.writes and self._metrics.is_file():
+            import json
+
+            rows = [row for row in read_rows(self._metrics) if row["step"] <= step]
+            write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append to metrics.jsonl and to TensorBoard."""
+        if not self.writes:
+            return
+        append_row(self._metrics, row)
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"))
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _meta(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "layerdial": layerdial.__version__,
+        "recipe": recipe.model_dump(mode="json"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }

@@ -1,0 +1,68 @@
+"""What a run needs before its first step: tokenizer, reference, network; each checked against the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from layerdial.config import Recipe
+from layerdial.errors import UserError
+from layerdial.models.checkpoint import load_network
+from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
+from layerdial.training.reference import Reference
+
+
+def make_tokenizer(recipe: Recipe, reference: Reference | None) -> Tokenizer:
+    """The recipe's tokenizer, else the reference's; `UserError` when both exist and differ."""
+    config = recipe.tokenizer
+    if config is None:
+        assert reference is not None  # the recipe's own check
+        return reference.tokenizer
+    if config.path is not None:
+        tokenizer = load_tokenizer(config.path)
+    else:
+        assert config.kind is not None
+        tokenizer = build_tokenizer(config.kind, _texts(recipe.data.train), config.size)
+    if reference is not None:
+        reference.check_vocabulary(tokenizer)
+    return tokenizer
+
+
+def make_network(recipe: Recipe, tokenizer: Tokenizer, reference: Reference | None) -> ConformerCTC:
+    """A new network, or one that begins with the reference's weights or those of another model folder."""
+    if recipe.init != "scratch":
+        folder = reference.folder if recipe.init == "reference" and reference is not None else Path(recipe.init)
+        return _from_folder(folder, recipe, tokenizer)
+    config = recipe.model or (reference.network.config if reference else None)
+    assert config is not None  # the recipe's own check
+    torch.manual_seed(recipe.train.seed)
+    return ConformerCTC(config, len(tokenizer.tokens))
+
+
+def _from_folder(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> ConformerCTC:
+    network, its_tokenizer = load_network(folder)
+    if its_tokenizer.tokens != tokenizer.tokens:
+        raise UserError(
+            f"init: {folder} has another vocabulary ({len(its_tokenizer.tokens)} tokens) than this run "
+            f"({len(tokenizer.tokens)}); set tokenizer.path to that folder"
+        )
+    if recipe.model is not None:
+        shape = ("n_mels", "n_blocks", "width", "heads", "ffn_width", "kernel", "conv_norm")
+        for name in shape:
+            asked, found = getattr(recipe.model, name), getattr(network.config, name)
+            if asked != found:
+                raise UserError(f"init: {folder} has {name} {found}, the recipe's model {asked}; leave `model` out")
+        # dropout and the skip rule have no weights: the recipe may change them
+        rebuilt = ConformerCTC(recipe.model, len(tokenizer.tokens))
+        rebuilt.load_state_dict(network.state_dict())
+        return rebuilt
+    return network
+
+
+def _texts(cuts: Path) -> Iterator[str]:
+    from layerdial.data.manifest import cut_text, open_cuts
+
+    return (cut_text(cut) for cut in open_cuts(cuts))

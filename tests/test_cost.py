@@ -26,7 +26,8 @@ MELS, WIDTH, HEADS, FFN, KERNEL, BLOCKS, VOCABULARY = 80, 16, 2, 24, 5, 4, 11
 
 def tiny(skip: Literal["identity", "norm"] = "identity") -> ConformerCTC:
     torch.manual_seed(0)
-    numbers = {"n_blocks": BLOCKS, "width": WIDTH, "heads": HEADS, "ffn_width": FFN, "kernel": KERNEL, "skip": skip}
+    numbers = {"n_blocks": BLOCKS, "width": WIDTH, "heads": HEADS, "ffn_width": FFN, "kernel": KERNEL}
+    numbers |= {"skip": skip, "block_norm": True}
     return ConformerCTC(ConformerConfig.model_validate(numbers), VOCABULARY)
 
 

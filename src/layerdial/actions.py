@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.data.batching import FeatureBatches
-from layerdial.files import replacing
+from layerdial.files import check_writable
 from layerdial.ladder import Ladder
 from layerdial.models.recognizer import load_model
 from layerdial.progress import progress
@@ -22,13 +22,13 @@ def search_model(folder: Path, cuts: Path, metric: Metric = "loss", device: str 
     An interrupted search goes on where it stopped.
     """
     recognizer = load_model(folder, device)
+    batches = FeatureBatches(cuts, workers=workers)
     journal = folder / "search.jsonl"
-    with replacing(folder / ".writable"):  # find out now, not after the search, that the folder cannot be written
-        (folder / ".writable").touch()
+    check_writable(folder)
     with progress(f"search {_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
         ladder = search_ladder(
             recognizer,
-            FeatureBatches(cuts, workers=workers),
+            batches,
             metric,
             cuts=str(cuts),
             progress=update,
@@ -64,6 +64,8 @@ def sweep_model(
         "cuts": str(cuts),
     }
     batches = batches or FeatureBatches(cuts, workers=workers)
+    if out:
+        check_writable(out)
     with progress(f"sweep {method or _name(folder)}", len(subsets)) as update:
         return list(
             sweep(

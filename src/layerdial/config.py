@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,7 +19,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "xs": {"n_blocks": 8, "width": 96, "heads": 4, "ffn_width": 384, "kernel": 15},
     "s": {"n_blocks": 12, "width": 144, "heads": 4, "ffn_width": 576, "kernel": 31},
     "m": {"n_blocks": 12, "width": 192, "heads": 4, "ffn_width": 768, "kernel": 31},
-    "paper": {"n_blocks": 12, "width": 256, "heads": 8, "ffn_width": 2048, "kernel": 31},
+    "paper": {"n_blocks": 12, "width": 256, "heads": 8, "ffn_width": 2048, "kernel": 31, "block_norm": True},
 }
 
 
@@ -28,7 +28,12 @@ class _Strict(BaseModel):
 
 
 class ConformerConfig(_Strict):
-    """The network. `size` names a set of numbers; any of them can be set beside it."""
+    """The network. `size` names a set of numbers; any of them can be set beside it.
+
+    `block_norm` ends every block with a LayerNorm, as the Conformer was published; without it the blocks add to a
+    plain residual stream that is normalised once, before the head, which learns far sooner from little data.
+    `skip` says what is left of a dropped block: nothing ("identity") or its final norm ("norm", as in LDASR).
+    """
 
     family: Literal["conformer"] = "conformer"
     size: Literal["xs", "s", "m", "paper"] | None = None
@@ -39,6 +44,7 @@ class ConformerConfig(_Strict):
     ffn_width: int = Field(ge=8)
     kernel: int = Field(ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    block_norm: bool = False
     skip: Literal["identity", "norm"] = "identity"
     conv_norm: Literal["layer", "batch"] = "layer"
 
@@ -55,6 +61,8 @@ class ConformerConfig(_Strict):
             raise ValueError(
                 f"width {self.width} is not a multiple of twice the heads (2 x {self.heads}), as rotary needs"
             )
+        if self.skip == "norm" and not self.block_norm:
+            raise ValueError("skip 'norm' keeps a dropped block's final norm, which needs block_norm: true")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
         return self
@@ -85,7 +93,7 @@ class DataConfig(_Strict):
     max_seconds: float = Field(default=30.0, gt=0)
     buckets: int = Field(default=10, ge=2)
     workers: int = Field(default=1, ge=0)
-    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = (0.9, 1.0, 1.1)
 
 
 class SpecAugmentConfig(_Strict):
@@ -232,4 +240,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(data.get(parent), dict):
             data[parent] = {}
         data = data[parent]
-    data[last] = yaml.safe_load(value)
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override!r} is not valid YAML: {' '.join(str(error).split())}") from None

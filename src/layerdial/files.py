@@ -62,6 +62,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """`UserError` now, and not after the work, when nothing can be written in `folder` (which is made if need be)."""
+    trial = folder / ".writable"
+    with replacing(trial) as temporary:
+        temporary.touch()
+    trial.unlink()
+
+
 def _flush(file: Path) -> None:
     if file.is_file():
         with file.open("rb") as handle:

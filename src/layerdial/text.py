@@ -23,7 +23,9 @@ def normalise(text: str) -> str:
     >>> normalise("Author of the danger trail, Philip Steels, etc.")
     'author of the danger trail philip steels etc'
     """
-    plain = unicodedata.normalize("NFKD", text.replace("\u2019", "'")).encode("ascii", "ignore").decode().lower()
+    decomposed = unicodedata.normalize("NFKD", text.replace("\u2019", "'"))
+    # accents and letters without an ASCII form vanish; dashes and other signs beyond ASCII part words like the rest
+    plain = "".join(c for c in decomposed if c.isascii() or unicodedata.category(c)[0] not in "LM").lower()
     words = re.sub(r"[^a-z0-9' ]+", " ", plain).split()
     return " ".join(word for word in words if word.strip("'"))
 
@@ -63,8 +65,8 @@ class ListTokenizer:
 
     @classmethod
     def build(cls, texts: Iterable[str], kind: Literal["word", "char"]) -> ListTokenizer:
-        """The words or characters of `texts`, sorted, behind the blank."""
-        found = {unit for text in texts for unit in _units(text, kind)}
+        """The words or characters of `texts` (the space always among the latter), sorted, behind the blank."""
+        found = {unit for text in texts for unit in _units(text, kind)} | ({_SPACE} if kind == "char" else set())
         return cls(["<blk>", *sorted(found)], kind)
 
     def encode(self, text: str) -> list[int]:
@@ -150,7 +152,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer stored in a model folder (`tokens.txt`, and `bpe.model` for BPE)."""
     tokens_file = folder / "tokens.txt"
     if (folder / "bpe.model").is_file():
-        return BpeTokenizer((folder / "bpe.model").read_bytes())
+        try:
+            return BpeTokenizer((folder / "bpe.model").read_bytes())
+        except RuntimeError:
+            raise UserError(f"{folder / 'bpe.model'} is not a readable SentencePiece model; copy it again") from None
     if not tokens_file.is_file():
         raise UserError(
             f"{folder} has no tokens.txt; a model folder holds config.json, model.safetensors and tokens.txt"
@@ -158,8 +163,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokens = [line.rsplit(" ", 1)[0] for line in tokens_file.read_text(encoding="utf-8").splitlines()]
     if not tokens or tokens[0] != "<blk>":
         raise UserError(f"{tokens_file} does not begin with '<blk> 0'")
-    is_char = all(len(token) == 1 for token in tokens[1:])
-    return ListTokenizer(tokens, "char" if is_char else "word")
+    return ListTokenizer(tokens, "char" if _SPACE in tokens else "word")
 
 
 def _units(text: str, kind: TokenizerKind) -> Iterable[str]:

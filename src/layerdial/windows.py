@@ -42,7 +42,7 @@ def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
     n_before = 0
     for block in _file_blocks(Path(audio)) if isinstance(audio, str | Path) else _array_blocks(audio):
         held = np.concatenate([held, block])
-        while len(held) > n_before + core + 2 * context:
+        while len(held) > WINDOW_SECONDS * SAMPLE_RATE:
             yield Window(held[: n_before + core + context], n_before, core)
             held = held[n_before + core - context :]
             n_before = context

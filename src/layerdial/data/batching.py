@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def training_batches(
 class FeatureBatches:
     """The utterances of a manifest as `FeatureBatch`es; iterate as often as needed.
 
-    Features are computed in worker processes and, up to half a gigabyte, kept for the next time.
+    Features are computed in worker processes and, up to half a gigabyte, kept for the next time. Raises `UserError`
+    when the manifest is missing, empty or damaged.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class FeatureBatches:
         workers: int = 1,
         on_rejected: Callable[[Rejected], None] | None = None,
     ) -> None:
+        open_cuts(cuts)  # a manifest that is none is said now, not at the first evaluation
         self.cuts = cuts
         self.batch_seconds = batch_seconds
         self.workers = workers
@@ -130,25 +133,25 @@ class _EndlessBatches(Sampler[Any]):
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         epoch, skip = self._start.epoch, self._start.batch
         while True:
-            found = False
             for position, cuts in enumerate(self._sampler(epoch)):
-                found = True
                 if position >= skip:
                     yield epoch, position, cuts
-            if not found:
-                raise UserError(
-                    f"{self._config.train} has no cut of at most {self._config.max_seconds} s (data.max_seconds)"
-                )
             epoch, skip = epoch + 1, 0
 
     def _sampler(self, epoch: int) -> Any:
         from lhotse.dataset import DynamicBucketingSampler
 
         cuts = open_cuts(self._config.train).filter(partial(_is_short, self._config.max_seconds))
+        first_cuts = sum(1 for _ in islice(cuts, self._config.buckets))
+        if not first_cuts:
+            raise UserError(
+                f"{self._config.train} has no cut of at most {self._config.max_seconds} s (data.max_seconds)"
+            )
         sampler = DynamicBucketingSampler(
             cuts,
             max_duration=self._config.batch_seconds,
-            num_buckets=self._config.buckets,
+            num_buckets=first_cuts,
+            duration_bins=[] if first_cuts == 1 else None,  # lhotse makes no fewer than two buckets by itself
             shuffle=True,
             seed=self._seed,
             rank=self._rank,

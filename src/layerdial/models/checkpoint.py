@@ -52,6 +52,11 @@ def load_network(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, dict) else None
         raise UserError(f"{config_file} has format {found!r}; this layerdial reads format {FORMAT}")
+    missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
+    if missing:
+        raise UserError(f"{config_file} lacks {', '.join(missing)}; copy it again")
+    if stored["frame_rate"] != FRAME_RATE:
+        raise UserError(f"{folder} has {stored['frame_rate']} frames a second, this layerdial's networks {FRAME_RATE}")
     tokenizer = load_tokenizer(folder)
     if len(tokenizer.tokens) != stored["vocab_size"]:
         raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {stored['vocab_size']}")

@@ -25,7 +25,9 @@ class ConformerCTC(nn.Module):
         self.normalise = UtteranceNorm()
         self.front_end = ConvSubsampling(config.n_mels, config.width, config.dropout)
         self.encoder = DynamicEncoder((conformer_block(config) for _ in range(config.n_blocks)), config.skip)
+        self.norm = nn.Identity() if config.block_norm else nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, vocab_size)
+        self.apply(_initialise)
 
     @property
     def n_blocks(self) -> int:
@@ -40,7 +42,7 @@ class ConformerCTC(nn.Module):
         head_width = self.config.width // self.config.heads
         context = FrameContext.make(lengths_B, x_BTD.shape[1], head_width, x_BTD.dtype)
         x_BTD = self.encoder(x_BTD, context, subset)
-        return self.head(x_BTD).float().log_softmax(dim=-1), lengths_B
+        return self.head(self.norm(x_BTD)).float().log_softmax(dim=-1), lengths_B
 
 
 def conformer_block(config: ConformerConfig) -> ConformerBlock:
@@ -50,5 +52,12 @@ def conformer_block(config: ConformerConfig) -> ConformerBlock:
         convolution=Convolution(config.width, config.kernel, config.dropout, config.conv_norm == "batch"),
         ff_in=FeedForward(config.width, config.ffn_width, config.dropout),
         ff_out=FeedForward(config.width, config.ffn_width, config.dropout),
-        norm=nn.LayerNorm(config.width),
+        norm=nn.LayerNorm(config.width) if config.block_norm else nn.Identity(),
     )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier for linear layers: with torch's smaller default, CTC stays with the blank several times as long."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

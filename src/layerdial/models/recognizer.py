@@ -84,7 +84,7 @@ class TorchRecognizer:
             last = len(ids) if end == len(window.samples) else _to_frames(end)
             frame_ids += ids[_to_frames(window.n_before) : last]
             n_samples += window.n_kept
-        seconds = n_samples / SAMPLE_RATE
+        seconds = max(n_samples, 1) / SAMPLE_RATE  # a lone sample at a higher rate resamples to none
         text = self.tokenizer.decode(greedy_ctc(frame_ids))
         return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds)
 
@@ -131,13 +131,23 @@ class TorchRecognizer:
 def load_model(folder: str | Path, device: str = "cpu") -> TorchRecognizer:
     """Load a model folder (such as `runs/demo/dld/model`), with its ladder when `search` has made one.
 
-    Raises `UserError` when the folder is not a model, is damaged, or its ladder is for another number of blocks.
+    Raises `UserError` when the folder is not a model, is damaged, or its ladder is for another number of blocks, and
+    when the device is not there.
     """
     folder = Path(folder)
+    _check_device(device)
     network, tokenizer = load_network(folder)
     ladder_file = folder / "ladder.json"
     ladder = Ladder.load(ladder_file, network.n_blocks) if ladder_file.is_file() else None
     return TorchRecognizer(network.to(device), tokenizer, ladder, name=str(folder))
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name} cannot be used: {reason}; choose cpu, or cuda where there is a GPU") from None
 
 
 def _to_frames(n_samples: int) -> int:

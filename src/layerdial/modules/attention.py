@@ -34,10 +34,10 @@ class FrameContext:
         return cls(frame_mask(lengths_B, n_frames), angle_TK.cos().to(dtype), angle_TK.sin().to(dtype))
 
 
-def rotate(x_BHTK: Tensor, context: FrameContext) -> Tensor:
-    """Turn each pair of channels by the angle of its position."""
-    first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * context.cos_TK + torch.cat([-second, first], dim=-1) * context.sin_TK
+def rotate(x_TK: Tensor, context: FrameContext) -> Tensor:
+    """Turn each pair of channels (..., T, K) by the angle of its position."""
+    first, second = x_TK.chunk(2, dim=-1)
+    return x_TK * context.cos_TK + torch.cat([-second, first], dim=-1) * context.sin_TK
 
 
 class RotaryAttention(nn.Module):
@@ -54,11 +54,12 @@ class RotaryAttention(nn.Module):
     def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
         batch, frames, width = x_BTD.shape
         qkv = self.qkv(self.norm(x_BTD)).view(batch, frames, 3, self.heads, width // self.heads)
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        qkv_3BHTK = qkv.permute(2, 0, 3, 1, 4)
+        q_BHTK, k_BHTK = rotate(qkv_3BHTK[:2], context).unbind(0)
         y_BHTK = F.scaled_dot_product_attention(
-            rotate(q_BHTK, context),
-            rotate(k_BHTK, context),
-            v_BHTK,
+            q_BHTK,
+            k_BHTK,
+            qkv_3BHTK[2],
             attn_mask=context.mask_BT[:, None, None, :],
             dropout_p=self.dropout.p if self.training else 0.0,
         )

@@ -5,6 +5,7 @@ Shapes: B batch, T frames, D width.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,7 +55,7 @@ class Convolution(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """Half feed-forward, attention, convolution, half feed-forward, each added to its input; then the final norm."""
+    """Half feed-forward, attention, convolution, half feed-forward, each added to its input; then a norm, if any."""
 
     def __init__(
         self, attention: nn.Module, convolution: nn.Module, ff_in: nn.Module, ff_out: nn.Module, norm: nn.Module
@@ -67,10 +68,10 @@ class ConformerBlock(nn.Module):
         self.norm = norm
 
     def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
-        x_BTD = x_BTD + 0.5 * self.ff_in(x_BTD)
+        x_BTD = torch.add(x_BTD, self.ff_in(x_BTD), alpha=0.5)
         x_BTD = x_BTD + self.attention(x_BTD, context)
         x_BTD = x_BTD + self.convolution(x_BTD, context)
-        x_BTD = x_BTD + 0.5 * self.ff_out(x_BTD)
+        x_BTD = torch.add(x_BTD, self.ff_out(x_BTD), alpha=0.5)
         return self.norm(x_BTD)  # type: ignore[no-any-return]
 
     def skipped(self, x_BTD: Tensor) -> Tensor:

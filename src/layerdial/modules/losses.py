@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,7 +56,10 @@ def distillation(
     blank; "without_blank": compare the distributions over the labels alone, blank taken out and the rest
     renormalised, each frame weighted by the reference's probability of a label.
     """
-    weight_BT = frame_mask(lengths_B.to(student_BTV.device), student_BTV.shape[1]).float()
+    valid_BT = frame_mask(lengths_B.to(student_BTV.device), student_BTV.shape[1])
+    # whatever stands in padding, also inf or nan, must reach neither the sum nor a gradient
+    reference_BTV, student_BTV = (t.masked_fill(~valid_BT.unsqueeze(2), 0.0) for t in (reference_BTV, student_BTV))
+    weight_BT = valid_BT.float()
     if blank == "skip_blank_frames":
         weight_BT = weight_BT * (reference_BTV[..., BLANK].exp() < BLANK_FRAME_PROBABILITY)
     if blank == "without_blank":
@@ -67,6 +69,4 @@ def distillation(
         reference_BTV = (reference_BTV / temperature).log_softmax(dim=-1)
         student_BTV = (student_BTV / temperature).log_softmax(dim=-1)
     kl_BT = F.kl_div(student_BTV, reference_BTV, reduction="none", log_target=True).sum(dim=-1)
-    # where, not multiplication: whatever stands in padding, also inf, must not reach the sum
-    kl_BT = torch.where(weight_BT > 0, kl_BT * weight_BT, torch.zeros_like(kl_BT))
-    return temperature**2 * kl_BT.sum() / weight_BT.sum().clamp(min=1.0)
+    return temperature**2 * (kl_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1.0)

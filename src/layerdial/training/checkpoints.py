@@ -40,7 +40,7 @@ def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, pro
 
 
 def prune(folder: Path, progress: Progress, keep_best: int) -> None:
-    """Keep the newest checkpoint whole and the weights of the best; forget the rest."""
+    """Keep the newest checkpoint whole and the weights of the best; forget the rest, and what a kill left half done."""
     best = best_steps(progress, keep_best)
     for step in [s for s in progress.scores if s not in best and s != progress.step]:
         del progress.scores[step]
@@ -52,6 +52,8 @@ def prune(folder: Path, progress: Progress, keep_best: int) -> None:
             (other / "optimizer.safetensors").unlink(missing_ok=True)
         else:
             shutil.rmtree(other, ignore_errors=True)
+    for half in folder.glob(".step-*"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def best_steps(progress: Progress, count: int) -> list[int]:
@@ -73,7 +75,8 @@ def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     _unflatten(network, optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
     state = read_json(checkpoint / "state.json")
     state["position"] = Position(**state["position"])
-    state["scores"] = {int(step): score for step, score in state["scores"].items()}
+    there = {_step(path) for path in checkpoint.parent.glob("step-*")}  # some were pruned after this was written
+    state["scores"] = {int(step): score for step, score in state["scores"].items() if int(step) in there}
     return Progress(**state)
 
 
@@ -102,11 +105,13 @@ def _flatten(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 def _unflatten(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     parameters = dict(network.named_parameters())
+    # AdamW keeps its step counter on the CPU, unless it is fused
+    moves_step = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        # AdamW keeps its step counter on the CPU
-        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+        stays = key == "step" and not moves_step
+        optimizer.state[parameter][key] = tensor if stays else tensor.to(parameter.device)
 
 
 def _name(step: int) -> str:

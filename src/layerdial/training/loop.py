@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from layerdial.config import Recipe
 from layerdial.data.batching import Batch, FeatureBatches, Position, training_batches
+from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
 from layerdial.evaluate import evaluate
 from layerdial.files import write_json
@@ -23,7 +25,7 @@ from layerdial.models.recognizer import TorchRecognizer
 from layerdial.modules.losses import LossTerms
 from layerdial.progress import Update, progress
 from layerdial.report import append_row
-from layerdial.subset import BlockSubset
+from layerdial.subset import BlockSubset, check_depth
 from layerdial.text import Tokenizer
 from layerdial.training import checkpoints
 from layerdial.training.optim import learning_rate, make_optimizer
@@ -94,9 +96,13 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
 
 def _prepare(recipe: Recipe, resume: bool) -> _Run:
     accelerator = _accelerator(recipe)
+    for cuts in (recipe.data.train, recipe.data.dev):
+        open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
     tokenizer = make_tokenizer(recipe, reference)
     network = make_network(recipe, tokenizer, reference)
+    for depth in recipe.train.eval_depths or ():
+        check_depth(depth, network.n_blocks)
     if recipe.objective.distil_weight == 0:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
     folder = RunFolder(recipe, resume, accelerator.is_main_process)
@@ -120,6 +126,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     precision = recipe.train.precision
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision fp16 needs a GPU and none was found; use fp32 or bf16")
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         # a skipped block has no gradient in this step, on any rank

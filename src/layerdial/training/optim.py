@@ -17,7 +17,7 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

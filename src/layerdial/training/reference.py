@@ -41,7 +41,8 @@ class Reference:
             )
             raise UserError(
                 f"the reference {self.folder} has another vocabulary ({len(own)} tokens) than the student "
-                f"({len(other)}); they differ from token {differing} on. Without `tokenizer` the recipe takes the reference's"
+                f"({len(other)}); they differ from token {differing} on. "
+                "Without `tokenizer` the recipe takes the reference's"
             )
 
     def posteriors(self, inputs_BTF: Tensor, lengths_B: Tensor) -> Tensor:

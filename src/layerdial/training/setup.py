@@ -9,6 +9,7 @@ import torch
 
 from layerdial.config import Recipe
 from layerdial.errors import UserError
+from layerdial.features import N_MELS
 from layerdial.models.checkpoint import load_network
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
@@ -38,6 +39,8 @@ def make_network(recipe: Recipe, tokenizer: Tokenizer, reference: Reference | No
         return _from_folder(folder, recipe, tokenizer)
     config = recipe.model or (reference.network.config if reference else None)
     assert config is not None  # the recipe's own check
+    if config.n_mels != N_MELS:
+        raise UserError(f"model.n_mels is {config.n_mels}, the features have {N_MELS} bins; leave it out")
     torch.manual_seed(recipe.train.seed)
     return ConformerCTC(config, len(tokenizer.tokens))
 
@@ -50,7 +53,7 @@ def _from_folder(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Conforme
             f"({len(tokenizer.tokens)}); set tokenizer.path to that folder"
         )
     if recipe.model is not None:
-        shape = ("n_mels", "n_blocks", "width", "heads", "ffn_width", "kernel", "conv_norm")
+        shape = ("n_mels", "n_blocks", "width", "heads", "ffn_width", "kernel", "conv_norm", "block_norm")
         for name in shape:
             asked, found = getattr(recipe.model, name), getattr(network.config, name)
             if asked != found:

@@ -1,0 +1,136 @@
+"""Training speed of a real run: audio-seconds per second at full and half depth, and where the time of a step goes.
+
+    python benchmarks/training.py [CUTS] [--size xs] [--batch-seconds 30] [--workers 1] [--steps 20]
+
+Without CUTS it speaks twenty minutes of the demo corpus first. Full and half depth take turns, so that a busy machine
+slows both; what is reported are medians and their ratio. Three figures are aims of the project: half depth takes at
+most 0.55 of the full-depth step, data and features under 10 % of a step, little time outside the encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from layerdial.config import ConformerConfig, DataConfig, ObjectiveConfig, OptimConfig, SpecAugmentConfig
+from layerdial.data.batching import Batch, Position, training_batches
+from layerdial.data.manifest import cut_text, open_cuts
+from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.subset import BlockSubset
+from layerdial.text import build_tokenizer
+from layerdial.training.optim import make_optimizer
+from layerdial.training.step import loss_terms, prepare_inputs
+
+
+def main() -> None:
+    options = _options()
+    cuts = options.cuts or _speak()
+    tokenizer = build_tokenizer("char", (cut_text(cut) for cut in open_cuts(cuts)))
+    network = ConformerCTC(ConformerConfig.model_validate({"size": options.size}), len(tokenizer.tokens)).train()
+    data = DataConfig(train=cuts, dev=cuts, batch_seconds=options.batch_seconds, workers=options.workers)
+    batches = training_batches(data, tokenizer, seed=0, start=Position())
+    optimizer = make_optimizer(network, OptimConfig())
+    n_blocks = network.n_blocks
+    depths = {"full": BlockSubset.full(n_blocks), "half": BlockSubset.even(n_blocks, n_blocks // 2)}
+    times: dict[str, list[float]] = defaultdict(list)
+    for step in range(options.steps + 2):
+        began = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - began
+        for name, subset in depths.items():
+            seconds, encoder = _step(network, optimizer, batch, subset)
+            if step >= 2:  # warm-up
+                times[name].append(seconds)
+                times[f"{name} encoder"].append(encoder)
+                times[f"{name} speed"].append(batch.audio_seconds / seconds)
+        if step >= 2:
+            times["waited"].append(waited)
+    _report(times, options)
+
+
+def _step(
+    network: ConformerCTC, optimizer: torch.optim.Optimizer, batch: Batch, subset: BlockSubset
+) -> tuple[float, float]:
+    """One update. Seconds in all, and seconds in the blocks: twice as much is left out by their forward share."""
+    in_blocks = _Stopwatch()
+    handles = [in_blocks.watch(block) for block in network.encoder.blocks]
+    began = time.perf_counter()
+    inputs_BTF, lengths_B = prepare_inputs(batch, torch.device("cpu"), SpecAugmentConfig())
+    terms = loss_terms(network, batch, inputs_BTF, lengths_B, subset, None, ObjectiveConfig())
+    terms.total.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    seconds = time.perf_counter() - began
+    for remove in handles:
+        remove()
+    return seconds, in_blocks.seconds
+
+
+class _Stopwatch:
+    """Time between a module's input and output in the forward pass, and between their gradients in the backward."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def watch(self, module: torch.nn.Module) -> Callable[[], None]:
+        hooks = [
+            module.register_forward_pre_hook(lambda *_: self._start()),
+            module.register_forward_hook(lambda *_: self._stop()),
+            module.register_full_backward_pre_hook(lambda *_: self._start()),
+            module.register_full_backward_hook(lambda *_: self._stop()),
+        ]
+        return lambda: [hook.remove() for hook in hooks] and None
+
+    def _start(self) -> None:
+        self._began = time.perf_counter()
+
+    def _stop(self) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+def _report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
+    median = {name: statistics.median(values) for name, values in times.items()}
+    row = {
+        "size": options.size,
+        "threads": torch.get_num_threads(),
+        "audio_seconds_per_second_full": round(median["full speed"], 1),
+        "audio_seconds_per_second_half": round(median["half speed"], 1),
+        "half_over_full_step": round(
+            statistics.median(h / f for h, f in zip(times["half"], times["full"], strict=True)), 3
+        ),
+        "outside_blocks_share_full": round(1 - median["full encoder"] / median["full"], 3),
+        "waiting_for_data_share_full": round(sum(times["waited"]) / (sum(times["waited"]) + sum(times["full"])), 3),
+    }
+    for name, value in row.items():
+        print(f"{name:32} {value}")
+    print(json.dumps(row))
+
+
+def _speak() -> Path:
+    from layerdial.data.synth import prepare_demo
+
+    prepare_demo(Path("runs/demo/cuts"))
+    return Path("runs/demo/cuts/train.cuts.jsonl.gz")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cuts", type=Path, nargs="?")
+    parser.add_argument("--size", default="xs")
+    parser.add_argument("--batch-seconds", type=float, default=30.0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=20)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import torch
 from conftest import Corpus
 from layerdial.config import DataConfig, SpecAugmentConfig
 from layerdial.data.batching import Batch, FeatureBatches, Position, check_alignable, training_batches
-from layerdial.data.manifest import write_cuts
+from layerdial.data.manifest import open_cuts, write_cuts
 from layerdial.errors import UserError
 from layerdial.features import fbank
 from layerdial.text import Tokenizer, build_tokenizer
@@ -170,6 +170,23 @@ def test_cuts_that_are_too_long_are_left_out_and_nothing_left_is_said(corpus, to
     assert 100 < longest <= 150 / 0.9
     with pytest.raises(UserError, match=r"no cut of at most 0\.1 s \(data\.max_seconds\)"):
         take(1, config(corpus.train, max_seconds=0.1), tokenizer)
+
+
+def test_how_many_cuts_are_too_long_is_said_once(
+    corpus, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "layerdial")
+    too_long = sum(cut.duration > 1.5 for cut in open_cuts(corpus.train))
+    take(12, config(corpus.train, max_seconds=1.5), tokenizer)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == f"{too_long} cuts of {corpus.train} are longer than 1.5 s (data.max_seconds) and are left out"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for GPUs")
+def test_batches_for_a_gpu_come_in_pinned_memory(corpus, tokenizer: Tokenizer) -> None:
+    for workers in (0, 1):
+        [batch] = take(1, config(corpus.train, workers=workers), tokenizer)
+        assert batch.inputs_BTF.is_pinned() and batch.tokens_BU.is_pinned() and batch.input_lengths_B.is_pinned()
 
 
 def test_alignable_means_enough_frames_and_some_text() -> None:

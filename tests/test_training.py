@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from layerdial import load_model
 from layerdial.config import OptimConfig
 from layerdial.data.batching import FeatureBatches
+from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
 from layerdial.evaluate import evaluate
 from layerdial.models.recognizer import TorchRecognizer
 from layerdial.report import read_rows
 from layerdial.subset import BlockSubset
-from layerdial.training import checkpoints, loop
+from layerdial.training import checkpoints, loop, scoring
 from layerdial.training.loop import train
 from layerdial.training.optim import learning_rate, make_optimizer
 from layerdial.training.reference import Reference
-from tiny import RANDOM, equal, losses, sentences, tiny_network, tiny_recipe, weights, write_corpus
+from layerdial.training.step import skip_if_not_finite
+from tiny import HERTZ, RANDOM, equal, losses, noise, sentences, tiny_network, tiny_recipe, weights, write_corpus
 
 # ------------------------------------------------------------------------------------------------------ learning
 
@@ -185,7 +189,7 @@ def test_a_non_finite_loss_stops_with_the_ids_and_finite_weights(
 def test_broken_training_cuts_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     cuts = write_corpus(tmp_path / "train.cuts.jsonl.gz", sentences(4))
     (tmp_path / "audio" / "train.cuts.jsonl-2.wav").unlink()
-    run = train(tiny_recipe(tmp_path / "run", cuts, cuts, "train.steps=4")).parent
+    run = train(tiny_recipe(tmp_path / "run", cuts, cuts, "train.steps=4")).parent  # four epochs, and one line
     rejected = read_rows(run / "rejected.jsonl")
     assert [row["id"] for row in rejected] == ["train.cuts.jsonl-2"] and "does not exist" in rejected[0]["reason"]
     assert json.loads((run / "model" / "meta.json").read_text())["dev_rejected"] == 1
@@ -215,6 +219,60 @@ def test_half_precision_trains_after_a_run_in_full_precision(corpus, learnt: Pat
         found.append(losses(run)[1])
         assert all(tensor.dtype == torch.float32 for tensor in weights(run).values())
     assert found[0] != found[1] and found[0][0] == pytest.approx(found[1][0], abs=0.2)
+
+
+def test_half_precision_learns_and_is_measured_in_full_precision(
+    corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dev score of a run is the one that a sweep of its model will find."""
+    measured: list[torch.Tensor] = []
+    inputs, lengths = noise([40, 30])
+    score, every = scoring.dev_scores, BlockSubset.full(3)
+
+    def measure_too(network: Any, *rest: Any) -> Any:
+        with torch.inference_mode():
+            measured.append(network.eval()(inputs, lengths, every)[0])
+        return score(network, *rest)
+
+    monkeypatch.setattr(scoring, "dev_scores", measure_too)
+    changes = ("train.precision=bf16", "train.steps=30", "train.eval_every=30", "policy.name=sandwich")
+    model = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes))
+    found = [row[0] for row in losses(tmp_path / "run").values()]
+    assert sum(found[-3:]) < 0.6 * sum(found[:3])
+    network = load_model(model).network
+    with torch.inference_mode():
+        assert torch.equal(measured[-1], network(inputs, lengths, every)[0])
+
+
+def test_accumulating_equals_a_bigger_batch_of_as_many_labels_each(tmp_path: Path) -> None:
+    texts = [" ".join(words) for words in permutations(HERTZ)][:4]
+    cuts = write_corpus(tmp_path / "train.cuts.jsonl.gz", texts)
+    found = []
+    for seconds, accumulate in ((5.0, 1), (2.5, 2)):
+        run = tmp_path / f"run-{accumulate}"
+        changes = (f"data.batch_seconds={seconds}", f"train.accumulate={accumulate}", "train.steps=1")
+        train(tiny_recipe(run, cuts, cuts, *changes))
+        found.append(losses(run)[1])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0][-1] == pytest.approx(sum(cut.duration for cut in open_cuts(cuts)))
+
+
+def test_an_update_with_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    network = tiny_network()
+    optimizer = make_optimizer(network, OptimConfig(lr=0.1))
+
+    def update(gradient: float) -> list[torch.Tensor]:
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        skip_if_not_finite(optimizer, torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+        optimizer.step()
+        state = [tensor for each in optimizer.state.values() for tensor in each.values()]
+        return [tensor.detach().clone() for tensor in (*network.parameters(), *state)]
+
+    first = update(1.0)
+    for gradient in (float("nan"), float("inf")):
+        assert all(map(torch.equal, update(gradient), first))
+    assert not any(map(torch.equal, update(1.0), first))
 
 
 def test_a_block_that_never_runs_keeps_its_weights(corpus, learnt: Path, tmp_path: Path) -> None:

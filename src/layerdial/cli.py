@@ -157,6 +157,8 @@ def train(
     from layerdial.training.loop import train as run
 
     folder = run(settings, resume)
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun or accelerate launch the first process speaks for all
     dev = {name: f"{value:.2%}" for name, value in json.loads((settings.out / "dev.json").read_text()).items()}
     print(f"model: {folder}")
     print(
@@ -192,6 +194,10 @@ def sweep(
     select: Annotated[str, typer.Option(help="ladder, prefix, even or random; ladder where there is one.")] = "",
     out: Annotated[Optional[Path], typer.Option(help="Writes sweep.jsonl and sweep.png there.")] = None,  # noqa: UP045
     method: Annotated[Optional[str], typer.Option(help="A name for this line of the picture.")] = None,  # noqa: UP045
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Compare all methods in OUT with this one, utterance by utterance."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="For --select random.")] = 0,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
@@ -200,11 +206,17 @@ def sweep(
     from rich.console import Console
 
     from layerdial.actions import sweep_model
-    from layerdial.report import sweep_table
+    from layerdial.report import compare_table, latest_rows, read_rows, sweep_table
+
+    if against and not out:
+        raise UserError("--against compares the methods in one folder; name it with --out")
 
     rule = select or ("ladder" if (model / "ladder.json").is_file() else "even")
     rows = sweep_model(model, cuts, _parse_depths(depths), rule, out, method, device, workers, seed)
-    Console(width=None if sys.stdout.isatty() else 120).print(sweep_table(rows))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(sweep_table(rows))
+    if out and against:
+        console.print(compare_table(latest_rows(read_rows(out / "sweep.jsonl")), against, out))
     if out:
         print(f"rows:    {out / 'sweep.jsonl'}\npicture: {out / 'sweep.png'}")
     print(f"next:    layerdial transcribe {model} AUDIO --depth {max(1, rows[-1]['depth'] // 2)}")
@@ -303,3 +315,7 @@ def _report_corpus(report: Any) -> None:
         where = f"; all in {report.rejected_path}" if getattr(report, "rejected_path", None) else ""
         print(f"left out: {len(report.rejected)}, the first {first.cut_id}: {first.reason}{where}", file=sys.stderr)
     print("next: layerdial train RECIPE.yaml --set data.train=… --set data.dev=…")
+
+
+if __name__ == "__main__":  # accelerate launch -m layerdial.cli train ...
+    main()

@@ -85,7 +85,10 @@ class TokenizerConfig(_Strict):
 
 
 class DataConfig(_Strict):
-    """Where the cuts are and how they become batches."""
+    """Where the cuts are and how they become batches.
+
+    `cache_mb`: memory of each worker for features that later epochs use again; for small corpora.
+    """
 
     train: Path
     dev: Path
@@ -93,6 +96,7 @@ class DataConfig(_Strict):
     max_seconds: float = Field(default=30.0, gt=0)
     buckets: int = Field(default=10, ge=2)
     workers: int = Field(default=1, ge=0)
+    cache_mb: int = Field(default=0, ge=0)
     speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = (0.9, 1.0, 1.1)
 
 

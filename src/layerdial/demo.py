@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from importlib.resources import as_file, files
@@ -93,6 +95,8 @@ def _summary(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from layerdial.report import compare_table
+
     table = Table(title="WER in % (95 % interval) on test", title_justify="left")
     table.add_column("blocks", justify="right")
     for method in METHODS:
@@ -100,13 +104,13 @@ def _summary(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
     for depth in sorted({row["depth"] for row in rows}):
         cells = {row["method"]: row for row in rows if row["depth"] == depth}
         table.add_row(str(depth), *(_cell(cells[method]) for method in METHODS))
-    Console().print("\n", table)
+    Console().print("\n", table, "\n", compare_table([row for row in rows if row["method"] != "reference"], "ld", out))
     print(f"\neverything is in {out} ({seconds / 60:.1f} minutes)")
     print("  reference/ ld/ dld/   a run each, the model in model/ with its ladder.json")
     print("  cuts/                 the manifests and the audio")
     print("  sweep.jsonl           one row a method and depth")
     print("  sweep.png             WER against multiply-accumulates: open it")
-    command = "layerdial" if Path(sys.argv[0]).name == "layerdial" else ".venv/bin/layerdial"
+    command = "layerdial" if shutil.which("layerdial") else os.path.relpath(sys.argv[0])
     print(f"next: {command} transcribe {out}/dld/model {out}/cuts/audio/test/*.flac --depth 2")
 
 

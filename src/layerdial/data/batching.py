@@ -6,10 +6,10 @@ very batch that would have come. Shapes: B batch, T frames, F mel bins, U labels
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from layerdial.config import DataConfig
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.errors import UserError
 from layerdial.evaluate import FeatureBatch, collate_features
-from layerdial.features import SAMPLE_RATE, fbank
+from layerdial.features import FRAMES_PER_SECOND, SAMPLE_RATE, fbank
 from layerdial.modules.subsampling import SUBSAMPLING
 from layerdial.text import Tokenizer, ctc_frames_needed
 
+_log = logging.getLogger(__name__)
 _CACHED_BYTES = 512 * 1024 * 1024
 
 
@@ -48,6 +49,18 @@ class Batch:
     epoch: int
     position: int
     rejected: tuple[Rejected, ...]
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a copy to a GPU does not make the host wait.
+
+        torch's DataLoader calls this when asked to pin; what has no such method it leaves as it is.
+        """
+        return replace(
+            self,
+            inputs_BTF=self.inputs_BTF.pin_memory(),
+            input_lengths_B=self.input_lengths_B.pin_memory(),
+            tokens_BU=self.tokens_BU.pin_memory(),
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,7 @@ class _EndlessBatches(Sampler[Any]):
         self._seed = seed
         self._start = start
         self._rank, self._world_size = rank, world_size
+        self._too_long: set[str] = set()
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         epoch, skip = self._start.epoch, self._start.batch
@@ -136,12 +150,17 @@ class _EndlessBatches(Sampler[Any]):
             for position, cuts in enumerate(self._sampler(epoch)):
                 if position >= skip:
                     yield epoch, position, cuts
+            if self._too_long and epoch == self._start.epoch and self._rank == 0:
+                _log.info(
+                    "%d cuts of %s are longer than %g s (data.max_seconds) and are left out",
+                    *(len(self._too_long), self._config.train, self._config.max_seconds),
+                )
             epoch, skip = epoch + 1, 0
 
     def _sampler(self, epoch: int) -> Any:
         from lhotse.dataset import DynamicBucketingSampler
 
-        cuts = open_cuts(self._config.train).filter(partial(_is_short, self._config.max_seconds))
+        cuts = open_cuts(self._config.train).filter(self._is_short)
         first_cuts = sum(1 for _ in islice(cuts, self._config.buckets))
         if not first_cuts:
             raise UserError(
@@ -160,6 +179,12 @@ class _EndlessBatches(Sampler[Any]):
         sampler.set_epoch(epoch)
         return sampler
 
+    def _is_short(self, cut: Any) -> bool:
+        if cut.duration <= self._config.max_seconds:
+            return True
+        self._too_long.add(cut.id)
+        return False
+
 
 class _TrainingDataset(Dataset[Batch]):
     """Turns the cuts of one batch into tensors; runs in the workers."""
@@ -168,6 +193,8 @@ class _TrainingDataset(Dataset[Batch]):
         self._speeds = config.speeds
         self._tokenizer = tokenizer
         self._seed = seed
+        self._cache: dict[tuple[str, float], NDArray[np.float32]] = {}
+        self._cache_bytes = config.cache_mb * 1024 * 1024
 
     def __getitem__(self, item: Any) -> Batch:
         epoch, position, cuts = item
@@ -178,8 +205,7 @@ class _TrainingDataset(Dataset[Batch]):
         seconds = 0.0
         for cut in cuts:
             try:
-                samples = change_speed(load_samples(cut), self._speed(epoch, cut.id))
-                feature, label = fbank(samples), self._tokenizer.encode(cut_text(cut))
+                feature, label = self._features(cut, epoch), self._tokenizer.encode(cut_text(cut))
                 check_alignable(len(feature), label)
             except UserError as problem:
                 rejected.append(Rejected(cut.id, str(problem)))
@@ -187,7 +213,7 @@ class _TrainingDataset(Dataset[Batch]):
             ids.append(cut.id)
             features.append(feature)
             labels.append(label)
-            seconds += len(samples) / SAMPLE_RATE
+            seconds += len(feature) / FRAMES_PER_SECOND
         inputs_BTF, input_lengths_B = _pad(features)
         return Batch(
             tuple(ids),
@@ -202,6 +228,18 @@ class _TrainingDataset(Dataset[Batch]):
             position,
             tuple(rejected),
         )
+
+    def _features(self, cut: Any, epoch: int) -> NDArray[np.float32]:
+        """Features (T, F) of a cut at this epoch's speed; kept, as far as `data.cache_mb` goes, for later epochs."""
+        speed = self._speed(epoch, cut.id)
+        kept = self._cache.get((cut.id, speed))
+        if kept is not None:
+            return kept
+        feature = fbank(change_speed(load_samples(cut), speed))
+        self._cache_bytes -= feature.nbytes
+        if self._cache_bytes >= 0:
+            self._cache[cut.id, speed] = feature
+        return feature
 
     def _speed(self, epoch: int, cut_id: str) -> float:
         if len(self._speeds) < 2:
@@ -235,10 +273,6 @@ def check_alignable(n_frames: int, labels: list[int]) -> None:
         raise UserError("the text is empty")
     if needed > available:
         raise UserError(f"the text needs {needed} frames for CTC, the audio gives {available}; is the text right?")
-
-
-def _is_short(longest: float, cut: Any) -> bool:
-    return bool(cut.duration <= longest)
 
 
 def _pad(features: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:

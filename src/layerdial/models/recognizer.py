@@ -95,14 +95,22 @@ class TorchRecognizer:
     def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
         """CTC loss summed over the batch's utterances, and their texts, from one forward pass.
 
-        An utterance that CTC cannot align (its text needs more frames than there are) adds nothing.
+        An utterance whose text the tokenizer cannot spell, or that CTC cannot align because the text needs more frames
+        than there are, adds nothing to the loss. (It adds its errors to the WER.)
         """
         logp_BTV, lengths_B = self._posteriors(batch, subset)
-        labels = [torch.tensor(self.tokenizer.encode(text), dtype=torch.long) for text in batch.texts]
+        labels = [self._labels(text) for text in batch.texts]
         tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
         token_lengths_B = torch.tensor([len(label) for label in labels])
-        losses_B = ctc_per_utterance(logp_BTV, lengths_B.cpu(), tokens_BU.to(logp_BTV.device), token_lengths_B)
-        return float(losses_B[~losses_B.isposinf()].sum()), self._texts(logp_BTV, lengths_B)
+        losses_B = ctc_per_utterance(logp_BTV, lengths_B.cpu(), tokens_BU.to(logp_BTV.device), token_lengths_B).cpu()
+        counts_B = ~losses_B.isposinf() & (token_lengths_B > 0)
+        return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
+
+    def _labels(self, text: str) -> Tensor:
+        try:
+            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        except UserError:
+            return torch.zeros(0, dtype=torch.long)
 
     def _posteriors(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[Tensor, Tensor]:
         self.network.eval()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layerdial.modules.attention import FrameContext
+from layerdial.modules.subsampling import conv_over_time
 
 
 class FeedForward(nn.Module):
@@ -46,11 +47,11 @@ class Convolution(nn.Module):
     def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
         y_BTD = F.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
         y_BTD = y_BTD.masked_fill(~context.mask_BT.unsqueeze(2), 0.0)
-        y_BDT = self.depthwise(y_BTD.transpose(1, 2))
+        y_BTD = conv_over_time(self.depthwise, y_BTD)
         if isinstance(self.depthwise_norm, nn.BatchNorm1d):
-            y_BTD = self.depthwise_norm(y_BDT).transpose(1, 2)
+            y_BTD = self.depthwise_norm(y_BTD.transpose(1, 2)).transpose(1, 2)
         else:
-            y_BTD = self.depthwise_norm(y_BDT.transpose(1, 2))
+            y_BTD = self.depthwise_norm(y_BTD)
         return self.dropout(self.pointwise_out(F.silu(y_BTD)))  # type: ignore[no-any-return]
 
 

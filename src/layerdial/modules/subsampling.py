@@ -22,6 +22,23 @@ def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
     return torch.arange(n_frames, device=lengths_B.device) < lengths_B.unsqueeze(1)
 
 
+def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor) -> Tensor:
+    """`conv` along T of (B, T, C), the layout of everything around it.
+
+    Computed as a two-dimensional convolution of height 1: that kernel takes this layout as it is (channels last), where
+    the one-dimensional one would reorder it, and is several times as fast on CPUs for depthwise convolutions.
+    """
+    y_BC1T = F.conv2d(
+        x_BTC.transpose(1, 2).unsqueeze(2),
+        conv.weight.unsqueeze(2),
+        conv.bias,
+        stride=(1, conv.stride[0]),
+        padding=(0, int(conv.padding[0])),
+        groups=conv.groups,
+    )
+    return y_BC1T.squeeze(2).transpose(1, 2)
+
+
 class UtteranceNorm(nn.Module):
     """Zero mean and unit variance of each mel bin over the real frames of each utterance. Has no state."""
 
@@ -46,8 +63,8 @@ class ConvSubsampling(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-        x_BDT = F.silu(self.conv_in(x_BTF.transpose(1, 2)))
+        x_BTD = F.silu(conv_over_time(self.conv_in, x_BTF))
         half_B = (lengths_B + 1) // 2
-        x_BDT = x_BDT.masked_fill(~frame_mask(half_B, x_BDT.shape[2]).unsqueeze(1), 0.0)
-        x_BTD = self.conv_out(x_BDT).transpose(1, 2)
+        x_BTD = x_BTD.masked_fill(~frame_mask(half_B, x_BTD.shape[1]).unsqueeze(2), 0.0)
+        x_BTD = conv_over_time(self.conv_out, x_BTD)
         return self.dropout(self.norm(x_BTD))  # type: ignore[no-any-return]

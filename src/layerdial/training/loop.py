@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from layerdial.config import Recipe
 from layerdial.data.batching import Batch, FeatureBatches, Position, training_batches
 from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
-from layerdial.evaluate import evaluate
-from layerdial.files import write_json
-from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.models.recognizer import TorchRecognizer
 from layerdial.modules.losses import LossTerms
 from layerdial.progress import Update, progress
-from layerdial.report import append_row
 from layerdial.subset import BlockSubset, check_depth
 from layerdial.text import Tokenizer
 from layerdial.training import checkpoints
@@ -32,8 +28,10 @@ from layerdial.training.optim import learning_rate, make_optimizer
 from layerdial.training.policies import Policy, make_policy
 from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
-from layerdial.training.setup import make_network, make_tokenizer
-from layerdial.training.step import erase_non_finite, loss_terms, prepare_inputs, reference_posteriors
+from layerdial.training.scoring import dev_scores, write_final_model
+from layerdial.training.setup import make_accelerator, make_network, make_tokenizer
+from layerdial.training.step import loss_terms, prepare_inputs, reference_posteriors, skip_if_not_finite
+from layerdial.training.window import Window
 
 
 @dataclass
@@ -51,20 +49,7 @@ class _Run:
     policy: Policy
     dev: FeatureBatches
     progress: checkpoints.Progress
-    window: _Window
-
-
-@dataclass
-class _Window:
-    """What happened since the last log line. Losses stay on the device until the line is written."""
-
-    ids: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
-    losses: list[torch.Tensor] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    audio_seconds: float = 0.0
-    waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
-    norm: torch.Tensor | None = None
+    window: Window
 
 
 def train(recipe: Recipe, resume: bool = False) -> Path:
@@ -74,7 +59,8 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     """
     run = _prepare(recipe, resume)
     steps = recipe.train.steps
-    with progress(f"train {recipe.out.name}", steps, run.progress.step) as update:
+    shown = progress(f"train {recipe.out.name}", steps, run.progress.step)
+    with shown if run.accelerator.is_main_process else nullcontext(_show_nothing) as update:
         if run.progress.step < steps:
             batches = training_batches(
                 recipe.data,
@@ -85,7 +71,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
                 run.accelerator.num_processes,
             )
             run.student.train()
-            run.window = _Window()
+            run.window = Window()
             while run.progress.step < steps:
                 _update_weights(run, batches)
                 _log_when_due(run, update)
@@ -95,7 +81,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
 
 
 def _prepare(recipe: Recipe, resume: bool) -> _Run:
-    accelerator = _accelerator(recipe)
+    accelerator = make_accelerator(recipe)
     for cuts in (recipe.data.train, recipe.data.dev):
         open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
@@ -105,32 +91,23 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
         check_depth(depth, network.n_blocks)
     if recipe.objective.distil_weight == 0:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
-    folder = RunFolder(recipe, resume, accelerator.is_main_process)
+    folder = RunFolder(recipe, resume, accelerator.process_index)
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
     state = checkpoints.Progress()
     if resume and folder.latest is not None:
         state = checkpoints.load(folder.latest, network, optimizer)
-    folder.forget_after(state.step)
+    accelerator.wait_for_everyone()  # until every rank has looked whether there is a run already
+    folder.begin(recipe, state.step)
     student, optimizer = accelerator.prepare(network, optimizer)
+    # accelerate would have every call of the network in half precision, dev scores too; training asks for it by itself
+    accelerator.unwrap_model(student, keep_fp32_wrapper=False)
     if state.scaler and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
     policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed)
     dev = FeatureBatches(recipe.data.dev, workers=recipe.data.workers, on_rejected=None)
     return _Run(
-        recipe, accelerator, folder, tokenizer, reference, network, student, optimizer, policy, dev, state, _Window()
-    )
-
-
-def _accelerator(recipe: Recipe) -> Accelerator:
-    precision = recipe.train.precision
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("train.precision fp16 needs a GPU and none was found; use fp32 or bf16")
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        # a skipped block has no gradient in this step, on any rank
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=recipe.policy.name != "none")],
+        recipe, accelerator, folder, tokenizer, reference, network, student, optimizer, policy, dev, state, Window()
     )
 
 
@@ -148,7 +125,7 @@ def _update_weights(run: _Run, batches: Iterator[Batch]) -> None:
     parameters = list(run.student.parameters())
     run.window.norm = accelerator.clip_grad_norm_(parameters, recipe.optim.clip)
     if accelerator.scaler is None and run.window.norm is not None:  # fp16's scaler skips such updates itself
-        erase_non_finite(parameters, run.window.norm)
+        skip_if_not_finite(_plain(run.optimizer), run.window.norm)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(recipe.optim, state.step, recipe.train.steps)
     run.optimizer.step()
@@ -157,7 +134,11 @@ def _update_weights(run: _Run, batches: Iterator[Batch]) -> None:
 
 
 def _accumulate(run: _Run, batch: Batch, subsets: tuple[BlockSubset, ...], last: bool) -> None:
-    """Add the gradients of one batch; GPUs exchange them in the last backward pass of the step only."""
+    """Add the gradients of one batch; GPUs exchange them in the last backward pass of the step only.
+
+    A step's gradient is the plain mean over batches and GPUs of gradients per label: that of one big batch where all
+    have as many labels (and, for the KL, as many frames), and close to it otherwise, since batches are as long.
+    """
     inputs_BTF, lengths_B = prepare_inputs(batch, run.accelerator.device, run.recipe.spec_augment)
     with run.accelerator.autocast():
         reference_BTV = reference_posteriors(run.reference, inputs_BTF, lengths_B)
@@ -166,9 +147,7 @@ def _accumulate(run: _Run, batch: Batch, subsets: tuple[BlockSubset, ...], last:
         terms = _backward(
             run, batch, inputs_BTF, lengths_B, subset, reference_BTV, share, last and i == len(subsets) - 1
         )
-        run.window.losses.append(torch.stack([terms.total.detach(), terms.ctc, terms.distil]))
-        run.window.ids.append((run.progress.step, batch.ids))
-        run.window.depths.append(subset.depth)
+        run.window.add(run.progress.step, batch.ids, subset.depth, terms)
 
 
 def _backward(
@@ -181,8 +160,6 @@ def _backward(
     share: float,
     synchronise: bool,
 ) -> LossTerms:
-    from contextlib import nullcontext
-
     with nullcontext() if synchronise else run.accelerator.no_sync(run.student):
         with run.accelerator.autocast():
             terms = loss_terms(run.student, batch, inputs_BTF, lengths_B, subset, reference_BTV, run.recipe.objective)
@@ -196,9 +173,7 @@ def _next_batch(run: _Run, batches: Iterator[Batch]) -> Batch:
     empty_in_a_row = 0
     while True:
         batch = next(batches)
-        for problem in batch.rejected:
-            if batch.epoch == 0 and run.folder.writes:
-                append_row(run.folder.path / "rejected.jsonl", {"id": problem.cut_id, "reason": problem.reason})
+        run.folder.note_rejected(batch.rejected)
         if batch.ids:
             run.window.waited += time.perf_counter() - began
             return batch
@@ -212,46 +187,39 @@ def _next_batch(run: _Run, batches: Iterator[Batch]) -> Batch:
 
 def _log_when_due(run: _Run, update: Update) -> None:
     """Read the losses off the device: at every log line, and on a CPU, where it costs nothing, at every step."""
-    step, window = run.progress.step, run.window
-    due = (
-        step % run.recipe.train.log_every == 0
-        or step % run.recipe.train.eval_every == 0
-        or step == run.recipe.train.steps
-    )
+    step, settings = run.progress.step, run.recipe.train
+    due = step % settings.log_every == 0 or step % settings.eval_every == 0 or step == settings.steps
     if not due and run.accelerator.device.type != "cpu":
         return
-    losses = torch.stack(window.losses)
-    _stop_if_not_finite(run, losses)
+    _stop_if_not_finite(run)
     if not due:
         return
-    seconds = time.perf_counter() - window.began
-    total, ctc, distil = losses.mean(0).tolist()
+    total, ctc, distil = run.accelerator.reduce(run.window.mean_losses(), reduction="mean").tolist()
     row: dict[str, Any] = {
         "step": step,
         "loss": total,
         "ctc": ctc,
         "kl": distil,
         "learning_rate": run.optimizer.param_groups[0]["lr"],
-        "gradient_norm": float(window.norm) if window.norm is not None else None,
-        "depth": sum(window.depths) / len(window.depths),
         "epoch": run.progress.position.epoch,
         "audio_seconds": run.progress.audio_seconds,
-        "audio_seconds_per_second": window.audio_seconds / seconds,
-        "share_waiting_for_data": window.waited / seconds,
+        **run.window.figures(),
     }
     run.folder.log(row)
     update(step, f"loss {total:.3f}")
-    run.window = _Window()
+    run.window = Window()
 
 
-def _stop_if_not_finite(run: _Run, losses: torch.Tensor) -> None:
-    bad = (~losses.isfinite()).any(dim=1).nonzero().flatten().tolist()
+def _stop_if_not_finite(run: _Run) -> None:
+    """`UserError` that names the utterances, on every rank when it happened on one: none waits for the others."""
+    passes, bad = len(run.window), run.window.not_finite()
+    if run.accelerator.num_processes > 1:
+        passes, bad = passes * run.accelerator.num_processes, gather_object(bad)
     # fp16 overflows now and then by design: its scaler skips the update and lowers the scale
-    if bad and (run.accelerator.scaler is None or len(bad) == len(losses)):
-        step, ids = run.window.ids[bad[0]]
+    if bad and (run.accelerator.scaler is None or len(bad) == passes):
         raise UserError(
-            f"the loss is not finite at step {step} (batch: {', '.join(ids[:20])}); weights up to step "
-            f"{step} are in {run.folder.checkpoints}. Look at these utterances, or lower optim.lr"
+            f"the loss is not finite at step {bad[0].step} (batch: {', '.join(bad[0].ids[:20])}); weights up to step "
+            f"{bad[0].step} are in {run.folder.checkpoints}. Look at these utterances, or lower optim.lr"
         )
 
 
@@ -272,43 +240,17 @@ def _evaluate_and_save(run: _Run, update: Update) -> None:
     run.window.began += time.perf_counter() - began
 
 
-def dev_scores(
-    network: ConformerCTC, tokenizer: Tokenizer, dev: FeatureBatches, recipe: Recipe
-) -> tuple[dict[str, float], float]:
-    """WER and CER on dev at each of `eval_depths` (default: full, and a quarter where blocks drop), and their mean."""
-    n_blocks = network.n_blocks
-    default = (n_blocks,) if recipe.policy.name == "none" else (n_blocks, max(1, n_blocks // 4))
-    choose = BlockSubset.prefix if recipe.policy.name == "prefix" else BlockSubset.even
-    recognizer = TorchRecognizer(network, tokenizer)
-    row: dict[str, float] = {}
-    scores = []
-    for depth in recipe.train.eval_depths or default:
-        result = evaluate(recognizer, dev, choose(n_blocks, depth))
-        row[f"dev_wer_at_{depth}"], row[f"dev_cer_at_{depth}"] = result.wer.rate, result.cer.rate
-        scores.append(row[f"dev_{recipe.train.select_by}_at_{depth}"])
-    return row, sum(scores) / len(scores)
-
-
 def _finish(run: _Run) -> Path:
-    """Average the best checkpoints, measure the result on dev, and write the model folder."""
+    """The model folder, made by the first rank; the others wait."""
     if run.accelerator.is_main_process:
-        steps = checkpoints.best_steps(run.progress, run.recipe.train.average_best)
-        checkpoints.average_weights(run.folder.checkpoints, steps, run.network)
-        row, _ = dev_scores(run.network, run.tokenizer, run.dev, run.recipe)
-        meta = {
-            "run": str(run.folder.path),
-            "averaged_steps": sorted(steps),
-            "audio_seconds_seen": run.progress.audio_seconds,
-            "parameters": sum(p.numel() for p in run.network.parameters()),
-            **row,
-            "dev_rejected": len(run.dev.rejected),
-            "recipe": run.recipe.model_dump(mode="json"),
-        }
-        save_model(run.folder.model, run.network, run.tokenizer, meta)
-        write_json(run.folder.path / "dev.json", row)
+        write_final_model(run.folder, run.network, run.tokenizer, run.dev, run.recipe, run.progress)
     run.folder.close()
     run.accelerator.wait_for_everyone()
     return run.folder.model
+
+
+def _show_nothing(done: int, note: str = "") -> None:
+    """The progress of the ranks that are not the first."""
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 import layerdial
 from layerdial.config import Recipe
+from layerdial.data.manifest import Rejected
 from layerdial.errors import UserError
 from layerdial.files import read_json, write_json, write_text
 from layerdial.report import append_row, read_rows
@@ -18,19 +21,19 @@ from layerdial.training import checkpoints
 
 
 class RunFolder:
-    """Opens a run; only the main process of a distributed run writes."""
+    """Opens a run. Of a distributed run only the first process writes, but each what it had to leave out."""
 
-    def __init__(self, recipe: Recipe, resume: bool, writes: bool) -> None:
+    def __init__(self, recipe: Recipe, resume: bool, process: int = 0) -> None:
         self.path = recipe.out
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
-        self.writes = writes
+        self.writes = process == 0
         self._metrics = self.path / "metrics.jsonl"
+        self._rejected_file = self.path / ("rejected.jsonl" if process == 0 else f"rejected-{process}.jsonl")
+        self._rejected: set[str] | None = None
         self._board: Any = None
         self.latest = checkpoints.latest(self.checkpoints)
         self._check(recipe, resume)
-        if writes:
-            write_json(self.path / "meta.json", _meta(recipe))
 
     def _check(self, recipe: Recipe, resume: bool) -> None:
         meta_file = self.path / "meta.json"
@@ -40,7 +43,7 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run already; add --resume to go on, or --set out=ELSEWHERE")
         before, now = read_json(meta_file)["recipe"], recipe.model_dump(mode="json")
         # how a run is logged and fed may change, what it computes may not
-        free = {("train", key) for key in ("log_every", "average_best")} | {("data", "workers")}
+        free = {("train", key) for key in ("log_every", "average_best")} | {("data", "workers"), ("data", "cache_mb")}
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
                 old = before.get(key) if part is None else (before.get(key) or {}).get(part)
@@ -49,13 +52,24 @@ class RunFolder:
                     name = key if part is None else f"{key}.{part}"
                     raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
 
-    def forget_after(self, step: int) -> None:
-        """Drop what a killed run logged after its last checkpoint, since those steps will be made again."""
-        if self.writes and self._metrics.is_file():
-            import json
-
+    def begin(self, recipe: Recipe, step: int) -> None:
+        """Say what made this run, and drop what a killed run logged after `step`, since those steps come again."""
+        if not self.writes:
+            return
+        write_json(self.path / "meta.json", _meta(recipe))
+        if self._metrics.is_file():
             rows = [row for row in read_rows(self._metrics) if row["step"] <= step]
             write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def note_rejected(self, problems: Iterable[Rejected]) -> None:
+        """Write down, once for each cut, what could not be used for training."""
+        for problem in problems:
+            if self._rejected is None:
+                there = self._rejected_file.is_file()
+                self._rejected = {row["id"] for row in read_rows(self._rejected_file)} if there else set()
+            if problem.cut_id not in self._rejected:
+                self._rejected.add(problem.cut_id)
+                append_row(self._rejected_file, {"id": problem.cut_id, "reason": problem.reason})
 
     def log(self, row: dict[str, Any]) -> None:
         """Append to metrics.jsonl and to TensorBoard."""

@@ -1,11 +1,14 @@
-"""What a run needs before its first step: tokenizer, reference, network; each checked against the others."""
+"""What a run needs before its first step: processes and device, tokenizer, network; each checked against the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 
 from layerdial.config import Recipe
 from layerdial.errors import UserError
@@ -14,6 +17,32 @@ from layerdial.models.checkpoint import load_network
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
+
+_LONGEST_EVALUATION = timedelta(hours=4)
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Device, precision and the processes of a distributed run, as `torchrun` or `accelerate launch` set them up."""
+    precision = recipe.train.precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("train.precision fp16 needs a GPU and none was found; use fp32 or bf16")
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    return Accelerator(
+        cpu=torch.backends.mps.is_available(),  # torch has no CTC loss for Apple's GPUs
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=_leaves_blocks_unused(recipe)),
+            InitProcessGroupKwargs(timeout=_LONGEST_EVALUATION),  # the other ranks wait while one evaluates
+        ],
+    )
+
+
+def _leaves_blocks_unused(recipe: Recipe) -> bool:
+    """Whether a skipped block can be without gradient, on every rank, in the backward pass that exchanges gradients.
+
+    The search for unused parameters costs a walk through the graph a step. The sandwich ends with all blocks.
+    """
+    return recipe.policy.name not in ("none", "sandwich")
 
 
 def make_tokenizer(recipe: Recipe, reference: Reference | None) -> Tokenizer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -47,12 +45,10 @@ def reference_posteriors(reference: Reference | None, inputs_BTF: Tensor, length
     return None if reference is None else reference.posteriors(inputs_BTF, lengths_B)
 
 
-def erase_non_finite(parameters: Sequence[nn.Parameter], norm: Tensor) -> None:
-    """Without a synchronisation: if the gradient norm is not finite, make this update one of nothing.
+def skip_if_not_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """If the gradient norm is not finite, let the next update change nothing; decided on the device, without waiting.
 
-    The run stops as soon as the loss is read; until then the weights stay what they were.
+    `found_inf` is what torch's GradScaler sets for fused optimizers: neither weights, moments nor counters move.
+    The run stops as soon as the loss is read.
     """
-    broken = ~torch.isfinite(norm)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(broken, 0.0)
+    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]

@@ -1,0 +1,312 @@
+"""The documents say what is so: their code blocks run, their links and recipes exist.
+
+Python blocks are executed. Bash blocks are read by bash, so that quotes, braces and continued lines mean what they
+mean there, and each command is then run in a workshop: a folder that holds what the documents suppose is there.
+Training is shrunk to two steps of a narrow network. What is too heavy, or needs a corpus, is checked instead: the make
+target, the extra or the command and its options must exist. What can be neither run nor checked fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+import typer.main
+import yaml
+
+from layerdial.cli import app
+from layerdial.config import SIZES
+from layerdial.models.checkpoint import save_model
+from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.text import load_tokenizer
+from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
+RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+# words that stand for something of the reader's
+PLACEHOLDERS = {"MODEL": "runs/demo/dld/model", "TEST_CUTS": "data/given/test.cuts.jsonl.gz", "AUDIO": "a.flac"}
+# what the corpora that only a reader has would give
+SPLITS = {
+    "demo": ("train", "dev", "test"),
+    "tedlium": ("train", "dev", "test"),
+    "librispeech": (
+        *("train-clean-100", "train-clean-360", "train-other-500"),
+        *("dev-clean", "dev-other", "test-clean", "test-other"),
+    ),
+}
+SPEAKERS = ("anna", "bert", "carl")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: its language, its text, and the line it begins at."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(document: Path) -> list[Block]:
+    text = document.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", text, flags=re.MULTILINE | re.DOTALL)
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in found]
+
+
+# ------------------------------------------------------------------------------------------------- the workshop
+
+
+@pytest.fixture
+def workshop(corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the documents suppose is there: the recipes, the demo's models, some audio, a corpus of one's own."""
+    place = tmp_path / "workshop"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    (place / "recipes").symlink_to(ROOT / "recipes")
+    for method in ("reference", "ld", "dld"):
+        save_stand_in(place / "runs" / "demo" / method / "model", learnt)
+    soundfile.write(place / "a.flac", speak("low high low", 1), 16000)
+    for split in ("train", "dev", "test"):
+        write_audio_folder(place / "mine" / split, SPEAKERS)
+        write_corpus(place / "data" / "given" / f"{split}.cuts.jsonl.gz", sentences(4))
+    return place
+
+
+def save_stand_in(folder: Path, learnt: Path) -> None:
+    """A model of eight blocks, as the demo's are, that has learnt nothing."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(learnt)
+    save_model(folder, ConformerCTC(tiny_config(n_blocks=8), len(tokenizer.tokens)), tokenizer, {})
+
+
+def write_audio_folder(folder: Path, speakers: Sequence[str]) -> None:
+    """metadata.csv and, from 0001.flac on, four recordings of each speaker."""
+    folder.mkdir(parents=True)
+    rows = ["file_name,transcription,speaker_id"]
+    for i, text in enumerate(sentences(4 * len(speakers)), start=1):
+        soundfile.write(folder / f"{i:04d}.flac", speak(text, i), 16000)
+        rows.append(f"{i:04d}.flac,{text},{speakers[i % len(speakers)]}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+
+
+# ----------------------------------------------------------------------------------------- what a document tells
+
+
+def commands(text: str, scratch: Path) -> list[list[str]]:
+    """The commands of a bash block, as bash itself understands them: without a PATH it finds none, and says so."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("this machine has no bash")
+    scratch.mkdir(exist_ok=True)
+    record = scratch / "record"
+    record.unlink(missing_ok=True)
+    remember = """
+        command_not_found_handle() { printf '%s\\x1f' "$@" >> "$RECORD"; printf '\\x1e' >> "$RECORD"; }
+        source() { command_not_found_handle source "$@"; }
+        cd() { command_not_found_handle cd "$@"; }
+        set -eu
+    """
+    text = text.replace(" > ", " '>' ")  # nothing is written yet
+    environment = {"RECORD": str(record), "PATH": "/nowhere"}
+    subprocess.run([bash, "-c", remember + text], check=True, cwd=scratch, env=environment, stdout=subprocess.DEVNULL)
+    lines = record.read_text(encoding="utf-8").split("\x1e")[:-1] if record.exists() else []
+    return [line.split("\x1f")[:-1] for line in lines]
+
+
+def follow(arguments: list[str]) -> None:
+    """Run or check one command."""
+    program, *rest = [PLACEHOLDERS.get(argument, argument) for argument in arguments]
+    if program == "layerdial":
+        run_layerdial(rest)
+    elif program == "make":
+        assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in rest)
+    elif program == "pip":
+        check_pip(rest)
+    elif program in ("accelerate", "torchrun"):
+        check_options(rest[rest.index("layerdial.cli") + 1 :])
+    elif program == "python" and rest[0].endswith(".py"):
+        script = (ROOT / rest[0]).read_text()
+        assert all(option in script for option in rest[1:] if option.startswith("--"))
+    elif program == "cat":
+        *files, arrow, target = rest
+        assert arrow == ">" and all(Path(file).is_file() for file in files)
+        Path(target).write_bytes(b"".join(Path(file).read_bytes() for file in files))
+    elif program == "source":
+        assert rest == [".venv/bin/activate"]
+    else:
+        pytest.fail(f"cannot run or check {arguments}; teach tests/test_docs.py how")
+
+
+def check_pip(arguments: list[str]) -> None:
+    """What is installed is this package with extras that it has, or torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert arguments[0] == "install", arguments
+    for requirement in arguments[1:]:
+        if match := re.fullmatch(r"(?:layerdial|\.)(?:\[(.+)\])?", requirement):
+            assert set((match[1] or "train").split(",")) <= set(project["optional-dependencies"]), requirement
+        else:
+            assert requirement.startswith(("-", "torch", "https://")), requirement
+
+
+def check_options(arguments: list[str]) -> None:
+    """The command exists and takes these arguments."""
+    if arguments[-1] in ("…", "..."):
+        arguments = [*arguments[:-1], *(["x.yaml"] if arguments[0] == "train" else [])]
+    found: Any = typer.main.get_command(app)
+    context = found.make_context("layerdial", list(arguments))
+    while hasattr(found, "resolve_command"):
+        name, found, arguments = found.resolve_command(context, arguments)
+        assert found is not None, name
+    found.make_context(name, list(arguments))
+
+
+def run_layerdial(arguments: list[str]) -> None:
+    check_options(arguments)
+    match arguments:
+        case ["prepare", "librispeech" | "tedlium" | "demo" as corpus, *rest]:
+            for split in SPLITS[corpus]:
+                write_corpus(Path(rest[-1]) / f"{split}.cuts.jsonl.gz", sentences(4))
+            return
+        case ["demo", *_]:
+            return
+        case ["prepare", "folder", source, *rest]:
+            if not Path(source).exists():
+                assert source.startswith("SOURCE"), f"nothing makes {source}"
+                make_source(Path(source), rest)
+        case ["train", recipe, *rest]:
+            arguments = ["train", recipe, *rest, *shrunk(Path(recipe), rest)]
+        case ["sweep", *_] if "--depths" not in arguments:
+            arguments = [*arguments, "--depths", "1,2"]
+    ended = command(*on_this_machine(arguments))
+    assert ended.code == 0, f"layerdial {' '.join(arguments)}\n{ended.err}"
+
+
+def make_source(folder: Path, options: list[str]) -> None:
+    """An audio folder as the rest of the command wants it: one table with the speakers to hold out, or three."""
+    held_out = [option.split("=")[1].split(",") for option in options if re.fullmatch(r"[\w-]+=[\w,-]+", option)]
+    if held_out:
+        write_audio_folder(folder, [*chain(*held_out), *SPEAKERS])
+    for split in () if held_out else ("train", "dev", "test"):
+        write_audio_folder(folder / split, SPEAKERS)
+
+
+def shrunk(recipe: Path, options: list[str]) -> list[str]:
+    """Two steps of a narrow network of as many blocks, with a vocabulary that a few sentences suffice for."""
+    told = yaml.safe_load(recipe.read_text())
+    settings = [option for option in options if "=" in option]
+    changes = ["train.steps=2", "train.eval_every=2", "train.accumulate=1", "train.precision=fp32"]
+    changes += ["data.workers=0", "data.batch_seconds=6"]
+    if "model" in told:
+        narrow = {"width": 16, "heads": 2, "ffn_width": 16, "kernel": 5}
+        assert set(narrow) < set(SIZES["xs"])
+        changes += [f"model.{name}={value}" for name, value in narrow.items()]
+    kinds = [told.get("tokenizer", {}), *(yaml.safe_load(s.split("=", 1)[1]) for s in settings if "tokenizer=" in s)]
+    if "kind" in kinds[-1] and not any(s.startswith("tokenizer.path=") for s in settings):
+        changes.append("tokenizer={kind: word}")
+    return [part for change in changes for part in ("--set", change)]
+
+
+def on_this_machine(arguments: list[str]) -> list[str]:
+    """The same on the CPU, without worker processes, and with the files that a pattern stands for."""
+    changed: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if before in ("--device", "--workers"):
+            changed.append({"--device": "cpu", "--workers": "0"}[before])
+        elif "*" in argument:
+            changed += sorted(map(str, Path().glob(argument)))
+        else:
+            changed.append(argument)
+    if changed[0] in ("search", "sweep") and "--workers" not in changed:
+        changed += ["--workers", "0"]
+    return changed
+
+
+# -------------------------------------------------------------------------------------------------------- facts
+
+
+@each_document
+def test_code_blocks_run(document: Path, workshop: Path, tmp_path: Path) -> None:
+    for block in blocks(document):
+        where = f"{document.relative_to(ROOT)}:{block.line}"
+        print(where)
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.text, str(document), "exec")
+            ended = in_child(lambda code=code: exec(code, {"__name__": "__main__"}))
+            assert ended.code == 0, f"{where}\n{ended.err}"
+        elif block.language in ("bash", "sh"):
+            for arguments in commands(block.text, tmp_path / "scratch"):
+                follow(arguments)
+        elif block.language == "yaml":
+            yaml.safe_load(block.text)
+        elif block.language == "json":
+            json.loads(block.text)
+        else:
+            assert block.language == "text", f"{where}: a block of {block.language or 'no'} language; call it text?"
+
+
+@each_document
+def test_links_and_pictures_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)", text)]
+    missing = [t for t in targets if t and "://" not in t and not (document.parent / t).exists()]
+    assert not missing
+
+
+@each_document
+def test_recipes_that_are_named_exist(document: Path) -> None:
+    named = re.findall(r"recipes/[\w./-]*\w", document.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
+def test_the_commands_at_the_top_of_a_recipe_are_commands(recipe: Path, tmp_path: Path) -> None:
+    comments = [line[1:].strip() for line in recipe.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    text = "\n".join(comments).replace("\\\n", " ")
+    told = [line for line in text.splitlines() if line.startswith("layerdial ")]
+    assert told
+    for line in told:
+        [(_, *arguments)] = commands(line, tmp_path)
+        check_options(arguments)
+        if arguments[0] == "train":
+            assert (ROOT / arguments[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("curl x", "cannot run or check"),
+        ("layerdial fly", "No such command"),
+        ("layerdial sweep m c --fast", "No such option"),
+        ("layerdial search runs/no/model data/given/dev.cuts.jsonl.gz", "is not a model folder"),
+        ("layerdial prepare folder yours data/yours", "nothing makes yours"),
+        ("accelerate launch -m layerdial.cli fly", "No such command"),
+        ("make tea", "assert"),
+        ("pip install layerdial[tea]", "assert"),
+        ("cat no.txt > yes.txt", "assert"),
+    ],
+)
+def test_what_can_be_neither_run_nor_checked_fails(workshop: Path, tmp_path: Path, line: str, problem: str) -> None:
+    [arguments] = commands(line, tmp_path / "scratch")
+    with pytest.raises(BaseException, match=problem):  # pytest's, click's or assert's
+        follow(arguments)
+
+
+def test_bash_reads_the_blocks(tmp_path: Path) -> None:
+    text = "A=1 layerdial x 'y z' \\\n  --b  # note\nfor i in 1 2; do make t$i; done\ncat {p,q}.gz > r"
+    assert commands(text, tmp_path) == [
+        *(["layerdial", "x", "y z", "--b"], ["make", "t1"], ["make", "t2"], ["cat", "p.gz", "q.gz", ">", "r"]),
+    ]

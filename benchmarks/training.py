@@ -1,6 +1,6 @@
 """Training speed of a real run: audio-seconds per second at full and half depth, and where the time of a step goes.
 
-    python benchmarks/training.py [CUTS] [--size xs] [--batch-seconds 30] [--workers 1] [--steps 20]
+    python benchmarks/training.py [CUTS] [--size xs] [--batch-seconds 30] [--workers 1] [--threads 1] [--steps 20]
 
 Without CUTS it speaks twenty minutes of the demo corpus first. Full and half depth take turns, so that a busy machine
 slows both; what is reported are medians and their ratio. Three figures are aims of the project: half depth takes at
@@ -31,6 +31,7 @@ from layerdial.training.step import loss_terms, prepare_inputs
 
 def main() -> None:
     options = _options()
+    torch.set_num_threads(options.threads)
     cuts = options.cuts or _speak()
     tokenizer = build_tokenizer("char", (cut_text(cut) for cut in open_cuts(cuts)))
     network = ConformerCTC(ConformerConfig.model_validate({"size": options.size}), len(tokenizer.tokens)).train()
@@ -129,6 +130,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch-seconds", type=float, default=30.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

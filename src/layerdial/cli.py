@@ -38,8 +38,6 @@ WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read aud
 def main() -> NoReturn:
     """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
     _show_log()
-    # Threads that wait for each other by spinning slow a shared machine down threefold; must be set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

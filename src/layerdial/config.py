@@ -147,11 +147,16 @@ class OptimConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """Length, precision, evaluation and checkpoints of a run. A step is one update of the weights."""
+    """Length, precision, evaluation and checkpoints of a run. A step is one update of the weights.
+
+    `threads` is for CPUs (default: torch's, all cores). Small networks gain little from a second thread, and on a
+    machine that does something else as well they lose much.
+    """
 
     steps: int = Field(ge=1)
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    threads: int | None = Field(default=None, ge=1)
     accumulate: int = Field(default=1, ge=1)
     log_every: int = Field(default=20, ge=1)
     eval_every: int = Field(default=500, ge=1)

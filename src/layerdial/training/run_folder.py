@@ -43,7 +43,10 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run already; add --resume to go on, or --set out=ELSEWHERE")
         before, now = read_json(meta_file)["recipe"], recipe.model_dump(mode="json")
         # how a run is logged and fed may change, what it computes may not
-        free = {("train", key) for key in ("log_every", "average_best")} | {("data", "workers"), ("data", "cache_mb")}
+        free = {("train", key) for key in ("log_every", "average_best", "threads")} | {
+            ("data", "workers"),
+            ("data", "cache_mb"),
+        }
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
                 old = before.get(key) if part is None else (before.get(key) or {}).get(part)

@@ -23,6 +23,8 @@ _LONGEST_EVALUATION = timedelta(hours=4)
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Device, precision and the processes of a distributed run, as `torchrun` or `accelerate launch` set them up."""
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
     precision = recipe.train.precision
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision fp16 needs a GPU and none was found; use fp32 or bf16")

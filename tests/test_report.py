@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from layerdial.errors import UserError
-from layerdial.report import append_row, compare, compare_table, draw_sweep, read_rows, sweep_table
+from layerdial.report import append_row, compare, compare_table, draw_sweep, latest_rows, read_rows, sweep_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -169,3 +169,11 @@ def test_comparison_refuses_other_utterances_and_unknown_methods(tmp_path: Path)
         compare(rows, "ld", tmp_path)
     with pytest.raises(UserError, match="no row has the method 'static'; methods found: dld, ld"):
         compare(rows, "static", tmp_path)
+
+
+def test_a_model_trained_again_replaces_all_its_rows_even_where_its_ladder_took_other_blocks() -> None:
+    line = {"method": "dld", "select": "ladder", "cuts": "test"}
+    before = [line | {"fingerprint": "old", "subset": subset} for subset in ("10", "11")]
+    after = [line | {"fingerprint": "new", "subset": subset} for subset in ("01", "11")]
+    other = {"method": "ld", "select": "ladder", "cuts": "test", "fingerprint": "old", "subset": "10"}
+    assert latest_rows([*before, other, *after]) == [other, *after]

@@ -17,7 +17,7 @@ from layerdial.config import OptimConfig
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.report import read_rows
-from layerdial.training import checkpoints, loop
+from layerdial.training import checkpoints, loop, scoring
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
 from tiny import RANDOM, equal, in_child, losses, tiny_network, tiny_recipe, weights
@@ -118,14 +118,18 @@ def test_a_run_is_not_overwritten_nor_resumed_with_another_recipe(uninterrupted:
             train(tiny_recipe(uninterrupted, corpus.train, corpus.dev, *RANDOM, change), resume=True)
 
 
-def test_the_model_is_the_mean_of_the_best_checkpoints(corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("score", "n_averaged"), [(0.0, 2), (9.9, 1)])
+def test_the_model_is_the_mean_of_the_best_checkpoints_unless_the_best_alone_does_better_on_dev(
+    corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, n_averaged: int
+) -> None:
+    monkeypatch.setattr(scoring, "dev_scores", lambda *parts: ({"dev_wer_at_3": score}, score))  # of the average
     changes = ("train.steps=6", "train.eval_every=2", "train.average_best=2")
     run = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes)).parent
-    meta = json.loads((run / "model" / "meta.json").read_text())
-    assert len(meta["averaged_steps"]) == 2
-    kept = [load_file(run / "checkpoints" / f"step-{s:08d}" / "model.safetensors") for s in meta["averaged_steps"]]
+    averaged = json.loads((run / "model" / "meta.json").read_text())["averaged_steps"]
+    assert len(averaged) == n_averaged
+    kept = [load_file(run / "checkpoints" / f"step-{s:08d}" / "model.safetensors") for s in averaged]
     for name, tensor in weights(run).items():
-        torch.testing.assert_close(tensor, (kept[0][name] + kept[1][name]) / 2)
+        torch.testing.assert_close(tensor, sum(checkpoint[name] for checkpoint in kept) / n_averaged)
     assert len(list((run / "checkpoints").iterdir())) <= 3
 
 
@@ -133,3 +137,12 @@ def test_more_checkpoints_can_be_asked_for_than_were_kept(corpus, tmp_path: Path
     changes = ("train.steps=6", "train.eval_every=2")
     train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes))
     train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "train.average_best=3"), resume=True)
+
+
+def test_resuming_a_finished_run_keeps_its_ladder(corpus, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "train.steps=2", "train.eval_every=2")
+    model = train(recipe)
+    (model / "ladder.json").write_text("{}")
+    before = weights(model.parent)
+    assert train(recipe, resume=True) == model
+    assert (model / "ladder.json").is_file() and equal(before, weights(model.parent))

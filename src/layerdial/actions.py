@@ -62,6 +62,7 @@ def sweep_model(
         "model": str(folder),
         "fingerprint": fingerprint(folder),
         "cuts": str(cuts),
+        "device": str(recognizer.device),
     }
     batches = batches or FeatureBatches(cuts, workers=workers)
     if out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -42,8 +43,11 @@ def main() -> NoReturn:
         app()
     except UserError as error:
         _fail(str(error))
-    except OSError as error:  # a full or read-only disk; whatever else can be foreseen is a UserError
-        if error.filename is None and error.errno is None:
+    except BrokenPipeError:  # `layerdial … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # whatever else can be foreseen is a UserError
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}; free the disk or choose another place")
     except KeyboardInterrupt:
@@ -117,7 +121,7 @@ def prepare_demo(
     from layerdial.progress import progress
 
     with progress("speak", None) as update:
-        _report_corpus(run(out, seed=seed, workers=workers, progress=lambda done, total: update(done)))
+        _report_corpus(run(out, seed=seed, workers=workers, progress=lambda done, total: update(done, total=total)))
 
 
 @prepare.command("speak")
@@ -134,7 +138,7 @@ def prepare_speak(
 
     with progress("speak", None) as update:
         report = speak_cuts(
-            cuts, out, copies=copies, seed=seed, workers=workers, progress=lambda done, total: update(done)
+            cuts, out, copies=copies, seed=seed, workers=workers, progress=lambda done, total: update(done, total=total)
         )
     _report_corpus(report)
 

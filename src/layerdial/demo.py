@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -35,7 +36,7 @@ def run_demo(out: Path) -> None:
     cuts = out / "cuts"
     _say("1/5  speech: connected digits and commands, read by synthetic voices")
     with progress("speak", None) as update:
-        prepare_demo(cuts, progress=lambda done, total: update(done))
+        prepare_demo(cuts, progress=lambda done, total: update(done, total=total))
     _say("2/5  training: a reference, then two students that start from it")
     if not _is_trained(out / "reference"):
         train(demo_recipe("reference", out), resume=True)
@@ -93,7 +94,8 @@ def _train_side_by_side(methods: Sequence[str], out: Path) -> None:
                 worker.terminate()
     for method, worker in workers.items():
         if worker.exitcode:
-            raise UserError(f"training {method} failed; the reason is at the end of {logs[method]}")
+            kind = UserError if worker.exitcode == 2 else RuntimeError
+            raise kind(f"training {method} failed; the reason is at the end of {logs[method]}")
         logs[method].unlink()
 
 
@@ -108,6 +110,9 @@ def _train_into_log(recipe: Recipe, log: Path) -> None:
         except UserError as error:
             print(f"layerdial: {error}", file=file)
             raise SystemExit(2) from None
+        except Exception:
+            traceback.print_exc(file=file)
+            raise SystemExit(1) from None
 
 
 def _steps_made(run: Path) -> int:

@@ -14,7 +14,10 @@ Update = Callable[..., None]
 
 @contextmanager
 def progress(description: str, total: int | None, done: int = 0) -> Iterator[Update]:
-    """Yield `update(done, note="")`; `note` is shown at the end of the line, for example the current loss."""
+    """Yield `update(done, note="", total=None)`.
+
+    `note` is shown at the end of the line, for example the current loss; `total` can be given later than at the start.
+    """
     if sys.stderr.isatty():
         with _bar(description, total, done) as update:
             yield update
@@ -46,8 +49,8 @@ def _bar(description: str, total: int | None, done: int) -> Iterator[Update]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
 
-        def update(done: int, note: str = "") -> None:
-            bar.update(task, completed=done)
+        def update(done: int, note: str = "", total: int | None = None) -> None:
+            bar.update(task, completed=done, total=total)
             if note:
                 bar.update(task, note=note)
 
@@ -56,10 +59,11 @@ def _bar(description: str, total: int | None, done: int) -> Iterator[Update]:
 
 def _lines(description: str, total: int | None, done: int) -> Update:
     start = last = time.monotonic()
-    first, finished = done, False
+    first, finished, known_total = done, False, total
 
-    def update(done: int, note: str = "") -> None:
-        nonlocal last, finished
+    def update(done: int, note: str = "", total: int | None = None) -> None:
+        nonlocal last, finished, known_total
+        known_total = total = total or known_total
         now = time.monotonic()
         ends = total is not None and done >= total and not finished
         if now - last < _SECONDS_BETWEEN_LINES and not ends:

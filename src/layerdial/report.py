@@ -85,8 +85,18 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def latest_rows(rows: Iterable[Row]) -> list[Row]:
-    """The last of the rows that agree in method, rule, subset and cuts: a model trained again replaces itself."""
-    return list({tuple(row.get(k) for k in ("method", "select", "subset", "cuts")): row for row in rows}.values())
+    """The last row of each subset, and only those of the newest weights: a model trained again replaces itself.
+
+    Newest is what was measured last of the same method, selection rule and cuts.
+    """
+    rows = list(rows)
+    newest = {_line_of(row): row.get("fingerprint") for row in rows}
+    current = [row for row in rows if row.get("fingerprint") == newest[_line_of(row)]]
+    return list({(*_line_of(row), row.get("subset")): row for row in current}.values())
+
+
+def _line_of(row: Row) -> tuple[Any, ...]:
+    return row.get("method"), row.get("select"), row.get("cuts")
 
 
 def _is_object(line: bytes) -> bool:

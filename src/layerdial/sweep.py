@@ -24,7 +24,7 @@ from layerdial.subset import BlockSubset, check_depth
 
 SELECTION_RULES = ("ladder", "prefix", "even", "random")
 # What a measurement belongs to. A row with the same of these is not measured again.
-_MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts")
+_MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ def sweep(
         if earlier is None:
             evaluation = evaluate(recognizer, batches, subset)
             made = labels | _measure(recognizer, evaluation, subset) | times[subset]
+            made["rejected"] = len(getattr(batches, "rejected", ()))
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)
         else:

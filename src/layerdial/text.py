@@ -18,7 +18,7 @@ _SPACE = "▁"  # SentencePiece's word boundary, also our character for a space
 
 
 def normalise(text: str) -> str:
-    """Lower case; letters a-z, digits, apostrophes inside words and single spaces stay, all else parts words.
+    """Lower case; letters a-z, digits, apostrophes and single spaces stay, all else parts words.
 
     >>> normalise("Author of the danger trail, Philip Steels, etc.")
     'author of the danger trail philip steels etc'

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -98,14 +98,12 @@ class FeatureBatches:
         cuts: Path,
         batch_seconds: float = 60.0,
         workers: int = 1,
-        on_rejected: Callable[[Rejected], None] | None = None,
     ) -> None:
         open_cuts(cuts)  # a manifest that is none is said now, not at the first evaluation
         self.cuts = cuts
         self.batch_seconds = batch_seconds
         self.workers = workers
         self.rejected: list[Rejected] = []
-        self._on_rejected = on_rejected
         self._cache: list[FeatureBatch] | None = None
 
     def __iter__(self) -> Iterator[FeatureBatch]:
@@ -123,8 +121,9 @@ class FeatureBatches:
                         kept = None
                 yield batch
         self._cache = kept
-        for problem in self.rejected if self._on_rejected else ():
-            self._on_rejected(problem)  # type: ignore[misc]
+        if self.rejected:
+            first = self.rejected[0]
+            _log.warning("%d cuts of %s are left out, the first: %s", len(self.rejected), self.cuts, first.reason)
 
     def _load(self) -> Iterator[tuple[FeatureBatch | None, list[Rejected]]]:
         from lhotse.dataset import SimpleCutSampler

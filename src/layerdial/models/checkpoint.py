@@ -24,7 +24,7 @@ FRAME_RATE = FRAMES_PER_SECOND / SUBSAMPLING
 
 
 def save_model(folder: Path, network: ConformerCTC, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
-    """Write a model folder in one step: a kill leaves the old folder or the new one."""
+    """Write a model folder in one step. A kill in that step leaves the old one, at worst under the name `.NAME.old`."""
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         save_tensors(temporary / "model.safetensors", network.state_dict())

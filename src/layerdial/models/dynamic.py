@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -34,15 +34,3 @@ class DynamicEncoder(nn.Module):
             elif self.skip == "norm":
                 x_BTD = block.skipped(x_BTD)  # type: ignore[operator]
         return x_BTD
-
-
-class DynamicNetwork(Protocol):
-    """What training, search, sweep and export ask of a network, whatever its family."""
-
-    encoder: DynamicEncoder
-
-    @property
-    def n_blocks(self) -> int: ...
-    def __call__(self, inputs: Tensor, lengths_B: Tensor, subset: BlockSubset) -> tuple[Tensor, Tensor]:
-        """Inputs and their lengths -> log-probabilities (B, T', V) and their lengths (B,)."""
-        ...

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerdial.data.batching import Position
 from layerdial.files import read_json, replacing, write_json
-from layerdial.models.checkpoint import load_tensors, load_weights, save_tensors
+from layerdial.models.checkpoint import load_tensors, save_tensors
 
 
 @dataclass
@@ -87,11 +87,6 @@ def average_weights(folder: Path, steps: list[int], network: nn.Module) -> None:
         for name, tensor in load_tensors(folder / _name(step) / "model.safetensors").items():
             total[name] = total.get(name, torch.zeros_like(tensor)) + tensor / len(steps)
     network.load_state_dict(total)
-
-
-def load_step(folder: Path, step: int, network: nn.Module) -> None:
-    """Give `network` the weights of one checkpoint."""
-    load_weights(network, folder / _name(step) / "model.safetensors")
 
 
 def _flatten(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -59,6 +59,8 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     """
     run = _prepare(recipe, resume)
     steps = recipe.train.steps
+    if run.progress.step == steps and run.folder.is_finished(recipe):
+        return run.folder.model  # and its ladder stays
     shown = progress(f"train {recipe.out.name}", steps, run.progress.step)
     with shown if run.accelerator.is_main_process else nullcontext(_show_nothing) as update:
         if run.progress.step < steps:
@@ -105,7 +107,7 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     if state.scaler and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
     policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed)
-    dev = FeatureBatches(recipe.data.dev, workers=recipe.data.workers, on_rejected=None)
+    dev = FeatureBatches(recipe.data.dev, workers=recipe.data.workers)
     return _Run(
         recipe, accelerator, folder, tokenizer, reference, network, student, optimizer, policy, dev, state, Window()
     )
@@ -215,11 +217,13 @@ def _stop_if_not_finite(run: _Run) -> None:
     passes, bad = len(run.window), run.window.not_finite()
     if run.accelerator.num_processes > 1:
         passes, bad = passes * run.accelerator.num_processes, gather_object(bad)
+    if not bad and run.accelerator.scaler is None:
+        bad = run.window.gradient_not_finite()  # the exchanged gradient: the same answer on every rank
     # fp16 overflows now and then by design: its scaler skips the update and lowers the scale
     if bad and (run.accelerator.scaler is None or len(bad) == passes):
         raise UserError(
-            f"the loss is not finite at step {bad[0].step} (batch: {', '.join(bad[0].ids[:20])}); weights up to step "
-            f"{bad[0].step} are in {run.folder.checkpoints}. Look at these utterances, or lower optim.lr"
+            f"the loss is not finite at step {bad[0].step} (batch: {', '.join(bad[0].ids[:20])}); earlier "
+            f"checkpoints are in {run.folder.checkpoints}. Look at these utterances, or lower optim.lr"
         )
 
 

@@ -87,6 +87,11 @@ class RunFolder:
             if name != "step" and isinstance(value, int | float):
                 self._board.add_scalar(name, value, row["step"])
 
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether the final model is there, made as `recipe` says."""
+        meta = self.model / "meta.json"
+        return meta.is_file() and read_json(meta)["recipe"]["train"] == recipe.model_dump(mode="json")["train"]
+
     def close(self) -> None:
         if self._board is not None:
             self._board.close()

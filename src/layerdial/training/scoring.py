@@ -40,10 +40,18 @@ def write_final_model(
     recipe: Recipe,
     progress: checkpoints.Progress,
 ) -> None:
-    """Average the best checkpoints into `network`, measure it on dev, and write the run's model folder."""
+    """Put the average of the best checkpoints into `network`, measure it on dev, and write the run's model folder.
+
+    Where the average does worse on dev than the best checkpoint alone, as it does when the run was still learning fast
+    between them, the best checkpoint is taken.
+    """
     steps = checkpoints.best_steps(progress, recipe.train.average_best)
     checkpoints.average_weights(folder.checkpoints, steps, network)
-    row, _ = dev_scores(network, tokenizer, dev, recipe)
+    row, score = dev_scores(network, tokenizer, dev, recipe)
+    if len(steps) > 1 and score > progress.scores[steps[0]]:
+        steps = steps[:1]
+        checkpoints.average_weights(folder.checkpoints, steps, network)
+        row, _ = dev_scores(network, tokenizer, dev, recipe)
     meta = {
         "run": str(folder.path),
         "averaged_steps": sorted(steps),

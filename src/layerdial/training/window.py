@@ -42,6 +42,10 @@ class Window:
         bad = (~torch.stack(self._losses).isfinite()).any(dim=1)
         return [batch for batch, is_bad in zip(self._batches, bad.tolist(), strict=True) if is_bad]
 
+    def gradient_not_finite(self) -> list[NotFinite]:
+        """The last pass, if the gradient that it was part of is not finite though its loss is. Waits for the device."""
+        return self._batches[-1:] if self.norm is not None and not bool(self.norm.isfinite()) else []
+
     def __len__(self) -> int:
         """How many forward passes there were."""
         return len(self._losses)

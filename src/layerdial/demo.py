@@ -51,7 +51,7 @@ def run_demo(out: Path) -> None:
     rows: list[dict[str, Any]] = []
     for method in METHODS:
         rows += sweep_model(
-            out / method / "model", test, None, "ladder", out, method, timing=Timing(budget_s=10), batches=batches
+            out / method / "model", test, None, "ladder", out, method, timing=Timing(budget_s=4), batches=batches
         )
     _redraw(rows, out)
     _say("5/5  the same clips at three depths")

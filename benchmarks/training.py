@@ -38,7 +38,7 @@ def main() -> None:
     tokenizer = build_tokenizer("char", (cut_text(cut) for cut in open_cuts(cuts)))
     network = ConformerCTC(ConformerConfig.model_validate({"size": options.size}), len(tokenizer.tokens)).train()
     data = DataConfig(train=cuts, dev=cuts, batch_seconds=options.batch_seconds, workers=options.workers)
-    batches = training_batches(data, tokenizer, seed=0, start=Position())
+    batches = training_batches(data, tokenizer, network.features, seed=0, start=Position())
     optimizer = make_optimizer(network, OptimConfig())
     n_blocks = network.n_blocks
     depths = {"full": BlockSubset.full(n_blocks), "half": BlockSubset.even(n_blocks, n_blocks // 2)}
@@ -67,10 +67,11 @@ def _step(
 ) -> tuple[float, float]:
     """One update: seconds in all, and seconds within the blocks, forward and backward."""
     in_blocks = _Stopwatch()
-    handles = [in_blocks.watch(block) for block in network.encoder.blocks]
+    handles = [in_blocks.watch(block) for block in network.blocks]
     began = time.perf_counter()
-    inputs_BTF, lengths_B = prepare_inputs(batch, torch.device("cpu"), SpecAugmentConfig())
-    terms = loss_terms(network, batch, inputs_BTF, lengths_B, subset, None, ObjectiveConfig())
+    inputs = prepare_inputs(batch, torch.device("cpu"), SpecAugmentConfig())
+    frames_B = network.features.frames(batch.input_lengths_B)
+    terms = loss_terms(network, batch, inputs, frames_B, subset, None, ObjectiveConfig())
     terms.total.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()

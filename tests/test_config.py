@@ -78,7 +78,7 @@ def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.learning_rate=1"], r"unknown config key optim\.learning_rate; .*known keys: lr, schedule"),
+        (["optim.learning_rate=1"], r"unknown config key optim\.learning_rate; .*known keys: lr, head_lr, schedule"),
         (["optim.warmup_step=1"], r"unknown config key optim\.warmup_step; did you mean warmup_steps\?"),
         (["modle.size=s"], r"unknown config key modle; did you mean model\? known keys: recipe, out"),
         (["model.widht=8"], r"unknown config key model\.widht; did you mean width\?"),

@@ -23,7 +23,7 @@ from layerdial.models.recognizer import TorchRecognizer
 from layerdial.search import search_ladder
 from layerdial.text import build_tokenizer
 from layerdial.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows
-from tiny import sentences, speak, tiny_network
+from tiny import LOG_MEL, sentences, speak, tiny_network
 
 TEXT = "low high middle high low low"
 SECOND = 16000
@@ -148,7 +148,7 @@ def test_a_ladder_for_other_blocks_or_damaged_is_refused(learnt: Path, tmp_path:
 def test_the_ladder_is_never_worse_on_dev_than_prefix_selection(corpus, metric, seed: int) -> None:
     """With random weights, whose best subsets are anywhere."""
     model = TorchRecognizer(tiny_network(seed), build_tokenizer("word", ["low high middle a b c"]))
-    batches = FeatureBatches(corpus.dev, workers=0)
+    batches = FeatureBatches(corpus.dev, LOG_MEL, workers=0)
     ladder = search_ladder(model, batches, metric)
     for depth, rung in enumerate(ladder.rungs, 1):
         prefix = BlockSubset.prefix(4, depth)
@@ -162,8 +162,9 @@ def test_the_ladder_is_never_worse_on_dev_than_prefix_selection(corpus, metric, 
 
 def test_the_loss_of_a_batch_is_the_sum_of_its_utterances(recognizer: TorchRecognizer, corpus) -> None:
     subset = BlockSubset.from_key("101")
-    together = sum(recognizer.loss_and_text(batch, subset)[0] for batch in FeatureBatches(corpus.dev, workers=0))
-    alone = FeatureBatches(corpus.dev, batch_seconds=0.1, workers=0)
+    whole = FeatureBatches(corpus.dev, LOG_MEL, workers=0)
+    together = sum(recognizer.loss_and_text(batch, subset)[0] for batch in whole)
+    alone = FeatureBatches(corpus.dev, LOG_MEL, batch_seconds=0.1, workers=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lhotse says that each cut is longer than 0.1 s
         single = [recognizer.loss_and_text(batch, subset)[0] for batch in alone]

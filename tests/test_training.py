@@ -25,14 +25,26 @@ from layerdial.training.loop import train
 from layerdial.training.optim import learning_rate, make_optimizer
 from layerdial.training.reference import Reference
 from layerdial.training.step import skip_if_not_finite
-from tiny import HERTZ, RANDOM, equal, losses, noise, sentences, tiny_network, tiny_recipe, weights, write_corpus
+from tiny import (
+    HERTZ,
+    LOG_MEL,
+    RANDOM,
+    equal,
+    losses,
+    noise,
+    sentences,
+    tiny_network,
+    tiny_recipe,
+    weights,
+    write_corpus,
+)
 
 # ------------------------------------------------------------------------------------------------------ learning
 
 
 def test_a_tiny_overfit_reaches_wer_0_at_every_depth(learnt: Path, corpus, recognizer: TorchRecognizer) -> None:
     for cuts in (corpus.train, corpus.dev):
-        batches = FeatureBatches(cuts, workers=0)
+        batches = FeatureBatches(cuts, LOG_MEL, workers=0)
         for depth in (1, 2, 3):
             assert evaluate(recognizer, batches, BlockSubset.even(3, depth)).wer.rate == 0
     dev = json.loads((learnt.parent / "dev.json").read_text())

@@ -32,6 +32,7 @@ from layerdial.report import read_rows
 HERTZ = {"low": 300.0, "middle": 900.0, "high": 2700.0}
 WORD_SECONDS, GAP_SECONDS = 0.2, 0.12
 VOCABULARY = 7
+LOG_MEL = ConformerCTC.features
 
 # everything random that a step can have
 RANDOM = (

@@ -10,19 +10,24 @@ from typing import Any
 from layerdial.data.batching import FeatureBatches
 from layerdial.files import check_writable
 from layerdial.ladder import Ladder
+from layerdial.models.checkpoint import resolve_model
 from layerdial.models.recognizer import load_model
 from layerdial.progress import progress
 from layerdial.search import Metric, most_evaluations, search_ladder
 from layerdial.sweep import Timing, select_subsets, sweep
 
 
-def search_model(folder: Path, cuts: Path, metric: Metric = "loss", device: str = "cpu", workers: int = 1) -> Ladder:
+def search_model(
+    folder: Path, cuts: Path, metric: Metric = "loss", device: str = "cpu", workers: int = 1
+) -> tuple[Path, Ladder]:
     """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
 
-    An interrupted search goes on where it stopped.
+    Returns the model's folder (for a hub id, that in the hub's cache) and the ladder. An interrupted search goes on
+    where it stopped.
     """
+    folder = resolve_model(folder)
     recognizer = load_model(folder, device)
-    batches = FeatureBatches(cuts, workers=workers)
+    batches = FeatureBatches(cuts, recognizer.features, workers=workers)
     journal = folder / "search.jsonl"
     check_writable(folder)
     with progress(f"search {_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
@@ -37,7 +42,7 @@ def search_model(folder: Path, cuts: Path, metric: Metric = "loss", device: str 
         )
     ladder.save(folder / "ladder.json")
     journal.unlink(missing_ok=True)
-    return ladder
+    return folder, ladder
 
 
 def sweep_model(
@@ -54,20 +59,21 @@ def sweep_model(
     batches: FeatureBatches | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `layerdial.sweep`."""
+    folder, name = resolve_model(folder), folder
     recognizer = load_model(folder, device)
     subsets = select_subsets(select, depths, recognizer.n_blocks, recognizer.ladder, seed)
     labels = {
         "method": method,
         "select": select,
-        "model": str(folder),
+        "model": str(name),
         "fingerprint": fingerprint(folder),
         "cuts": str(cuts),
         "device": str(recognizer.device),
     }
-    batches = batches or FeatureBatches(cuts, workers=workers)
+    batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:
         check_writable(out)
-    with progress(f"sweep {method or _name(folder)}", len(subsets)) as update:
+    with progress(f"sweep {method or _name(name)}", len(subsets)) as update:
         return list(
             sweep(
                 recognizer,
@@ -76,7 +82,7 @@ def sweep_model(
                 out,
                 {k: v for k, v in labels.items() if v is not None},
                 timing=timing or Timing(),
-                title=f"{_name(folder)} on {cuts.name.split('.')[0]}" if method is None else "",
+                title=f"{_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
                 progress=update,
             )
         )
@@ -84,8 +90,12 @@ def sweep_model(
 
 def fingerprint(folder: Path) -> str:
     """A short hash of a model's weights: rows measured with other weights under the same path are not mixed up."""
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    parts = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    digests = []
+    for path in parts:  # more than one for some models of the hub
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
 
 
 def _name(folder: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional
 
@@ -26,7 +27,10 @@ prepare = typer.Typer(
 )
 app.add_typer(prepare, name="prepare")
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/demo/dld/model.")]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A model folder, such as runs/demo/dld/model; or a Hugging Face hub id."),
+]
 CutsArgument = Annotated[Path, typer.Argument(metavar="CUTS", help="A manifest, such as data/x/dev.cuts.jsonl.gz.")]
 SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus' folder.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Where the manifests go.")]
@@ -57,7 +61,8 @@ def main() -> NoReturn:
 
 
 def _show_log() -> None:
-    """What the package logs, such as that it resamples, on stderr."""
+    """What the package logs, such as that it resamples, on stderr; not what a library says of its own attention."""
+    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM in transformers
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("layerdial: %(message)s"))
     logging.getLogger("layerdial").addHandler(handler)
@@ -181,10 +186,10 @@ def search(
     """Find the best subset of each depth on dev data and store it as MODEL/ladder.json."""
     from layerdial.actions import search_model
 
-    ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
+    folder, ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
     for rung in ladder.rungs:
         print(f"depth {rung.depth:2}  {rung.subset}  WER {rung.wer:7.2%}  ({rung.errors} errors in {rung.words} words)")
-    print(f"ladder: {model / 'ladder.json'}")
+    print(f"ladder: {folder / 'ladder.json'}")
     print(f"next:   layerdial sweep {model} TEST_CUTS --out runs/sweep")
 
 
@@ -208,12 +213,13 @@ def sweep(
     from rich.console import Console
 
     from layerdial.actions import sweep_model
+    from layerdial.models.checkpoint import resolve_model
     from layerdial.report import compare_table, latest_rows, read_rows, sweep_table
 
     if against and not out:
         raise UserError("--against compares the methods in one folder; name it with --out")
 
-    rule = select or ("ladder" if (model / "ladder.json").is_file() else "even")
+    rule = select or ("ladder" if (resolve_model(model) / "ladder.json").is_file() else "even")
     rows = sweep_model(model, cuts, _parse_depths(depths), rule, out, method, device, workers, seed)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
@@ -250,6 +256,20 @@ def transcribe(
         print(json.dumps(row, ensure_ascii=False) if as_json else (f"{path}: " * (len(audio) > 1)) + result.text)
     if wrong:
         raise typer.Exit(2)
+
+
+@app.command()
+def prune(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the smaller model.")],
+    depth: Annotated[int, typer.Option(help="How many blocks it has: those that MODEL runs at that depth.")],
+) -> None:
+    """Write the blocks that run at one depth as a smaller ordinary model, which has no dial."""
+    from layerdial.models.prune import prune_model
+
+    subset = prune_model(model, out, depth)
+    print(f"model: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
+    print(f"next:  layerdial transcribe {out} AUDIO")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from layerdial.errors import UserError
 
@@ -68,6 +68,30 @@ class ConformerConfig(_Strict):
         return self
 
 
+class HuggingFaceConfig(_Strict):
+    """A Hugging Face CTC model: WavLM, wav2vec2, HuBERT or Parakeet.
+
+    `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
+    over a checkpoint, what has no weights, such as `hidden_dropout`. Its `layerdrop` and its own SpecAugment
+    (`mask_time_prob` and the like) are not used: blocks are dropped by `policy`, inputs masked by `spec_augment`.
+    `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
+    """
+
+    family: Literal["hf"]
+    config: dict[str, Any] = {}
+    freeze_front_end: bool = True
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in self.config:
+            if key == "layerdrop":
+                raise ValueError(f"config.{key} is not used; `policy` says how blocks are dropped")
+            if key.startswith("mask_") or key == "apply_spec_augment":
+                raise ValueError(f"config.{key} is not used; `spec_augment` says what is masked")
+        return self
+
+
 class TokenizerConfig(_Strict):
     """`kind` and `size` build one from the training text; `path` takes that of a model folder."""
 
@@ -101,9 +125,13 @@ class DataConfig(_Strict):
 
 
 class SpecAugmentConfig(_Strict):
-    """SpecAugment (Park et al., arXiv 1904.08779): masked mel bands and stretches of time, filled with the mean."""
+    """SpecAugment (Park et al., arXiv 1904.08779): masked mel bands and stretches of time, filled with the mean.
 
-    freq_masks: int = Field(default=2, ge=0)
+    Widths are in bins and in frames of 10 ms. `freq_masks` is 2 if left out, and 0 for networks that hear samples,
+    which have no bands.
+    """
+
+    freq_masks: int | None = Field(default=None, ge=0)
     freq_width: int = Field(default=27, ge=0)
     time_masks: int = Field(default=5, ge=0)
     time_width: int = Field(default=40, ge=0)
@@ -135,9 +163,13 @@ class ObjectiveConfig(_Strict):
 
 
 class OptimConfig(_Strict):
-    """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at `final_lr_share` of `lr`."""
+    """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at `final_lr_share` of `lr`.
+
+    `head_lr` is the peak for the last layer, `lr` if left out: a new head on a pre-trained encoder wants more.
+    """
 
     lr: float = Field(default=1e-3, gt=0)
+    head_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["noam", "cosine"] = "cosine"
     warmup_steps: int = Field(default=200, ge=1)
     final_lr_share: float = Field(default=0.01, ge=0, le=1)
@@ -165,12 +197,27 @@ class TrainConfig(_Strict):
     average_best: int = Field(default=1, ge=1)
 
 
+def _family(model: Any) -> str:
+    found = model.get("family", "conformer") if isinstance(model, dict) else getattr(model, "family", "conformer")
+    return str(found)
+
+
+_FAMILIES: dict[str, type[BaseModel]] = {"conformer": ConformerConfig, "hf": HuggingFaceConfig}
+ModelConfig = Annotated[
+    Annotated[ConformerConfig, Tag("conformer")] | Annotated[HuggingFaceConfig, Tag("hf")],
+    Discriminator(_family),
+]
+
+
 class Recipe(_Strict):
-    """A training run. `reference` is a model folder; `init` is "scratch", "reference" or a model folder."""
+    """A training run. `reference` is a model folder; `init` is "scratch", "reference" or a model folder.
+
+    Both folders can be Hugging Face CTC models, also by their hub id.
+    """
 
     recipe: Literal[1]
     out: Path
-    model: ConformerConfig | None = None
+    model: ModelConfig | None = None
     tokenizer: TokenizerConfig | None = None
     reference: Path | None = None
     init: str = "scratch"
@@ -189,7 +236,7 @@ class Recipe(_Strict):
             raise ValueError("init is 'reference' but there is no reference")
         if self.model is None and self.init == "scratch" and self.reference is None:
             raise ValueError("model is missing; for example model: {size: xs}")
-        if self.tokenizer is None and self.reference is None:
+        if self.tokenizer is None and self.reference is None and self.init == "scratch":
             raise ValueError("tokenizer is missing; for example tokenizer: {kind: bpe, size: 256}")
         return self
 
@@ -221,7 +268,7 @@ def parse(model: type[Model], data: Any, what: str) -> Model:
     except ValidationError as error:
         problem = error.errors()[0]
         location = [str(part) for part in problem["loc"]]
-        key = ".".join(location)
+        key = ".".join(part for part in location if part not in _FAMILIES)
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, location[:-1])
             close = difflib.get_close_matches(location[-1], known, n=1)
@@ -234,9 +281,12 @@ def parse(model: type[Model], data: Any, what: str) -> Model:
 
 def _known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     for part in location:
+        if part in _FAMILIES:
+            model = _FAMILIES[part]
+            continue
         annotation: Any = model.model_fields[part].annotation
         options = getattr(annotation, "__args__", (annotation,))
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
     return list(model.model_fields)
 
 

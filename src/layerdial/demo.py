@@ -29,6 +29,7 @@ def run_demo(out: Path) -> None:
     from layerdial.actions import search_model, sweep_model
     from layerdial.data.batching import FeatureBatches
     from layerdial.data.synth import prepare_demo
+    from layerdial.models.conformer_ctc import ConformerCTC
     from layerdial.sweep import Timing
     from layerdial.training.loop import train
 
@@ -47,7 +48,7 @@ def run_demo(out: Path) -> None:
             search_model(out / method / "model", cuts / "dev.cuts.jsonl.gz")
     _say("4/5  test: every depth of every method")
     test = cuts / "test.cuts.jsonl.gz"
-    batches = FeatureBatches(test)
+    batches = FeatureBatches(test, ConformerCTC.features)
     rows: list[dict[str, Any]] = []
     for method in METHODS:
         rows += sweep_model(

@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 
 from layerdial.metrics import ErrorCounts, score, total
 from layerdial.subset import BlockSubset
+from layerdial.text import normalise
 
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Utterances as features: `features_BTF` zero-padded log-mel, `lengths_B` their frames, `texts` what was said."""
+    """Utterances as a network hears them: `inputs` zero-padded, `lengths_B` without padding, `texts` what was said.
+
+    `inputs` is log-mel (B, T, F) or samples (B, S); `lengths_B` counts frames or samples.
+    """
 
     ids: tuple[str, ...]
-    features_BTF: NDArray[np.float32]
+    inputs: NDArray[np.float32]
     lengths_B: NDArray[np.int64]
     texts: tuple[str, ...]
     audio_seconds: float
@@ -28,12 +32,12 @@ class FeatureBatch:
 def collate_features(
     ids: Sequence[str], features: Sequence[NDArray[np.float32]], texts: Sequence[str], audio_seconds: float
 ) -> FeatureBatch:
-    """Pad features (T_b, F) with zeros to one array (B, T, F)."""
+    """Pad features (T_b, F) or samples (S_b,) with zeros to one array."""
     lengths_B = np.array([len(f) for f in features], dtype=np.int64)
-    padded_BTF = np.zeros((len(features), int(lengths_B.max()), features[0].shape[1]), dtype=np.float32)
-    for row, feature in zip(padded_BTF, features, strict=True):
+    padded = np.zeros((len(features), int(lengths_B.max()), *features[0].shape[1:]), dtype=np.float32)
+    for row, feature in zip(padded, features, strict=True):
         row[: len(feature)] = feature
-    return FeatureBatch(tuple(ids), padded_BTF, lengths_B, tuple(texts), audio_seconds)
+    return FeatureBatch(tuple(ids), padded, lengths_B, tuple(texts), audio_seconds)
 
 
 class Recognizes(Protocol):
@@ -71,14 +75,14 @@ class Evaluation:
 
 
 def evaluate(recognizer: Recognizes, batches: Iterable[FeatureBatch], subset: BlockSubset) -> Evaluation:
-    """Recognise every batch with `subset`."""
+    """Recognise every batch with `subset`. Both what was said and what was recognised are normalised alike."""
     ids: list[str] = []
     references: list[str] = []
     hypotheses: list[str] = []
     seconds = 0.0
     for batch in batches:
-        hypotheses += recognizer.recognize(batch, subset)
-        references += batch.texts
+        hypotheses += map(normalise, recognizer.recognize(batch, subset))
+        references += map(normalise, batch.texts)
         ids += batch.ids
         seconds += batch.audio_seconds
     return Evaluation(tuple(ids), tuple(references), tuple(hypotheses), seconds)

@@ -7,6 +7,9 @@ Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +17,49 @@ SAMPLE_RATE = 16000
 N_MELS = 80
 FRAMES_PER_SECOND = 100
 _SHIFT = SAMPLE_RATE // FRAMES_PER_SECOND
+Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
+
+
+class Features(Protocol):
+    """The part without weights between samples and blocks: what the network hears, and how many frames it makes of it.
+
+    Calling it turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
+    """
+
+    @property
+    def per_second(self) -> int:
+        """Positions of the input a second of audio: 100 log-mel frames, or 16,000 samples."""
+        ...
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples from the start of one of the network's output frames to the next."""
+        ...
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        """Output frames that the network makes of inputs of these lengths."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """`fbank`, and a front end whose convolutions round up, so that a frame never vanishes."""
+
+    subsampling: int
+    per_second: int = FRAMES_PER_SECOND
+
+    @property
+    def samples_per_frame(self) -> int:
+        return _SHIFT * self.subsampling
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        return fbank(samples)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        longer: Any = lengths
+        return (longer + self.subsampling - 1) // self.subsampling  # type: ignore[no-any-return]
 
 
 def num_frames(n_samples: int) -> int:

@@ -72,6 +72,12 @@ class Ladder:
         return ladder
 
     @classmethod
+    def beside(cls, folder: Path, n_blocks: int) -> Ladder | None:
+        """The ladder in a model folder, if `search` has made one."""
+        file = folder / "ladder.json"
+        return cls.load(file, n_blocks) if file.is_file() else None
+
+    @classmethod
     def _parse(cls, stored: dict[str, Any]) -> Ladder:
         rungs = tuple(
             Rung(
@@ -86,3 +92,9 @@ class Ladder:
         )
         named = str(stored["metric"]), str(stored["cuts"])
         return cls(int(stored["n_blocks"]), *named, int(stored["utterances"]), rungs)
+
+
+def choose_subset(ladder: Ladder | None, n_blocks: int, depth: int) -> BlockSubset:
+    """The blocks to run at `depth`: the ladder's choice, or evenly spaced without a ladder."""
+    check_depth(depth, n_blocks)
+    return ladder.subset(depth) if ladder else BlockSubset.even(n_blocks, depth)

@@ -20,6 +20,7 @@ from layerdial.ladder import Ladder, Rung
 from layerdial.metrics import score, total
 from layerdial.report import append_row, read_rows
 from layerdial.subset import BlockSubset
+from layerdial.text import normalise
 
 Metric = Literal["loss", "wer"]
 Rank = tuple[float, float]
@@ -152,7 +153,7 @@ def measure(recognizer: Scores, batches: Iterable[FeatureBatch], subset: BlockSu
     for batch in batches:
         batch_loss, texts = recognizer.loss_and_text(batch, subset)
         loss += batch_loss
-        pairs += zip(batch.texts, texts, strict=True)
+        pairs += zip(map(normalise, batch.texts), map(normalise, texts), strict=True)
     words = total(score(pairs))
     if not words.words:
         raise UserError(f"the ladder search needs cuts with words in them, found {len(pairs)} cuts and no word")

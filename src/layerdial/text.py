@@ -44,8 +44,6 @@ class Tokenizer(Protocol):
     """Text to token ids and back. Ids run from 1; 0 is the blank."""
 
     @property
-    def kind(self) -> TokenizerKind: ...
-    @property
     def tokens(self) -> list[str]:
         """All tokens in the order of their ids, the blank first."""
         ...

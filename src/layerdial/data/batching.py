@@ -25,8 +25,7 @@ from layerdial.config import DataConfig
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.errors import UserError
 from layerdial.evaluate import FeatureBatch, collate_features
-from layerdial.features import FRAMES_PER_SECOND, SAMPLE_RATE, fbank
-from layerdial.modules.subsampling import SUBSAMPLING
+from layerdial.features import SAMPLE_RATE, Features
 from layerdial.text import Tokenizer, ctc_frames_needed
 
 _log = logging.getLogger(__name__)
@@ -35,13 +34,15 @@ _CACHED_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances for a training step. Lengths stay on the CPU; `inputs_BTF` and `tokens_BU` travel to the device.
+    """Utterances for a training step. Lengths stay on the CPU; `inputs` and `tokens_BU` travel to the device.
+
+    `inputs` is what the network hears: log-mel (B, T, F) or samples (B, S), zero-padded.
 
     `epoch` and `position` say where in the data this batch came from; `rejected`, what was left out of it and why.
     """
 
     ids: tuple[str, ...]
-    inputs_BTF: Tensor
+    inputs: Tensor
     input_lengths_B: Tensor
     tokens_BU: Tensor
     token_lengths_B: Tensor
@@ -57,7 +58,7 @@ class Batch:
         """
         return replace(
             self,
-            inputs_BTF=self.inputs_BTF.pin_memory(),
+            inputs=self.inputs.pin_memory(),
             input_lengths_B=self.input_lengths_B.pin_memory(),
             tokens_BU=self.tokens_BU.pin_memory(),
         )
@@ -72,11 +73,17 @@ class Position:
 
 
 def training_batches(
-    config: DataConfig, tokenizer: Tokenizer, seed: int, start: Position, rank: int = 0, world_size: int = 1
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    features: Features,
+    seed: int,
+    start: Position,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Batches without end, epoch after epoch, from `start` on; one in which nothing is usable still comes (B = 0)."""
     loader = DataLoader(
-        _TrainingDataset(config, tokenizer, seed),
+        _TrainingDataset(config, tokenizer, features, seed),
         sampler=_EndlessBatches(config, seed, start, rank, world_size),
         batch_size=None,
         num_workers=config.workers,
@@ -96,11 +103,13 @@ class FeatureBatches:
     def __init__(
         self,
         cuts: Path,
+        features: Features,
         batch_seconds: float = 60.0,
         workers: int = 1,
     ) -> None:
         open_cuts(cuts)  # a manifest that is none is said now, not at the first evaluation
         self.cuts = cuts
+        self.features = features
         self.batch_seconds = batch_seconds
         self.workers = workers
         self.rejected: list[Rejected] = []
@@ -117,7 +126,7 @@ class FeatureBatches:
             if batch is not None:
                 if kept is not None:
                     kept.append(batch)
-                    if sum(b.features_BTF.nbytes for b in kept) > _CACHED_BYTES:
+                    if sum(b.inputs.nbytes for b in kept) > _CACHED_BYTES:
                         kept = None
                 yield batch
         self._cache = kept
@@ -129,7 +138,9 @@ class FeatureBatches:
         from lhotse.dataset import SimpleCutSampler
 
         sampler = SimpleCutSampler(open_cuts(self.cuts), max_duration=self.batch_seconds, shuffle=False)
-        loader = DataLoader(_EvaluationDataset(), sampler=sampler, batch_size=None, num_workers=self.workers)
+        loader = DataLoader(
+            _EvaluationDataset(self.features), sampler=sampler, batch_size=None, num_workers=self.workers
+        )
         return iter(loader)
 
 
@@ -188,9 +199,10 @@ class _EndlessBatches(Sampler[Any]):
 class _TrainingDataset(Dataset[Batch]):
     """Turns the cuts of one batch into tensors; runs in the workers."""
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, seed: int) -> None:
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, features: Features, seed: int) -> None:
         self._speeds = config.speeds
         self._tokenizer = tokenizer
+        self._features = features
         self._seed = seed
         self._cache: dict[tuple[str, float], NDArray[np.float32]] = {}
         self._cache_bytes = config.cache_mb * 1024 * 1024
@@ -204,19 +216,19 @@ class _TrainingDataset(Dataset[Batch]):
         seconds = 0.0
         for cut in cuts:
             try:
-                feature, label = self._features(cut, epoch), self._tokenizer.encode(cut_text(cut))
-                check_alignable(len(feature), label)
+                feature, label = self._input(cut, epoch), self._tokenizer.encode(cut_text(cut))
+                check_alignable(self._features.frames(len(feature)), label)
             except UserError as problem:
                 rejected.append(Rejected(cut.id, str(problem)))
                 continue
             ids.append(cut.id)
             features.append(feature)
             labels.append(label)
-            seconds += len(feature) / FRAMES_PER_SECOND
-        inputs_BTF, input_lengths_B = _pad(features)
+            seconds += len(feature) / self._features.per_second
+        inputs, input_lengths_B = _pad(features)
         return Batch(
             tuple(ids),
-            inputs_BTF,
+            inputs,
             input_lengths_B,
             torch.nn.utils.rnn.pad_sequence([torch.tensor(label) for label in labels], batch_first=True)
             if labels
@@ -228,13 +240,13 @@ class _TrainingDataset(Dataset[Batch]):
             tuple(rejected),
         )
 
-    def _features(self, cut: Any, epoch: int) -> NDArray[np.float32]:
-        """Features (T, F) of a cut at this epoch's speed; kept, as far as `data.cache_mb` goes, for later epochs."""
+    def _input(self, cut: Any, epoch: int) -> NDArray[np.float32]:
+        """What the network hears of a cut at this epoch's speed; kept for later epochs, as far as `cache_mb` goes."""
         speed = self._speed(epoch, cut.id)
         kept = self._cache.get((cut.id, speed))
         if kept is not None:
             return kept
-        feature = fbank(change_speed(load_samples(cut), speed))
+        feature = self._features(change_speed(load_samples(cut), speed))
         self._cache_bytes -= feature.nbytes
         if self._cache_bytes >= 0:
             self._cache[cut.id, speed] = feature
@@ -247,6 +259,9 @@ class _TrainingDataset(Dataset[Batch]):
 
 
 class _EvaluationDataset(Dataset[Any]):
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
     def __getitem__(self, cuts: Any) -> tuple[FeatureBatch | None, list[Rejected]]:
         usable: list[tuple[str, NDArray[np.float32], str]] = []
         rejected: list[Rejected] = []
@@ -257,7 +272,7 @@ class _EvaluationDataset(Dataset[Any]):
             except AudioProblem as problem:
                 rejected.append(Rejected(cut.id, str(problem)))
                 continue
-            usable.append((cut.id, fbank(samples), cut_text(cut)))
+            usable.append((cut.id, self._features(samples), cut_text(cut)))
             seconds += len(samples) / SAMPLE_RATE
         if not usable:
             return None, rejected
@@ -266,16 +281,16 @@ class _EvaluationDataset(Dataset[Any]):
 
 
 def check_alignable(n_frames: int, labels: list[int]) -> None:
-    """`UserError` when CTC cannot align `labels` with what is left of `n_frames` frames after subsampling."""
-    available, needed = -(-n_frames // SUBSAMPLING), ctc_frames_needed(labels)
+    """`UserError` when CTC cannot align `labels` with the `n_frames` frames that the network makes of the audio."""
+    needed = ctc_frames_needed(labels)
     if not labels:
         raise UserError("the text is empty")
-    if needed > available:
-        raise UserError(f"the text needs {needed} frames for CTC, the audio gives {available}; is the text right?")
+    if needed > n_frames:
+        raise UserError(f"the text needs {needed} frames for CTC, the audio gives {n_frames}; is the text right?")
 
 
 def _pad(features: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
     if not features:
         return torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.long)
     batch = collate_features([""] * len(features), features, [""] * len(features), 0.0)
-    return torch.from_numpy(batch.features_BTF), torch.from_numpy(batch.lengths_B)
+    return torch.from_numpy(batch.inputs), torch.from_numpy(batch.lengths_B)

@@ -1,4 +1,8 @@
-"""The model folder: config.json, model.safetensors, tokens.txt (and bpe.model), meta.json; later ladder.json."""
+"""The model folder: config.json, model.safetensors, the tokenizer's files, meta.json; later ladder.json.
+
+Ours holds `tokens.txt` (and `bpe.model`) beside them; that of a Hugging Face CTC model is what `save_pretrained`
+writes, so that plain `transformers` reads it too.
+"""
 
 from __future__ import annotations
 
@@ -6,90 +10,62 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from layerdial.config import ConformerConfig, parse
 from layerdial.errors import UserError
-from layerdial.features import FRAMES_PER_SECOND
 from layerdial.files import read_json, replacing, write_json
-from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.modules.subsampling import SUBSAMPLING
-from layerdial.text import Tokenizer, load_tokenizer
+from layerdial.models.conformer_ctc import load_conformer
+from layerdial.models.network import Network
+from layerdial.text import Tokenizer
 
-FORMAT = 1
-FRAME_RATE = FRAMES_PER_SECOND / SUBSAMPLING
+NO_TRANSFORMERS = "Hugging Face models need transformers: pip install 'layerdial[hf]'"
 
 
-def save_model(folder: Path, network: ConformerCTC, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
+def save_model(folder: Path, network: Network, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
     """Write a model folder in one step. A kill in that step leaves the old one, at worst under the name `.NAME.old`."""
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
-        save_tensors(temporary / "model.safetensors", network.state_dict())
+        network.save(temporary)
         tokenizer.save(temporary)
-        write_json(temporary / "config.json", describe_network(network))
         write_json(temporary / "meta.json", dict(meta))
 
 
-def describe_network(network: ConformerCTC) -> dict[str, Any]:
-    """What config.json holds."""
-    return {
-        "format": FORMAT,
-        "vocab_size": network.head.out_features,
-        "frame_rate": FRAME_RATE,
-        "model": network.config.model_dump(exclude_none=True),
-    }
+def load_network(model: Path) -> tuple[Network, Tokenizer]:
+    """The network (in `eval()`, on the CPU, in float32) and its tokenizer, from a folder or a hub id.
+
+    Raises `UserError` that names what is missing or does not fit.
+    """
+    folder = resolve_model(model)
+    if is_hugging_face(folder):
+        return hugging_face().load_hugging_face(folder)  # type: ignore[no-any-return]
+    return load_conformer(folder)
 
 
-def load_network(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
-    """The network (in `eval()`, on the CPU) and its tokenizer; `UserError` names what is missing or does not fit."""
+def is_hugging_face(folder: Path) -> bool:
+    """Whether config.json is one of transformers' and not ours; `UserError` without any."""
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json (a run keeps its model in RUN/model)")
-    stored = read_json(config_file)
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        found = stored.get("format") if isinstance(stored, dict) else None
-        raise UserError(f"{config_file} has format {found!r}; this layerdial reads format {FORMAT}")
-    missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
-    if missing:
-        raise UserError(f"{config_file} lacks {', '.join(missing)}; copy it again")
-    if stored["frame_rate"] != FRAME_RATE:
-        raise UserError(f"{folder} has {stored['frame_rate']} frames a second, this layerdial's networks {FRAME_RATE}")
-    tokenizer = load_tokenizer(folder)
-    if len(tokenizer.tokens) != stored["vocab_size"]:
-        raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {stored['vocab_size']}")
-    with torch.device("meta"):
-        network = ConformerCTC(parse(ConformerConfig, stored["model"], str(config_file)), stored["vocab_size"])
-    load_weights(network, folder / "model.safetensors")
-    return network.eval(), tokenizer
+    config = read_json(config_file)
+    return isinstance(config, dict) and "format" not in config and ("model_type" in config or "architectures" in config)
 
 
-def load_weights(network: torch.nn.Module, file: Path) -> None:
-    """Put the tensors of `file` into `network`, which must have exactly these names and shapes."""
-    tensors = load_tensors(file)
-    own = network.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
-    if wrong:
-        raise UserError(f"{file} does not fit the network of its config.json; the first that differs is {wrong[0]}")
-    network.load_state_dict(tensors, assign=True)
+def resolve_model(model: Path) -> Path:
+    """The folder of a model: itself, or where a Hugging Face hub id such as ORG/NAME is kept after a download."""
+    if model.exists() or not _may_be_hub_id(model):
+        return model
+    return hugging_face().download(str(model))  # type: ignore[no-any-return]
 
 
-def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors; a full or read-only disk raises `OSError` like any other file."""
+def _may_be_hub_id(model: Path) -> bool:
+    """NAME or ORG/NAME, unless ORG is a folder here: then NAME is a mistyped folder."""
+    return not model.is_absolute() and len(model.parts) == 2 and not Path(model.parts[0]).exists()
+
+
+def hugging_face() -> Any:
+    """The module for Hugging Face models, imported when there is one to load: transformers is an extra, and heavy."""
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-    except SafetensorError as error:
-        raise OSError(None, str(error), str(file)) from error
-
-
-def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read safetensors; `UserError` when the file is missing or damaged."""
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; a model folder holds config.json, model.safetensors and tokens.txt")
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-        return tensors
-    except SafetensorError as error:
-        raise UserError(f"{file} is not a readable safetensors file ({error}); copy it again") from None
+        from layerdial.models import hf_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name not in ("transformers", "huggingface_hub"):
+            raise
+        raise UserError(NO_TRANSFORMERS) from None
+    return hf_checkpoint

@@ -5,19 +5,33 @@ Shapes: B batch, T frames, F mel bins, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from layerdial.config import ConformerConfig
+from layerdial.config import ConformerConfig, parse
+from layerdial.errors import UserError
+from layerdial.features import SAMPLE_RATE, LogMel
+from layerdial.files import read_json, write_json
 from layerdial.models.dynamic import DynamicEncoder
+from layerdial.models.network import Network
+from layerdial.models.tensors import load_weights, save_tensors
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
-from layerdial.modules.subsampling import ConvSubsampling, UtteranceNorm, subsampled
+from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
 from layerdial.subset import BlockSubset
+from layerdial.text import Tokenizer, load_tokenizer
+
+FORMAT = 1
 
 
-class ConformerCTC(nn.Module):
+class ConformerCTC(Network):
     """A dynamic Conformer with a CTC head. Which blocks run is an argument of every call."""
+
+    features = LogMel(SUBSAMPLING)
 
     def __init__(self, config: ConformerConfig, vocab_size: int) -> None:
         super().__init__()
@@ -30,19 +44,56 @@ class ConformerCTC(nn.Module):
         self.apply(_initialise)
 
     @property
-    def n_blocks(self) -> int:
-        return len(self.encoder.blocks)
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.encoder.blocks)
 
     def forward(self, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset) -> tuple[Tensor, Tensor]:
         """Log-mel (B, T, F) -> log-probabilities (B, ceil(T/4), V) in float32, and their valid lengths (B,)."""
+        lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):
             normalised_BTF = self.normalise(inputs_BTF, lengths_B)
         x_BTD = self.front_end(normalised_BTF, lengths_B)
-        lengths_B = subsampled(lengths_B)
+        lengths_B = self.features.frames(lengths_B)
         head_width = self.config.width // self.config.heads
         context = FrameContext.make(lengths_B, x_BTD.shape[1], head_width, x_BTD.dtype)
         x_BTD = self.encoder(x_BTD, context, subset)
         return self.head(self.norm(x_BTD)).float().log_softmax(dim=-1), lengths_B
+
+    def save(self, folder: Path) -> None:
+        save_tensors(folder / "model.safetensors", self.state_dict())
+        write_json(folder / "config.json", describe_network(self))
+
+
+def describe_network(network: ConformerCTC) -> dict[str, Any]:
+    """What config.json holds."""
+    return {
+        "format": FORMAT,
+        "vocab_size": network.head.out_features,
+        "frame_rate": SAMPLE_RATE / network.features.samples_per_frame,
+        "model": network.config.model_dump(exclude_none=True),
+    }
+
+
+def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
+    """The network (in `eval()`, on the CPU) and its tokenizer; `UserError` names what is missing or does not fit."""
+    config_file = folder / "config.json"
+    stored = read_json(config_file)
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        found = stored.get("format") if isinstance(stored, dict) else None
+        raise UserError(f"{config_file} has format {found!r}; this layerdial reads format {FORMAT}")
+    missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
+    if missing:
+        raise UserError(f"{config_file} lacks {', '.join(missing)}; copy it again")
+    rate = SAMPLE_RATE / ConformerCTC.features.samples_per_frame
+    if stored["frame_rate"] != rate:
+        raise UserError(f"{folder} has {stored['frame_rate']} frames a second, this layerdial's Conformers {rate}")
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer.tokens) != stored["vocab_size"]:
+        raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {stored['vocab_size']}")
+    with torch.device("meta"):
+        network = ConformerCTC(parse(ConformerConfig, stored["model"], str(config_file)), stored["vocab_size"])
+    load_weights(network, folder / "model.safetensors")
+    return network.eval(), tokenizer
 
 
 def conformer_block(config: ConformerConfig) -> ConformerBlock:

@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from layerdial.features import FRAMES_PER_SECOND, N_MELS
+from layerdial.models.network import Network
 from layerdial.subset import BlockSubset
 
 
@@ -31,24 +30,23 @@ class Cost:
     macs_per_second: float
 
 
-def subset_cost(network: nn.Module, subset: BlockSubset, seconds: float = 10.0) -> Cost:
+def subset_cost(network: Network, subset: BlockSubset, seconds: float = 10.0) -> Cost:
     """Both counts, for audio of `seconds` (attention grows with length, so the length belongs to the number)."""
     return Cost(parameter_count(network, subset), macs_per_second(network, subset, seconds))
 
 
-def parameter_count(network: nn.Module, subset: BlockSubset) -> int:
+def parameter_count(network: Network, subset: BlockSubset) -> int:
     """Parameters of the front end, the kept blocks, what the skip rule leaves of the others, and the head.
 
     A parameter that several modules share counts once.
     """
-    blocks: Any = network.get_submodule("encoder.blocks")
-    skipped = {module for i, block in enumerate(blocks) if i not in subset for module in block.modules()}
+    skipped = {module for i, block in enumerate(network.blocks) if i not in subset for module in block.modules()}
     called = _called(network, skipped, subset)
     in_use = [module for module in network.modules() if module not in skipped or module in called]
     return sum(p.numel() for p in {p for module in in_use for p in module.parameters(recurse=False)})
 
 
-def _called(network: nn.Module, watched: set[nn.Module], subset: BlockSubset) -> set[nn.Module]:
+def _called(network: Network, watched: set[nn.Module], subset: BlockSubset) -> set[nn.Module]:
     """Which of the watched modules a forward pass calls."""
     called: set[nn.Module] = set()
     hooks = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in watched]
@@ -60,7 +58,7 @@ def _called(network: nn.Module, watched: set[nn.Module], subset: BlockSubset) ->
     return called
 
 
-def macs_per_second(network: nn.Module, subset: BlockSubset, seconds: float = 10.0) -> float:
+def macs_per_second(network: Network, subset: BlockSubset, seconds: float = 10.0) -> float:
     """Multiply-accumulates of one utterance of `seconds`, per second of audio, without feature extraction.
 
     Counts matrix products and convolutions (`torch.utils.flop_counter`, two operations a multiply-accumulate); norms,
@@ -73,24 +71,10 @@ def macs_per_second(network: nn.Module, subset: BlockSubset, seconds: float = 10
     return float(counter.get_total_flops()) / 2 / seconds
 
 
-def example_inputs(network: nn.Module, seconds: float) -> tuple[Tensor, Tensor]:
-    """Noise of `seconds` as the network takes it, and its length: one utterance, where the network is.
-
-    Log-mel (1, T, F) at 100 frames a second, unless the network has an `example_inputs(seconds)` of its own.
-    """
-    if hasattr(network, "example_inputs"):
-        return network.example_inputs(seconds)  # type: ignore[no-any-return, operator]
-    device = _device(network)
-    frames = round(seconds * FRAMES_PER_SECOND)
-    n_mels = getattr(getattr(network, "config", None), "n_mels", N_MELS)
-    noise_BTF = torch.randn(1, frames, n_mels, generator=torch.Generator().manual_seed(0))
-    return noise_BTF.to(device), torch.tensor([frames], device=device)
-
-
-def forward_pass(network: nn.Module, subset: BlockSubset, seconds: float = 10.0) -> Callable[[], None]:
+def forward_pass(network: Network, subset: BlockSubset, seconds: float = 10.0) -> Callable[[], None]:
     """A function that runs front end, kept blocks and head on one utterance and returns when the device is done."""
-    inputs, lengths_B = example_inputs(network, seconds)
-    device = _device(network)
+    inputs, lengths_B = network.example_inputs(seconds)
+    device = inputs.device
 
     def run() -> None:
         with _evaluating(network), torch.no_grad():
@@ -99,10 +83,6 @@ def forward_pass(network: nn.Module, subset: BlockSubset, seconds: float = 10.0)
             torch.cuda.synchronize(device)
 
     return run
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -26,11 +26,30 @@ class DynamicEncoder(nn.Module):
         self.skip = skip
 
     def forward(self, x_BTD: Tensor, context: FrameContext, subset: BlockSubset) -> Tensor:
-        if subset.n_blocks != len(self.blocks):
-            raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {len(self.blocks)}")
-        for i, block in enumerate(self.blocks):
-            if i in subset:
-                x_BTD = block(x_BTD, context)
-            elif self.skip == "norm":
-                x_BTD = block.skipped(x_BTD)  # type: ignore[operator]
-        return x_BTD
+        def skipped(block: nn.Module, x_BTD: Tensor) -> Tensor:
+            return block.skipped(x_BTD)  # type: ignore[operator, no-any-return]
+
+        return run_blocks(
+            list(self.blocks),
+            x_BTD,
+            subset,
+            lambda block, x_BTD: block(x_BTD, context),
+            skipped if self.skip == "norm" else None,
+        )
+
+
+Step = Callable[[nn.Module, Tensor], Tensor]
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module], x_BTD: Tensor, subset: BlockSubset, run: Step, skipped: Step | None = None
+) -> Tensor:
+    """`run(block, x)` for each kept block in turn; a skipped one is not touched, unless `skipped` says what is left."""
+    if subset.n_blocks != len(blocks):
+        raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {len(blocks)}")
+    for i, block in enumerate(blocks):
+        if i in subset:
+            x_BTD = run(block, x_BTD)
+        elif skipped is not None:
+            x_BTD = skipped(block, x_BTD)
+    return x_BTD

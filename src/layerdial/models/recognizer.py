@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch
-from layerdial.features import SAMPLE_RATE, fbank
-from layerdial.ladder import Ladder
-from layerdial.models.checkpoint import FRAME_RATE, load_network
-from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.evaluate import FeatureBatch, collate_features
+from layerdial.features import SAMPLE_RATE, Features
+from layerdial.ladder import Ladder, choose_subset
+from layerdial.models.checkpoint import load_network, resolve_model
+from layerdial.models.network import Network
 from layerdial.modules.losses import ctc_per_utterance
-from layerdial.subset import BlockSubset, check_depth
+from layerdial.subset import BlockSubset
 from layerdial.text import Tokenizer, greedy_ctc
 from layerdial.windows import windows
 
@@ -41,7 +41,7 @@ class TorchRecognizer:
     """Greedy CTC recognition with any subset of the network's blocks."""
 
     def __init__(
-        self, network: ConformerCTC, tokenizer: Tokenizer, ladder: Ladder | None = None, name: str = "model"
+        self, network: Network, tokenizer: Tokenizer, ladder: Ladder | None = None, name: str = "model"
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
@@ -53,6 +53,10 @@ class TorchRecognizer:
         return self.network.n_blocks
 
     @property
+    def features(self) -> Features:
+        return self.network.features
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
@@ -60,8 +64,7 @@ class TorchRecognizer:
         """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
         if depth is None:
             return BlockSubset.full(self.n_blocks)
-        check_depth(depth, self.n_blocks)
-        return self.ladder.subset(depth) if self.ladder else BlockSubset.even(self.n_blocks, depth)
+        return choose_subset(self.ladder, self.n_blocks, depth)
 
     def transcribe(
         self, audio: str | Path | NDArray[np.float32], depth: int | None = None, subset: BlockSubset | None = None
@@ -81,8 +84,9 @@ class TorchRecognizer:
         for window in windows(audio):
             ids = self._frame_ids(window.samples, subset)
             end = window.n_before + window.n_kept
-            last = len(ids) if end == len(window.samples) else _to_frames(end)
-            frame_ids += ids[_to_frames(window.n_before) : last]
+            # windows are cut at whole frames, so these divisions leave nothing over
+            last = len(ids) if end == len(window.samples) else end // self.features.samples_per_frame
+            frame_ids += ids[window.n_before // self.features.samples_per_frame : last]
             n_samples += window.n_kept
         seconds = max(n_samples, 1) / SAMPLE_RATE  # a lone sample at a higher rate resamples to none
         text = self.tokenizer.decode(greedy_ctc(frame_ids))
@@ -115,10 +119,8 @@ class TorchRecognizer:
     def _posteriors(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[Tensor, Tensor]:
         self.network.eval()
         with torch.inference_mode():
-            inputs_BTF = torch.from_numpy(batch.features_BTF).to(self.device)
-            posteriors: tuple[Tensor, Tensor] = self.network(
-                inputs_BTF, torch.from_numpy(batch.lengths_B).to(self.device), subset
-            )
+            inputs = torch.from_numpy(batch.inputs).to(self.device)
+            posteriors: tuple[Tensor, Tensor] = self.network(inputs, torch.from_numpy(batch.lengths_B), subset)
         return posteriors
 
     def _texts(self, logp_BTV: Tensor, lengths_B: Tensor) -> list[str]:
@@ -129,9 +131,7 @@ class TorchRecognizer:
         ]
 
     def _frame_ids(self, samples: NDArray[np.float32], subset: BlockSubset) -> list[int]:
-        features_TF = fbank(samples)
-        batch = FeatureBatch(("",), features_TF[None], np.array([len(features_TF)], dtype=np.int64), ("",), 0.0)
-        logp_BTV, _ = self._posteriors(batch, subset)
+        logp_BTV, _ = self._posteriors(collate_features([""], [self.features(samples)], [""], 0.0), subset)
         ids: list[int] = logp_BTV[0].argmax(dim=-1).tolist()
         return ids
 
@@ -139,14 +139,13 @@ class TorchRecognizer:
 def load_model(folder: str | Path, device: str = "cpu") -> TorchRecognizer:
     """Load a model folder (such as `runs/demo/dld/model`), with its ladder when `search` has made one.
 
-    Raises `UserError` when the folder is not a model, is damaged, or its ladder is for another number of blocks, and
-    when the device is not there.
+    A Hugging Face CTC folder or hub id will do as well. Raises `UserError` when the folder is not a model, is damaged,
+    or its ladder is for another number of blocks, and when the device is not there.
     """
-    folder = Path(folder)
+    folder = resolve_model(Path(folder))
     _check_device(device)
     network, tokenizer = load_network(folder)
-    ladder_file = folder / "ladder.json"
-    ladder = Ladder.load(ladder_file, network.n_blocks) if ladder_file.is_file() else None
+    ladder = Ladder.beside(folder, network.n_blocks)
     return TorchRecognizer(network.to(device), tokenizer, ladder, name=str(folder))
 
 
@@ -156,8 +155,3 @@ def _check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name} cannot be used: {reason}; choose cpu, or cuda where there is a GPU") from None
-
-
-def _to_frames(n_samples: int) -> int:
-    # windows are cut at whole seconds, so this division leaves nothing over
-    return n_samples * round(FRAME_RATE) // SAMPLE_RATE

@@ -56,7 +56,7 @@ def distillation(
     blank; "without_blank": compare the distributions over the labels alone, blank taken out and the rest
     renormalised, each frame weighted by the reference's probability of a label.
     """
-    valid_BT = frame_mask(lengths_B.to(student_BTV.device), student_BTV.shape[1])
+    valid_BT = frame_mask(lengths_B.to(student_BTV.device, non_blocking=True), student_BTV.shape[1])
     # whatever stands in padding, also inf or nan, must reach neither the sum nor a gradient
     reference_BTV, student_BTV = (t.masked_fill(~valid_BT.unsqueeze(2), 0.0) for t in (reference_BTV, student_BTV))
     weight_BT = valid_BT.float()

@@ -1,6 +1,6 @@
 """SpecAugment on the device, without a synchronisation.
 
-Shapes: B batch, T frames, F mel bins, M masks.
+Shapes: B batch, T frames, F mel bins, S samples, M masks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from layerdial.config import SpecAugmentConfig
+from layerdial.features import FRAMES_PER_SECOND, SAMPLE_RATE
 from layerdial.modules.subsampling import frame_mask
+
+FREQ_MASKS = 2
+
+
+def mask_samples(inputs_BS: Tensor, lengths_B: Tensor, config: SpecAugmentConfig) -> Tensor:
+    """The time masks of `spec_augment` for networks that hear samples: stretches of silence, at the mean."""
+    frame = SAMPLE_RATE // FRAMES_PER_SECOND
+    in_samples = config.model_copy(update={"freq_masks": 0, "time_width": config.time_width * frame})
+    return spec_augment(inputs_BS.unsqueeze(2), lengths_B, in_samples).squeeze(2)
 
 
 def spec_augment(inputs_BTF: Tensor, lengths_B: Tensor, config: SpecAugmentConfig) -> Tensor:
@@ -22,7 +32,8 @@ def spec_augment(inputs_BTF: Tensor, lengths_B: Tensor, config: SpecAugmentConfi
     lengths_B = lengths_B.cpu()
     bins_B = torch.full_like(lengths_B, n_mels)
     widest_B = torch.full_like(lengths_B, min(config.freq_width, n_mels))
-    freq_2BM = _stretches(config.freq_masks, widest_B, bins_B)
+    freq_masks = FREQ_MASKS if config.freq_masks is None else config.freq_masks
+    freq_2BM = _stretches(freq_masks, widest_B, bins_B)
     longest_B = (lengths_B * config.time_share).long().clamp(max=config.time_width)
     time_2BM = _stretches(config.time_masks, longest_B, lengths_B)
     # a few numbers travel, all in one copy; the masks are made where the inputs are

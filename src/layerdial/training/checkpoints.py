@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerdial.data.batching import Position
 from layerdial.files import read_json, replacing, write_json
-from layerdial.models.checkpoint import load_tensors, save_tensors
+from layerdial.models.tensors import load_tensors, save_tensors
 
 
 @dataclass

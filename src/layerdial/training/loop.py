@@ -18,7 +18,7 @@ from layerdial.config import Recipe
 from layerdial.data.batching import Batch, FeatureBatches, Position, training_batches
 from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
-from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.network import Network
 from layerdial.modules.losses import LossTerms
 from layerdial.progress import Update, progress
 from layerdial.subset import BlockSubset, check_depth
@@ -29,7 +29,7 @@ from layerdial.training.policies import Policy, make_policy
 from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
 from layerdial.training.scoring import dev_scores, write_final_model
-from layerdial.training.setup import make_accelerator, make_network, make_tokenizer
+from layerdial.training.setup import check_spec_augment, make_accelerator, make_student
 from layerdial.training.step import loss_terms, prepare_inputs, reference_posteriors, skip_if_not_finite
 from layerdial.training.window import Window
 
@@ -43,7 +43,7 @@ class _Run:
     folder: RunFolder
     tokenizer: Tokenizer
     reference: Reference | None
-    network: ConformerCTC
+    network: Network
     student: nn.Module
     optimizer: torch.optim.Optimizer
     policy: Policy
@@ -67,6 +67,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
             batches = training_batches(
                 recipe.data,
                 run.tokenizer,
+                run.network.features,
                 recipe.train.seed,
                 run.progress.position,
                 run.accelerator.process_index,
@@ -87,8 +88,8 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     for cuts in (recipe.data.train, recipe.data.dev):
         open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
-    tokenizer = make_tokenizer(recipe, reference)
-    network = make_network(recipe, tokenizer, reference)
+    network, tokenizer = make_student(recipe, reference)
+    check_spec_augment(recipe.spec_augment, network.features)
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)
     if recipe.objective.distil_weight == 0:
@@ -107,7 +108,7 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     if state.scaler and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
     policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed)
-    dev = FeatureBatches(recipe.data.dev, workers=recipe.data.workers)
+    dev = FeatureBatches(recipe.data.dev, network.features, workers=recipe.data.workers)
     return _Run(
         recipe, accelerator, folder, tokenizer, reference, network, student, optimizer, policy, dev, state, Window()
     )
@@ -124,12 +125,12 @@ def _update_weights(run: _Run, batches: Iterator[Batch]) -> None:
         state.position = Position(batch.epoch, batch.position + 1)
         state.audio_seconds += batch.audio_seconds * accelerator.num_processes
         run.window.audio_seconds += batch.audio_seconds * accelerator.num_processes
-    parameters = list(run.student.parameters())
+    parameters = [parameter for parameter in run.student.parameters() if parameter.requires_grad]
     run.window.norm = accelerator.clip_grad_norm_(parameters, recipe.optim.clip)
     if accelerator.scaler is None and run.window.norm is not None:  # fp16's scaler skips such updates itself
         skip_if_not_finite(_plain(run.optimizer), run.window.norm)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe.optim, state.step, recipe.train.steps)
+        group["lr"] = group["lr_scale"] * learning_rate(recipe.optim, state.step, recipe.train.steps)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     state.step += 1
@@ -141,22 +142,19 @@ def _accumulate(run: _Run, batch: Batch, subsets: tuple[BlockSubset, ...], last:
     A step's gradient is the plain mean over batches and GPUs of gradients per label: that of one big batch where all
     have as many labels (and, for the KL, as many frames), and close to it otherwise, since batches are as long.
     """
-    inputs_BTF, lengths_B = prepare_inputs(batch, run.accelerator.device, run.recipe.spec_augment)
+    inputs = prepare_inputs(batch, run.accelerator.device, run.recipe.spec_augment)
     with run.accelerator.autocast():
-        reference_BTV = reference_posteriors(run.reference, inputs_BTF, lengths_B)
+        reference_BTV = reference_posteriors(run.reference, inputs, batch.input_lengths_B)
     share = 1.0 / (len(subsets) * run.recipe.train.accumulate)
     for i, subset in enumerate(subsets):
-        terms = _backward(
-            run, batch, inputs_BTF, lengths_B, subset, reference_BTV, share, last and i == len(subsets) - 1
-        )
+        terms = _backward(run, batch, inputs, subset, reference_BTV, share, last and i == len(subsets) - 1)
         run.window.add(run.progress.step, batch.ids, subset.depth, terms)
 
 
 def _backward(
     run: _Run,
     batch: Batch,
-    inputs_BTF: torch.Tensor,
-    lengths_B: torch.Tensor,
+    inputs: torch.Tensor,
     subset: BlockSubset,
     reference_BTV: torch.Tensor | None,
     share: float,
@@ -164,7 +162,8 @@ def _backward(
 ) -> LossTerms:
     with nullcontext() if synchronise else run.accelerator.no_sync(run.student):
         with run.accelerator.autocast():
-            terms = loss_terms(run.student, batch, inputs_BTF, lengths_B, subset, reference_BTV, run.recipe.objective)
+            frames_B = run.network.features.frames(batch.input_lengths_B)
+            terms = loss_terms(run.student, batch, inputs, frames_B, subset, reference_BTV, run.recipe.objective)
         run.accelerator.backward(terms.total * share)
     return terms
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from layerdial.errors import UserError
-from layerdial.models.checkpoint import load_network
-from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.checkpoint import load_network, resolve_model
+from layerdial.models.network import Network
 from layerdial.subset import BlockSubset
 from layerdial.text import Tokenizer
 
@@ -17,19 +17,20 @@ from layerdial.text import Tokenizer
 class Reference:
     """All blocks, `eval()`, no gradient. Not an `nn.Module`: nothing wakes it by `train()`, no checkpoint holds it."""
 
-    def __init__(self, network: ConformerCTC, tokenizer: Tokenizer, folder: Path) -> None:
+    def __init__(self, network: Network, tokenizer: Tokenizer, folder: Path) -> None:
         self._network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.folder = folder
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Reference:
-        """The reference stored in a model folder."""
+        """The reference stored in a model folder, or of a hub id."""
+        folder = resolve_model(folder)
         network, tokenizer = load_network(folder)
         return cls(network.to(device), tokenizer, folder)
 
     @property
-    def network(self) -> ConformerCTC:
+    def network(self) -> Network:
         return self._network
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
@@ -45,8 +46,17 @@ class Reference:
                 "Without `tokenizer` the recipe takes the reference's"
             )
 
-    def posteriors(self, inputs_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+    def check_features(self, network: Network) -> None:
+        """`UserError` unless the student hears the same features and makes as many frames of them."""
+        own, other = self._network.features, network.features
+        if own != other:
+            raise UserError(
+                f"the reference {self.folder} hears {own}, the student {other}; frames can only be compared "
+                "between networks that hear alike"
+            )
+
+    def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
         """Log-probabilities (B, T', V) in float32."""
         with torch.no_grad():
-            logp_BTV: Tensor = self._network(inputs_BTF, lengths_B, BlockSubset.full(self._network.n_blocks))[0]
+            logp_BTV: Tensor = self._network(inputs, lengths_B, BlockSubset.full(self._network.n_blocks))[0]
         return logp_BTV

@@ -7,7 +7,7 @@ from layerdial.data.batching import FeatureBatches
 from layerdial.evaluate import evaluate
 from layerdial.files import write_json
 from layerdial.models.checkpoint import save_model
-from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.network import Network
 from layerdial.models.recognizer import TorchRecognizer
 from layerdial.subset import BlockSubset
 from layerdial.text import Tokenizer
@@ -16,7 +16,7 @@ from layerdial.training.run_folder import RunFolder
 
 
 def dev_scores(
-    network: ConformerCTC, tokenizer: Tokenizer, dev: FeatureBatches, recipe: Recipe
+    network: Network, tokenizer: Tokenizer, dev: FeatureBatches, recipe: Recipe
 ) -> tuple[dict[str, float], float]:
     """WER and CER on dev at each of `eval_depths` (default: full, and a quarter where blocks drop), and their mean."""
     n_blocks = network.n_blocks
@@ -34,7 +34,7 @@ def dev_scores(
 
 def write_final_model(
     folder: RunFolder,
-    network: ConformerCTC,
+    network: Network,
     tokenizer: Tokenizer,
     dev: FeatureBatches,
     recipe: Recipe,

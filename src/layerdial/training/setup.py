@@ -1,4 +1,4 @@
-"""What a run needs before its first step: processes and device, tokenizer, network; each checked against the others."""
+"""What a run needs before its first step: processes and device, network and tokenizer, checked against each other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from layerdial.config import Recipe
+from layerdial.config import ConformerConfig, HuggingFaceConfig, Recipe, SpecAugmentConfig
 from layerdial.errors import UserError
-from layerdial.features import N_MELS
-from layerdial.models.checkpoint import load_network
+from layerdial.features import N_MELS, SAMPLE_RATE, Features
+from layerdial.models.checkpoint import NO_TRANSFORMERS, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.network import Network
 from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
 
@@ -47,53 +48,139 @@ def _leaves_blocks_unused(recipe: Recipe) -> bool:
     return recipe.policy.name not in ("none", "sandwich")
 
 
-def make_tokenizer(recipe: Recipe, reference: Reference | None) -> Tokenizer:
-    """The recipe's tokenizer, else the reference's; `UserError` when both exist and differ."""
-    config = recipe.tokenizer
-    if config is None:
-        assert reference is not None  # the recipe's own check
-        return reference.tokenizer
-    if config.path is not None:
-        tokenizer = load_tokenizer(config.path)
-    else:
-        assert config.kind is not None
-        tokenizer = build_tokenizer(config.kind, _texts(recipe.data.train), config.size)
+def check_spec_augment(config: SpecAugmentConfig, features: Features) -> None:
+    """`UserError` for masks of mel bands that the recipe asks for where the network hears samples."""
+    if config.freq_masks and features.per_second == SAMPLE_RATE:
+        raise UserError(
+            "spec_augment.freq_masks is set, but this network hears samples, which have no bands; leave it out"
+        )
+
+
+def make_student(recipe: Recipe, reference: Reference | None) -> tuple[Network, Tokenizer]:
+    """The network as training begins, and its tokenizer, both checked against the reference's."""
+    start = _start(recipe, reference)
+    make = _hugging_face_student if _wants_hugging_face(recipe, start, reference) else _conformer_student
+    network, tokenizer = make(recipe, start, reference)
     if reference is not None:
         reference.check_vocabulary(tokenizer)
-    return tokenizer
+        reference.check_features(network)
+    return network, tokenizer
 
 
-def make_network(recipe: Recipe, tokenizer: Tokenizer, reference: Reference | None) -> ConformerCTC:
-    """A new network, or one that begins with the reference's weights or those of another model folder."""
-    if recipe.init != "scratch":
-        folder = reference.folder if recipe.init == "reference" and reference is not None else Path(recipe.init)
-        return _from_folder(folder, recipe, tokenizer)
-    config = recipe.model or (reference.network.config if reference else None)
-    assert config is not None  # the recipe's own check
+def _start(recipe: Recipe, reference: Reference | None) -> Path | None:
+    """The folder whose weights the student begins with; none from scratch."""
+    if recipe.init == "scratch":
+        return None
+    return (
+        reference.folder if recipe.init == "reference" and reference is not None else resolve_model(Path(recipe.init))
+    )
+
+
+def _wants_hugging_face(recipe: Recipe, start: Path | None, reference: Reference | None) -> bool:
+    """The folder to begin with decides, else the recipe's model, else the reference; `UserError` if they contradict."""
+    asked = isinstance(recipe.model, HuggingFaceConfig)
+    if start is None:
+        return asked or (recipe.model is None and reference is not None and is_hugging_face(reference.folder))
+    found = is_hugging_face(start)
+    if recipe.model is not None and asked != found:
+        holds = "a Hugging Face model" if found else "no Hugging Face model"
+        raise UserError(f"init: {start} holds {holds}, but model.family is {recipe.model.family!r}; leave `model` out")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- Conformer
+
+
+def _conformer_student(recipe: Recipe, start: Path | None, reference: Reference | None) -> tuple[Network, Tokenizer]:
+    tokenizer = _make_tokenizer(recipe, start, reference)
+    if start is not None:
+        return _conformer_from(start, recipe, tokenizer), tokenizer
+    config = recipe.model or getattr(reference.network if reference else None, "config", None)
+    if not isinstance(config, ConformerConfig):
+        raise UserError("model is missing; for example model: {size: xs}")
     if config.n_mels != N_MELS:
         raise UserError(f"model.n_mels is {config.n_mels}, the features have {N_MELS} bins; leave it out")
     torch.manual_seed(recipe.train.seed)
-    return ConformerCTC(config, len(tokenizer.tokens))
+    return ConformerCTC(config, len(tokenizer.tokens)), tokenizer
 
 
-def _from_folder(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> ConformerCTC:
+def _make_tokenizer(recipe: Recipe, start: Path | None, reference: Reference | None) -> Tokenizer:
+    """The recipe's tokenizer, else the reference's, else that of the folder to begin with."""
+    config = recipe.tokenizer
+    if config is None:
+        if reference is not None:
+            return reference.tokenizer
+        assert start is not None  # the recipe's own check
+        return load_tokenizer(start)
+    if config.path is not None:
+        return load_tokenizer(config.path)
+    assert config.kind is not None
+    return build_tokenizer(config.kind, _texts(recipe.data.train), config.size)
+
+
+def _conformer_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> ConformerCTC:
     network, its_tokenizer = load_network(folder)
+    assert isinstance(network, ConformerCTC)
     if its_tokenizer.tokens != tokenizer.tokens:
         raise UserError(
             f"init: {folder} has another vocabulary ({len(its_tokenizer.tokens)} tokens) than this run "
             f"({len(tokenizer.tokens)}); set tokenizer.path to that folder"
         )
-    if recipe.model is not None:
-        shape = ("n_mels", "n_blocks", "width", "heads", "ffn_width", "kernel", "conv_norm", "block_norm")
-        for name in shape:
-            asked, found = getattr(recipe.model, name), getattr(network.config, name)
-            if asked != found:
-                raise UserError(f"init: {folder} has {name} {found}, the recipe's model {asked}; leave `model` out")
-        # dropout and the skip rule have no weights: the recipe may change them
-        rebuilt = ConformerCTC(recipe.model, len(tokenizer.tokens))
-        rebuilt.load_state_dict(network.state_dict())
-        return rebuilt
-    return network
+    if not isinstance(recipe.model, ConformerConfig):
+        return network
+    shape = ("n_mels", "n_blocks", "width", "heads", "ffn_width", "kernel", "conv_norm", "block_norm")
+    for name in shape:
+        asked, found = getattr(recipe.model, name), getattr(network.config, name)
+        if asked != found:
+            raise UserError(f"init: {folder} has {name} {found}, the recipe's model {asked}; leave `model` out")
+    # dropout and the skip rule have no weights: the recipe may change them
+    rebuilt = ConformerCTC(recipe.model, len(tokenizer.tokens))
+    rebuilt.load_state_dict(network.state_dict())
+    return rebuilt
+
+
+# ---------------------------------------------------------------------------------------------------- Hugging Face
+
+
+def _hugging_face_student(recipe: Recipe, start: Path | None, reference: Reference | None) -> tuple[Network, Tokenizer]:
+    """A checkpoint with its own head and tokenizer, its encoder under a new head, or a network from scratch."""
+    try:
+        from layerdial.models import hf_checkpoint
+    except ModuleNotFoundError:
+        raise UserError(NO_TRANSFORMERS) from None
+
+    settings = recipe.model if isinstance(recipe.model, HuggingFaceConfig) else HuggingFaceConfig(family="hf")
+    torch.manual_seed(recipe.train.seed)
+    if start is not None and recipe.tokenizer is None:
+        network, tokenizer = hf_checkpoint.load_hugging_face(start, settings.config)
+    elif start is not None:
+        network, tokenizer = hf_checkpoint.with_new_head(start, _make_processor(recipe, start, None), settings.config)
+    else:
+        if settings.freeze_front_end:
+            raise UserError("a front end with random weights would stay as it is; set model.freeze_front_end=false")
+        config = settings.config or hf_checkpoint.settings_of(reference.folder if reference else None)
+        network, tokenizer = hf_checkpoint.new_hugging_face(config, _make_processor(recipe, None, reference))
+    network.prepare_training(settings.freeze_front_end, settings.gradient_checkpointing)
+    return network, tokenizer
+
+
+def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | None) -> object:
+    """The processor of another folder, or one for the characters of the training text."""
+    from layerdial.models.hf_checkpoint import load_processor, wants_attention_mask
+    from layerdial.models.hf_processor import character_processor
+
+    config = recipe.tokenizer
+    if config is None:
+        assert reference is not None  # the recipe's own check
+        return load_processor(reference.folder)
+    if config.path is not None:
+        return load_processor(resolve_model(config.path))
+    if config.kind != "char":
+        raise UserError(
+            f"tokenizer.kind is {config.kind}; Hugging Face models get a tokenizer of characters: kind: char"
+        )
+    settings = recipe.model.config if isinstance(recipe.model, HuggingFaceConfig) else {}
+    return character_processor(_texts(recipe.data.train), wants_attention_mask(start, settings))
 
 
 def _texts(cuts: Path) -> Iterator[str]:

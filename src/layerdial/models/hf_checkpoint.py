@@ -1,0 +1,218 @@
+"""Hugging Face CTC checkpoints: loaded from a folder or the hub, made anew, or given a new head.
+
+What does not fit is said in one line that names what was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+
+from layerdial.errors import UserError
+from layerdial.models.hf_ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, quiet
+from layerdial.models.hf_processor import Convolution, HuggingFaceFeatures, HuggingFaceTokenizer
+
+UNUSED = ("masked_spec_embed",)  # weights that a checkpoint may lack: part of the library's own SpecAugment
+
+
+@dataclass(frozen=True)
+class _Family:
+    name: str
+    model: str
+    network: type[HuggingFaceCTC]
+
+
+_FAMILIES = {
+    "wavlm": _Family("WavLM", "WavLMForCTC", SpeechTransformerCTC),
+    "wav2vec2": _Family("wav2vec2", "Wav2Vec2ForCTC", SpeechTransformerCTC),
+    "hubert": _Family("HuBERT", "HubertForCTC", SpeechTransformerCTC),
+    "parakeet_ctc": _Family("Parakeet", "ParakeetForCTC", FastConformerCTC),
+}
+_KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models"
+
+
+def load_hugging_face(
+    folder: Path, changes: Mapping[str, Any] | None = None
+) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
+    """A CTC checkpoint as `save_pretrained` lays it out: the dynamic network (in `eval()`, float32) and its tokenizer.
+
+    `changes` go over the keys of its config that have no weights. Raises `UserError` for another kind of model, weights
+    that are missing or of another shape, a head that does not fit the tokenizer, and a folder without processor.
+    """
+    processor = load_processor(folder)
+    config = _read_config(folder, changes)
+    model = load_weights(folder, config)
+    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
+    return _dynamic(model, processor, tokenizer), tokenizer
+
+
+def with_new_head(
+    folder: Path, processor: Any, changes: Mapping[str, Any] | None = None
+) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
+    """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for another vocabulary."""
+    config = _read_config(folder, {**(changes or {}), **_vocabulary(processor)})
+    model = load_weights(folder, config, new_head=True)
+    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
+    return _dynamic(model, processor, tokenizer), tokenizer
+
+
+def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
+    """A network with random weights; `settings` are keys of the library's config, `model_type` among them."""
+    kind = settings.get("model_type")
+    if kind not in _FAMILIES:
+        raise UserError(f"model.config.model_type is {kind!r}; choose one of {', '.join(_FAMILIES)}")
+    config = AutoConfig.for_model(kind)
+    _change(config, {k: v for k, v in settings.items() if k != "model_type"}, "model.config")
+    _change(config, _vocabulary(processor), "the tokenizer")
+    try:
+        model = getattr(transformers, _FAMILIES[kind].model)(config)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"model.config does not make a network: {_first_line(error)}") from None
+    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, "model.config")
+    return _dynamic(model.eval(), processor, tokenizer), tokenizer
+
+
+def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
+    """The library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
+    processor, config = load_processor(folder), _read_config(folder, None)
+    model = load_weights(folder, config, dtype="auto")
+    return model, processor, _FAMILIES[config.model_type].network.encoder_of(model)
+
+
+def load_processor(folder: Path) -> Any:
+    """Feature extractor and tokenizer of a checkpoint."""
+    try:
+        with quiet():
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except ImportError as error:
+        raise UserError(f"{folder}: its processor needs a package that is missing: {_first_line(error)}") from None
+    except Exception as error:  # the library raises OSError, ValueError, TypeError, KeyError and its tokenizers' own
+        raise UserError(f"{folder} has no processor that can be read ({_first_line(error)}); {_WANTED}") from None
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "feature_extractor", None) is None:
+        found = type(processor).__name__
+        raise UserError(f"{folder} has no tokenizer or no feature extractor, only a {found}; {_WANTED}")
+    return processor
+
+
+_WANTED = "a CTC model comes with preprocessor_config.json and the files of its tokenizer"
+
+
+def load_weights(
+    folder: Path, config: PreTrainedConfig, new_head: bool = False, dtype: Any = torch.float32
+) -> PreTrainedModel:
+    """The library's own model, in `eval()`; `UserError` unless every weight is there and fits."""
+    kind = getattr(transformers, _FAMILIES[config.model_type].model)
+    try:
+        with quiet():
+            model, found = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # and say it in our words
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
+    head = ("lm_head", "ctc_head")
+    missing = [name for name in sorted(found["missing_keys"]) if name.rsplit(".", 1)[-1] not in UNUSED]
+    mismatched = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in found["mismatched_keys"])
+    if new_head:
+        missing = [name for name in missing if not name.startswith(head)]
+        mismatched = [entry for entry in mismatched if not entry[0].startswith(head)]
+    if missing and missing[0].startswith(head):
+        raise UserError(f"{folder} has no CTC head ({missing[0]} is missing); fine-tune it first, with init={folder}")
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} weights, the first {missing[0]}; copy it again")
+    if mismatched:
+        name, stored, wanted = mismatched[0]
+        raise UserError(f"{folder}: {name} has shape {stored}, its config.json asks for {wanted}")
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def settings_of(folder: Path | None) -> dict[str, Any]:
+    """The config of a checkpoint, for another network of that shape."""
+    if folder is None:
+        raise UserError("model.config is missing; for example model: {family: hf, config: {model_type: wavlm}}")
+    config = _read_config(folder, None).to_dict()
+    return {k: v for k, v in config.items() if k not in ("architectures", "transformers_version", "dtype")}
+
+
+def wants_attention_mask(folder: Path | None, settings: Mapping[str, Any]) -> bool:
+    """wav2vec2's rule: models with a layer norm in their front end were trained with one, those with group norm not."""
+    norm = settings.get("feat_extract_norm") or (
+        getattr(_read_config(folder, None), "feat_extract_norm", None) if folder else None
+    )
+    return norm == "layer"
+
+
+def download(hub_id: str) -> Path:
+    """Where the files of a hub id are, after a download if need be; without a network, those of an earlier one."""
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=["pytorch_model*.bin"]))
+    except Exception as error:  # no network, no such model, no access: each has its own class
+        reason = _first_line(error)
+        raise UserError(f"{hub_id} is neither a folder here nor a model that the hub gives ({reason})") from None
+    return folder
+
+
+def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} is no config of a known model ({_first_line(error)}); {_KNOWN} are"
+        ) from None
+    if config.model_type not in _FAMILIES:
+        found = ", ".join(config.architectures or [config.model_type])
+        kind = "an encoder-decoder model" if config.is_encoder_decoder else f"of type {config.model_type}"
+        raise UserError(f"{folder} holds {found}, {kind}; layerdial reads {_KNOWN}")
+    if getattr(config, "add_adapter", False):
+        raise UserError(f"{folder} has add_adapter, convolutions after the encoder, which layerdial does not run")
+    _change(config, changes or {}, "model.config")
+    return config
+
+
+def _change(config: PreTrainedConfig, changes: Mapping[str, Any], what: str) -> None:
+    """Set keys that the config has; Parakeet keeps those of its encoder in a config of their own."""
+    for key, value in changes.items():
+        inner = getattr(config, "encoder_config", None)
+        owner = inner if inner is not None and hasattr(inner, key) and key != "vocab_size" else config
+        if not hasattr(owner, key):
+            raise UserError(f"{what}: a {config.model_type} config has no key {key!r}")
+        setattr(owner, key, value)
+
+
+def _vocabulary(processor: Any) -> dict[str, int]:
+    return {"vocab_size": len(processor.tokenizer), "pad_token_id": processor.tokenizer.pad_token_id}
+
+
+def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceTokenizer) -> HuggingFaceCTC:
+    features = HuggingFaceFeatures(processor.feature_extractor, _convolutions(model.config))
+    return _FAMILIES[model.config.model_type].network(model, features, tokenizer.blank)
+
+
+def _convolutions(config: PreTrainedConfig) -> list[Convolution]:
+    """(kernel, stride, padding) of each strided convolution of the front end."""
+    if config.model_type != "parakeet_ctc":
+        return [(kernel, stride, 0) for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True)]
+    inner = config.encoder_config
+    kernel = inner.subsampling_conv_kernel_size
+    one = (kernel, inner.subsampling_conv_stride, (kernel - 1) // 2)
+    return [one] * int(math.log2(inner.subsampling_factor))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,49 @@
+"""What every network of this package is: a front end, dynamic blocks, a head, and the features that it hears."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerdial.features import SAMPLE_RATE, Features
+from layerdial.subset import BlockSubset
+
+
+class Network(nn.Module):
+    """The base of Conformer and Hugging Face networks. Which blocks run is an argument of every call.
+
+    `head` is the last layer, from the encoder's width to the vocabulary.
+    """
+
+    features: Features
+    head: nn.Module
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The encoder's blocks, first to last."""
+        raise NotImplementedError
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.blocks)
+
+    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: BlockSubset) -> tuple[Tensor, Tensor]:
+        """Inputs as `features` makes them, zero-padded -> log-probabilities (B, T', V) in float32, valid frames (B,).
+
+        Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding.
+        """
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write config and weights into a folder that exists."""
+        raise NotImplementedError
+
+    def example_inputs(self, seconds: float) -> tuple[Tensor, Tensor]:
+        """Noise of `seconds` as the network takes it, and its length: one utterance, where the network is."""
+        samples = np.random.default_rng(0).normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
+        inputs = torch.from_numpy(self.features(samples)).unsqueeze(0)
+        return inputs.to(next(self.parameters()).device), torch.tensor([inputs.shape[1]])

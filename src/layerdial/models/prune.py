@@ -1,0 +1,68 @@
+"""A smaller ordinary model from a frozen subset: the kept blocks alone, computing what the dynamic model computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from layerdial.errors import UserError
+from layerdial.files import replacing, write_json
+from layerdial.ladder import Ladder, choose_subset
+from layerdial.models.checkpoint import hugging_face, is_hugging_face, resolve_model, save_model
+from layerdial.models.conformer_ctc import ConformerCTC, load_conformer
+from layerdial.models.tensors import disk_errors
+from layerdial.subset import BlockSubset
+
+
+def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
+    """Write the model that `model` is at `depth` (the ladder's subset, else evenly spaced) as the model folder `out`.
+
+    A Hugging Face model stays one: plain `transformers` loads the smaller checkpoint. Raises `UserError` where `out`
+    exists, and for a Conformer whose skip rule leaves something of dropped blocks.
+    """
+    folder = resolve_model(model)
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another folder")
+    prune = _prune_hugging_face if is_hugging_face(folder) else _prune_conformer
+    return prune(folder, out, depth)
+
+
+def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:
+    return choose_subset(Ladder.beside(folder, n_blocks), n_blocks, depth)
+
+
+def _origin(folder: Path, subset: BlockSubset) -> dict[str, Any]:
+    """What meta.json says of where the model comes from."""
+    return {"pruned_from": str(folder), "subset": subset.key}
+
+
+def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
+    network, tokenizer = load_conformer(folder)
+    subset = _subset(folder, network.n_blocks, depth)
+    if network.config.skip == "norm" and subset.depth < network.n_blocks:
+        raise UserError(f"{folder} keeps the final norm of dropped blocks (skip: norm), so it cannot lose whole blocks")
+    smaller = ConformerCTC(network.config.model_copy(update={"size": None, "n_blocks": depth}), len(tokenizer.tokens))
+    network.encoder.blocks = nn.ModuleList(network.encoder.blocks[i] for i in subset.kept)
+    smaller.load_state_dict(network.state_dict())
+    save_model(out, smaller, tokenizer, _origin(folder, subset))
+    return subset
+
+
+def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
+    """As stored: in the checkpoint's own precision, with its own config but for the number of blocks."""
+    model, processor, encoder = hugging_face().load_plain(folder)
+    subset = _subset(folder, len(encoder.layers), depth)
+    first, kept = encoder.layers[0], [encoder.layers[i] for i in subset.kept]
+    if model.config.model_type == "wavlm":
+        # the table of the position bias lies in block 0, and must lie in the block that becomes block 0
+        kept[0].attention.rel_attn_embed = first.attention.rel_attn_embed
+    encoder.layers = nn.ModuleList(kept)
+    encoder.config.num_hidden_layers = depth
+    with replacing(out) as temporary:
+        with disk_errors(temporary), hugging_face().quiet():
+            model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        write_json(temporary / "meta.json", _origin(folder, subset))
+    return subset

@@ -24,6 +24,7 @@ import soundfile
 import torch
 import typer.main
 import yaml
+from transformers import WavLMModel
 
 from layerdial.cli import app
 from layerdial.config import SIZES
@@ -31,6 +32,7 @@ from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.text import load_tokenizer
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
+from tiny_hf import save_tiny, tiny_model
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
@@ -48,6 +50,13 @@ SPLITS = {
         *("train-clean-100", "train-clean-360", "train-other-500"),
         *("dev-clean", "dev-other", "test-clean", "test-other"),
     ),
+}
+# tiny checkpoints for those that a reader has or that the hub would give
+STAND_INS = {
+    "my-wavlm": "wavlm-base",
+    "facebook/wav2vec2-base-960h": "wav2vec2-base",
+    "facebook/hubert-large-ls960-ft": "hubert-large",
+    "nvidia/parakeet-ctc-1.1b": "parakeet",
 }
 SPEAKERS = ("anna", "bert", "carl")
 
@@ -80,6 +89,9 @@ def workshop(corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "dld"):
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
+    for hub_id, variant in STAND_INS.items():  # a folder of that name comes before the hub
+        save_tiny(place / hub_id, variant, num_hidden_layers=8)
+    WavLMModel(tiny_model("wavlm-base").config).save_pretrained(place / "microsoft" / "wavlm-base-plus")
     for clip in ("a.flac", "runs/demo/cuts/audio/test/test-00000.flac"):
         (place / clip).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place / clip, speak("low high low", 1), 16000)
@@ -213,12 +225,20 @@ def shrunk(recipe: Path, options: list[str]) -> list[str]:
     settings = [option for option in options if "=" in option]
     changes = ["train.steps=2", "train.eval_every=2", "train.accumulate=1", "train.precision=fp32"]
     changes += ["data.workers=0", "data.batch_seconds=6"]
-    if "model" in told:
+    if told.get("model", {}).get("family") == "hf":
+        if "init" not in told:
+            narrow = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+            changes += [f"model.config.{name}={value}" for name, value in narrow.items()]
+    elif "model" in told:
         narrow = {"width": 16, "heads": 2, "ffn_width": 16, "kernel": 5}
         assert set(narrow) < set(SIZES["xs"])
         changes += [f"model.{name}={value}" for name, value in narrow.items()]
     kinds = [told.get("tokenizer", {}), *(yaml.safe_load(s.split("=", 1)[1]) for s in settings if "tokenizer=" in s)]
-    if "kind" in kinds[-1] and not any(s.startswith("tokenizer.path=") for s in settings):
+    if (
+        "kind" in kinds[-1]
+        and told.get("model", {}).get("family") != "hf"
+        and not any(s.startswith("tokenizer.path=") for s in settings)
+    ):
         changes.append("tokenizer={kind: word}")
     return [part for change in changes for part in ("--set", change)]
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from layerdial.errors import UserError
@@ -92,7 +91,7 @@ def load_processor(folder: Path) -> Any:
     """Feature extractor and tokenizer of a checkpoint."""
     try:
         with quiet():
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise UserError(f"{folder}: its processor needs a package that is missing: {_first_line(error)}") from None
     except Exception as error:  # the library raises OSError, ValueError, TypeError, KeyError and its tokenizers' own
@@ -121,8 +120,11 @@ def load_weights(
                 ignore_mismatched_sizes=True,  # and say it in our words
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # OSError, RuntimeError, SafetensorError, UnpicklingError
         raise UserError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
+    for name in found["missing_keys"]:
+        if name.rsplit(".", 1)[-1] in UNUSED:
+            torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it as memory was
     head = ("lm_head", "ctc_head")
     missing = [name for name in sorted(found["missing_keys"]) if name.rsplit(".", 1)[-1] not in UNUSED]
     mismatched = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in found["mismatched_keys"])
@@ -169,8 +171,8 @@ def download(hub_id: str) -> Path:
 
 def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # OSError, ValueError, KeyError, and the classes of strict configs
         raise UserError(
             f"{folder / 'config.json'} is no config of a known model ({_first_line(error)}); {_KNOWN} are"
         ) from None

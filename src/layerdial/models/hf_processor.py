@@ -101,8 +101,11 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of normalised text, in capitals where the vocabulary has only these."""
         written = text.upper() if self._upper else text
-        ids = self._tokenizer(written, add_special_tokens=False).input_ids
         unknown = self._tokenizer.unk_token_id
+        try:
+            ids = self._tokenizer(written, add_special_tokens=False).input_ids
+        except ValueError:  # a vocabulary without a token for the unknown
+            ids = [unknown]
         if any(i == unknown or i not in self._own_ids for i in ids):
             known = "".join(sorted(token for token in self.tokens if len(token) == 1))
             raise UserError(f"the model's tokenizer cannot spell {text[:60]!r}; its characters are {known!r}")

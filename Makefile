@@ -28,6 +28,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/convolution.py
+	$(BIN)/python benchmarks/hugging_face.py
 
 # torch first, and pinned: a range would let pip take a build with gigabytes of CUDA libraries
 $(READY): pyproject.toml constraints.txt

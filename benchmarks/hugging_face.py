@@ -146,7 +146,7 @@ def _plain(model: str, options: argparse.Namespace) -> Any:
 
 
 def _processor() -> Any:
-    return character_processor(["abcdefghijklmnopqrstuvwxyz"], attention_mask=False)
+    return character_processor(["abcdefghijklmnopqrstuvwxyz"], transformers.Wav2Vec2FeatureExtractor())
 
 
 def _batch(options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

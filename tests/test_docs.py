@@ -32,7 +32,7 @@ from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.text import load_tokenizer
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
-from tiny_hf import save_tiny, tiny_model
+from tiny_hf import save_tiny, tiny_model, tiny_processor
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
@@ -91,7 +91,9 @@ def workshop(corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
     for hub_id, variant in STAND_INS.items():  # a folder of that name comes before the hub
         save_tiny(place / hub_id, variant, num_hidden_layers=8)
-    WavLMModel(tiny_model("wavlm-base").config).save_pretrained(place / "microsoft" / "wavlm-base-plus")
+    pretrained = place / "microsoft" / "wavlm-base-plus"
+    WavLMModel(tiny_model("wavlm-base").config).save_pretrained(pretrained)
+    tiny_processor("wavlm-base").feature_extractor.save_pretrained(pretrained)
     for clip in ("a.flac", "runs/demo/cuts/audio/test/test-00000.flac"):
         (place / clip).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place / clip, speak("low high low", 1), 16000)

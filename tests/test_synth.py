@@ -256,6 +256,15 @@ def test_every_text_is_read_by_different_voices(tmp_path: Path) -> None:
     assert not speak_texts(TEXTS[:1], tmp_path / "x", copies=2, workers=1).reused
 
 
+def test_speech_can_have_the_rate_of_the_recordings_it_stands_in_for(tmp_path: Path) -> None:
+    full, narrow = (speak_texts(TEXTS, tmp_path / str(rate), rate=rate, workers=1) for rate in (16000, 8000))
+    for wide, cut in zip(*(open_cuts(report.splits["train"].path) for report in (full, narrow)), strict=True):
+        assert cut.recording.sampling_rate == 8000 and abs(cut.duration - wide.duration) < 1e-3
+        assert len(cut.load_audio()[0]) == cut.recording.num_samples == round(8000 * cut.duration)
+    with pytest.raises(UserError, match="rate is 48000"):
+        speak_texts(TEXTS, tmp_path / "x", rate=48000)
+
+
 def test_texts_of_a_manifest_are_read(demo: SynthReport, tmp_path: Path) -> None:
     source = demo.splits["dev"].path
     report = speak_cuts(source, tmp_path, copies=1, voices=["en+f1"], snr_db=None, workers=1)

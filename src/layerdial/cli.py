@@ -134,6 +134,7 @@ def prepare_speak(
     cuts: CutsArgument,
     out: OutArgument,
     copies: Annotated[int, typer.Option(min=1, help="How often each transcript is read, by voices of their own.")] = 2,
+    rate: Annotated[int, typer.Option(help="Sample rate in Hz of the recordings that it stands in for.")] = 16000,
     seed: Annotated[int, typer.Option()] = 0,
     workers: WorkersOption = 2,
 ) -> None:
@@ -143,7 +144,13 @@ def prepare_speak(
 
     with progress("speak", None) as update:
         report = speak_cuts(
-            cuts, out, copies=copies, seed=seed, workers=workers, progress=lambda done, total: update(done, total=total)
+            cuts,
+            out,
+            copies=copies,
+            rate=rate,
+            seed=seed,
+            workers=workers,
+            progress=lambda done, total: update(done, total=total),
         )
     _report_corpus(report)
 

@@ -40,13 +40,14 @@ Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
 @dataclass(frozen=True)
 class Job:
-    """One cut to be: `file` is its audio below `OUT/audio/<split>`; `seed` and `snr_db` are those of `synthesise`."""
+    """One cut to be: `file` is its audio below `OUT/audio/<split>`, kept at `rate` Hz; the rest is for `synthesise`."""
 
     id: str
     utterance: Utterance
     file: str
     seed: tuple[int, ...]
     snr_db: tuple[float, float] | None
+    rate: int = RATE
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ def _speak_chunk(jobs: Iterable[Job], folder: Path, keep: bool) -> list[_Spoken]
 def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
     """Synthesise, check and write one utterance. keep: a readable file that is there is of the same settings."""
     import soundfile
+    import soxr
 
     if keep and path.exists():
         try:
@@ -240,7 +242,9 @@ def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(temporary, samples, RATE, format="FLAC", subtype="PCM_16")
+        if job.rate != RATE:
+            samples = np.clip(soxr.resample(samples, RATE, job.rate), -1.0, 1.0)
+        soundfile.write(temporary, samples, job.rate, format="FLAC", subtype="PCM_16")
         os.replace(temporary, path)
     except (OSError, soundfile.LibsndfileError) as error:
         temporary.unlink(missing_ok=True)
@@ -266,11 +270,12 @@ def _cuts(spoken: Iterable[_Spoken], rejected: list[Rejected]) -> Iterator[MonoC
     from layerdial.data.manifest import Rejected
 
     for result in spoken:
-        id, said, seconds = result.job.id, result.job.utterance, result.samples / RATE
+        id, said, rate = result.job.id, result.job.utterance, result.job.rate
+        seconds = result.samples / rate
         if result.problem:
             rejected.append(Rejected(id, result.problem))
             continue
         source = AudioSource(type="file", channels=[0], source=str(result.path))
-        recording = Recording(id, [source], sampling_rate=RATE, num_samples=result.samples, duration=seconds)
+        recording = Recording(id, [source], sampling_rate=rate, num_samples=result.samples, duration=seconds)
         words = SupervisionSegment(id, id, 0.0, seconds, text=said.text, language="English", speaker=said.voice)
         yield MonoCut(id, 0.0, seconds, 0, [words], recording=recording)

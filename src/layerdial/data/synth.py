@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from layerdial.data.espeak import PADDING, SNR_DB, Utterance, check_voice
+from layerdial.data.espeak import PADDING, RATE, SNR_DB, Utterance, check_voice
 from layerdial.data.speaking import Job, Progress, SynthReport, fill_folder
 from layerdial.errors import UserError
 
@@ -166,6 +167,7 @@ def speak_texts(
     voices: Sequence[str] = (),
     copies: int = 1,
     snr_db: tuple[float, float] | None = SNR_DB,
+    rate: int = RATE,
     seed: int = 0,
     workers: int = 2,
     progress: Progress | None = None,
@@ -174,7 +176,8 @@ def speak_texts(
 
     texts: read twice, so a sequence or an object that starts anew with every `iter`, not a generator. voices: such as
     `en-us+f2`; every variant of the demo's train split in every accent unless given. copies: readings of each text,
-    each in a voice of its own, with ids `<id>-read0`, `<id>-read1` …; snr_db: None for no noise.
+    each in a voice of its own, with ids `<id>-read0`, `<id>-read1` …; snr_db: None for no noise; rate: Hz of the files,
+    that of the recordings which the speech stands in for, so that it has no more bandwidth than they have.
     Continues an interrupted run, reuses a complete one. A text that gives no speech is in the report's `rejected`.
     """
     if iter(texts) is texts:
@@ -182,13 +185,17 @@ def speak_texts(
     if copies < 1:
         raise UserError(f"copies is {copies}; give 1 or more")
     check_snr(snr_db)
+    if not 1000 <= rate <= RATE:
+        raise UserError(f"rate is {rate}; give the recordings' sample rate in Hz, at most {RATE}")
     speakers = tuple(voices) or tuple(f"{accent}+{name}" for name in VOICES["train"] for accent in ACCENTS)
     for voice in speakers:
         check_voice(voice)
     count, digest = _fingerprint(texts)
     settings = {"texts": digest, "voices": list(speakers), "copies": copies, "seed": seed}
     settings["snr_db"] = snr_db and list(snr_db)
-    jobs = {"train": _readings(texts, speakers, copies, snr_db, seed)}
+    if rate != RATE:
+        settings["rate"] = rate
+    jobs = {"train": (replace(job, rate=rate) for job in _readings(texts, speakers, copies, snr_db, seed))}
     total = count * copies
     return fill_folder(Path(out), "speak", settings, jobs, workers=workers, total=total, progress=progress)
 

@@ -14,27 +14,38 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
 
 from layerdial.errors import UserError
 from layerdial.models.hf_ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, quiet
 from layerdial.models.hf_processor import Convolution, HuggingFaceFeatures, HuggingFaceTokenizer
 
-UNUSED = ("masked_spec_embed",)  # weights that a checkpoint may lack: part of the library's own SpecAugment
+_UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
+_HEADS = ("lm_head", "ctc_head")
+_WANTED = "a CTC model comes with preprocessor_config.json or processor_config.json, and its tokenizer"
 
 
 @dataclass(frozen=True)
 class _Family:
-    name: str
+    """The library's class, by name, and ours."""
+
     model: str
     network: type[HuggingFaceCTC]
 
 
-_FAMILIES = {
-    "wavlm": _Family("WavLM", "WavLMForCTC", SpeechTransformerCTC),
-    "wav2vec2": _Family("wav2vec2", "Wav2Vec2ForCTC", SpeechTransformerCTC),
-    "hubert": _Family("HuBERT", "HubertForCTC", SpeechTransformerCTC),
-    "parakeet_ctc": _Family("Parakeet", "ParakeetForCTC", FastConformerCTC),
+_FAMILIES = {  # by the library's model_type
+    "wavlm": _Family("WavLMForCTC", SpeechTransformerCTC),
+    "wav2vec2": _Family("Wav2Vec2ForCTC", SpeechTransformerCTC),
+    "hubert": _Family("HubertForCTC", SpeechTransformerCTC),
+    "parakeet_ctc": _Family("ParakeetForCTC", FastConformerCTC),
 }
 _KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models"
 
@@ -49,7 +60,7 @@ def load_hugging_face(
     """
     processor = load_processor(folder)
     config = _read_config(folder, changes)
-    model = load_weights(folder, config)
+    model = _load_model(folder, config)
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
 
@@ -59,7 +70,7 @@ def with_new_head(
 ) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
     """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for another vocabulary."""
     config = _read_config(folder, {**(changes or {}), **_vocabulary(processor)})
-    model = load_weights(folder, config, new_head=True)
+    model = _load_model(folder, config, new_head=True)
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
 
@@ -83,15 +94,15 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
 def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
     """The library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
     processor, config = load_processor(folder), _read_config(folder, None)
-    model = load_weights(folder, config, dtype="auto")
+    model = _load_model(folder, config, dtype="auto")
     return model, processor, _FAMILIES[config.model_type].network.encoder_of(model)
 
 
 def load_processor(folder: Path) -> Any:
-    """Feature extractor and tokenizer of a checkpoint."""
+    """Feature extractor and tokenizer of a checkpoint; a language model beside them is not used."""
     try:
         with quiet():
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            processor = _read_processor(folder)
     except ImportError as error:
         raise UserError(f"{folder}: its processor needs a package that is missing: {_first_line(error)}") from None
     except Exception as error:  # the library raises OSError, ValueError, TypeError, KeyError and its tokenizers' own
@@ -102,10 +113,16 @@ def load_processor(folder: Path) -> Any:
     return processor
 
 
-_WANTED = "a CTC model comes with preprocessor_config.json and the files of its tokenizer"
+def _read_processor(folder: Path) -> Any:
+    try:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ImportError:  # pyctcdecode, for a processor that brings a language model
+        if not (folder / "alphabet.json").is_file():
+            raise
+        return Wav2Vec2Processor.from_pretrained(folder, local_files_only=True)
 
 
-def load_weights(
+def _load_model(
     folder: Path, config: PreTrainedConfig, new_head: bool = False, dtype: Any = torch.float32
 ) -> PreTrainedModel:
     """The library's own model, in `eval()`; `UserError` unless every weight is there and fits."""
@@ -123,22 +140,32 @@ def load_weights(
     except Exception as error:  # OSError, RuntimeError, SafetensorError, UnpicklingError
         raise UserError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
     for name in found["missing_keys"]:
-        if name.rsplit(".", 1)[-1] in UNUSED:
+        if _is_unused(name):
             torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it as memory was
-    head = ("lm_head", "ctc_head")
-    missing = [name for name in sorted(found["missing_keys"]) if name.rsplit(".", 1)[-1] not in UNUSED]
+    _check_weights(folder, found, new_head)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> None:
+    """`UserError` for weights that the file lacks or has in another shape; a new head may differ."""
+    missing = sorted(name for name in found["missing_keys"] if not _is_unused(name))
     mismatched = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in found["mismatched_keys"])
     if new_head:
-        missing = [name for name in missing if not name.startswith(head)]
-        mismatched = [entry for entry in mismatched if not entry[0].startswith(head)]
-    if missing and missing[0].startswith(head):
-        raise UserError(f"{folder} has no CTC head ({missing[0]} is missing); fine-tune it first, with init={folder}")
+        missing = [name for name in missing if not name.startswith(_HEADS)]
+        mismatched = [entry for entry in mismatched if not entry[0].startswith(_HEADS)]
+    if missing and missing[0].startswith(_HEADS):
+        raise UserError(
+            f"{folder} has no CTC head ({missing[0]} is missing); train one first, as recipes/wavlm/reference.yaml does"
+        )
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} weights, the first {missing[0]}; copy it again")
     if mismatched:
         name, stored, wanted = mismatched[0]
         raise UserError(f"{folder}: {name} has shape {stored}, its config.json asks for {wanted}")
-    return model.eval()  # type: ignore[no-any-return]
+
+
+def _is_unused(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in _UNUSED
 
 
 def settings_of(folder: Path | None) -> dict[str, Any]:
@@ -149,12 +176,20 @@ def settings_of(folder: Path | None) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in ("architectures", "transformers_version", "dtype")}
 
 
-def wants_attention_mask(folder: Path | None, settings: Mapping[str, Any]) -> bool:
-    """wav2vec2's rule: models with a layer norm in their front end were trained with one, those with group norm not."""
-    norm = settings.get("feat_extract_norm") or (
-        getattr(_read_config(folder, None), "feat_extract_norm", None) if folder else None
+def extractor_for(folder: Path | None, settings: Mapping[str, Any]) -> Any:
+    """The feature extractor of the checkpoint to begin with; from scratch, wav2vec2's."""
+    if folder is not None:
+        try:
+            return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # OSError, ValueError, ImportError
+            raise UserError(
+                f"{folder} has no feature extractor that can be read ({_first_line(error)}); preprocessor_config.json "
+                "says how its encoder hears"
+            ) from None
+    # plain transformers feeds an attention mask to models with layer norm in their front end, to others none
+    return Wav2Vec2FeatureExtractor(
+        do_normalize=True, return_attention_mask=settings.get("feat_extract_norm") == "layer"
     )
-    return norm == "layer"
 
 
 def download(hub_id: str) -> Path:
@@ -193,7 +228,13 @@ def _change(config: PreTrainedConfig, changes: Mapping[str, Any], what: str) -> 
         owner = inner if inner is not None and hasattr(inner, key) and key != "vocab_size" else config
         if not hasattr(owner, key):
             raise UserError(f"{what}: a {config.model_type} config has no key {key!r}")
-        setattr(owner, key, value)
+        if isinstance(getattr(owner, key), PreTrainedConfig):
+            _change(getattr(owner, key), value, f"{what}.{key}")
+            continue
+        try:
+            setattr(owner, key, value)
+        except Exception as error:  # strict configs check types, with a class of their own
+            raise UserError(f"{what}: {key} cannot be {value!r}: {_first_line(error)}") from None
 
 
 def _vocabulary(processor: Any) -> dict[str, int]:

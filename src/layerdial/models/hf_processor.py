@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from layerdial.errors import UserError
 from layerdial.features import FRAMES_PER_SECOND, SAMPLE_RATE, Lengths
 
 Convolution = tuple[int, int, int]
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
 
 
 class HuggingFaceFeatures:
@@ -121,19 +123,14 @@ class HuggingFaceTokenizer:
         self.processor.save_pretrained(folder)
 
 
-def character_processor(texts: Iterable[str], attention_mask: bool) -> Wav2Vec2Processor:
-    """A processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order.
-
-    `attention_mask` says whether plain transformers should feed one, which models with layer norm in their front end
-    want and those with group norm do not.
-    """
+def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Processor:
+    """A processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order."""
     letters = sorted({letter for text in texts for letter in text} - {" "})
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "|", *letters])}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
         file.write_text(json.dumps(vocabulary), encoding="utf-8")
         tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=attention_mask)
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 

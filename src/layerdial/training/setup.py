@@ -166,7 +166,7 @@ def _hugging_face_student(recipe: Recipe, start: Path | None, reference: Referen
 
 def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | None) -> object:
     """The processor of another folder, or one for the characters of the training text."""
-    from layerdial.models.hf_checkpoint import load_processor, wants_attention_mask
+    from layerdial.models.hf_checkpoint import extractor_for, load_processor
     from layerdial.models.hf_processor import character_processor
 
     config = recipe.tokenizer
@@ -180,7 +180,7 @@ def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | N
             f"tokenizer.kind is {config.kind}; Hugging Face models get a tokenizer of characters: kind: char"
         )
     settings = recipe.model.config if isinstance(recipe.model, HuggingFaceConfig) else {}
-    return character_processor(_texts(recipe.data.train), wants_attention_mask(start, settings))
+    return character_processor(_texts(recipe.data.train), extractor_for(start, settings))
 
 
 def _texts(cuts: Path) -> Iterator[str]:

@@ -69,9 +69,8 @@ def _step(
     in_blocks = _Stopwatch()
     handles = [in_blocks.watch(block) for block in network.blocks]
     began = time.perf_counter()
-    inputs = prepare_inputs(batch, torch.device("cpu"), SpecAugmentConfig())
-    frames_B = network.features.frames(batch.input_lengths_B)
-    terms = loss_terms(network, batch, inputs, frames_B, subset, None, ObjectiveConfig())
+    heard = prepare_inputs(batch, network.features, torch.device("cpu"), SpecAugmentConfig())
+    terms = loss_terms(network, batch, heard, subset, None, ObjectiveConfig())
     terms.total.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()

@@ -60,10 +60,10 @@ def train_and_tell(recipe: Recipe, rank: int, resume: bool = False) -> None:
     seen: dict[str, list[Any]] = {"subsets": [], "ids": []}
     terms_of, finish = loop.loss_terms, loop._finish
 
-    def listening(student: torch.nn.Module, batch: Any, inputs: Any, lengths: Any, subset: BlockSubset, *rest: Any):
+    def listening(student: torch.nn.Module, batch: Any, heard: Any, subset: BlockSubset, *rest: Any):
         seen["subsets"].append(subset.key)
         seen["ids"].append([batch.epoch, *batch.ids])
-        return terms_of(student, batch, inputs, lengths, subset, *rest)
+        return terms_of(student, batch, heard, subset, *rest)
 
     def telling(run: Any) -> Path:
         hashed = hashlib.sha256()

@@ -1,7 +1,8 @@
-"""Hugging Face networks equal the library's own, whichever blocks run, whatever stands beside an utterance in a batch."""
+"""Hugging Face networks equal the library's own, whichever blocks run and whatever else is in the batch."""
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_hf import VARIANTS, save_tiny
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCTC, AutoProcessor
 
@@ -26,7 +27,9 @@ from layerdial.models.hf_ctc import HuggingFaceCTC
 from layerdial.models.hf_processor import HuggingFaceTokenizer
 from layerdial.models.recognizer import TorchRecognizer
 from layerdial.subset import BlockSubset
+from layerdial.text import greedy_ctc
 from layerdial.windows import WINDOW_SECONDS
+from tiny_hf import VARIANTS, save_tiny
 
 N_BLOCKS = 4
 FULL = BlockSubset.full(N_BLOCKS)
@@ -34,9 +37,11 @@ EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept i
 SUBSETS = pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
 SECOND = 16000
 LENGTHS = (16000, 9000, 12345, 22400)
-LOCAL = [variant for variant in VARIANTS if variant.endswith("large")]  # without a norm over the whole utterance
 
-pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM's own attention
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),  # WavLM's own attention
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated"),
+]
 
 
 @dataclass
@@ -79,7 +84,9 @@ class Pair:
 
     def theirs_says_alone(self, samples: np.ndarray) -> Tensor:
         """(T, V), without the frame that Parakeet's extractor adds and masks."""
-        logp_BTV = self.theirs_says(**self.processor.feature_extractor(samples, sampling_rate=16000, return_tensors="pt"))
+        logp_BTV = self.theirs_says(
+            **self.processor.feature_extractor(samples, sampling_rate=16000, return_tensors="pt")
+        )
         return logp_BTV[0, : self.network.features.frames(len(self.network.features(samples)))]
 
 
@@ -133,10 +140,10 @@ def test_all_blocks_equal_the_untouched_library(pair: Pair) -> None:
         assert difference(ours, theirs) < 1e-5
 
 
-def test_a_padded_batch_equals_the_library_on_each_utterance_alone(pair: Pair) -> None:
+def test_a_padded_batch_equals_the_library_on_each_utterance_alone(exact: Pair) -> None:
     samples = noise(*LENGTHS)
-    for ours, alone in zip(pair.ours_says(samples), samples, strict=True):
-        assert difference(ours, pair.theirs_says_alone(alone)) < 1e-5
+    for ours, alone in zip(exact.ours_says(samples), samples, strict=True):
+        assert difference(ours, exact.theirs_says_alone(alone)) < 1e-10
 
 
 def test_a_padded_batch_equals_the_library_with_its_attention_mask(pair: Pair) -> None:
@@ -264,8 +271,8 @@ class Backward:
     calls: list[int]
 
 
-def backward(folder: Path, subset: BlockSubset, freeze: bool, checkpointing: bool) -> Backward:
-    network = load_pair(folder, torch.float64).network.train()
+def backward(pair: Pair, subset: BlockSubset, freeze: bool, checkpointing: bool) -> Backward:
+    network = copy.deepcopy(pair.network).train()
     network.prepare_training(freeze, checkpointing)
     calls: Counter[int] = Counter()
     for i, block in enumerate(network.blocks):
@@ -282,15 +289,15 @@ def backward(folder: Path, subset: BlockSubset, freeze: bool, checkpointing: boo
 
 def block_of(name: str) -> int | None:
     """The block that a parameter belongs to."""
-    before, found, after = name.partition("encoder.layers.")
+    _, found, after = name.partition("encoder.layers.")
     return int(after.split(".")[0]) if found else None
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("key", ["1111", "0101", "0010", "1000"])
-def test_kept_blocks_and_only_those_get_gradient(folder: Path, key: str, checkpointing: bool) -> None:
+def test_kept_blocks_and_only_those_get_gradient(exact: Pair, key: str, checkpointing: bool) -> None:
     subset = BlockSubset.from_key(key)
-    made = backward(folder, subset, False, checkpointing)
+    made = backward(exact, subset, False, checkpointing)
     for name, parameter in made.network.named_parameters():
         block = block_of(name)
         if name.endswith("masked_spec_embed"):
@@ -307,17 +314,17 @@ def test_kept_blocks_and_only_those_get_gradient(folder: Path, key: str, checkpo
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["", "frozen"])
-def test_gradient_checkpointing_changes_no_gradient(folder: Path, freeze: bool) -> None:
+def test_gradient_checkpointing_changes_no_gradient(exact: Pair, freeze: bool) -> None:
     """Nor does dropout: the second pass draws what the first drew."""
-    plain, again = (backward(folder, BlockSubset.from_key("0111"), freeze, way).gradients for way in (False, True))
+    plain, again = (backward(exact, BlockSubset.from_key("0111"), freeze, way).gradients for way in (False, True))
     assert plain.keys() == again.keys()
     assert all(difference(gradient, again[name]) < 1e-10 for name, gradient in plain.items())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-def test_a_frozen_front_end_gets_no_gradient_and_the_rest_its_own(folder: Path, checkpointing: bool) -> None:
-    free, frozen = (backward(folder, FULL, way, checkpointing) for way in (False, True))
-    convolutions = {n for n in free.gradients if n.startswith(("model.encoder.subsampling.", "model.")) and in_front(n)}
+def test_a_frozen_front_end_gets_no_gradient_and_the_rest_its_own(exact: Pair, checkpointing: bool) -> None:
+    free, frozen = (backward(exact, FULL, way, checkpointing) for way in (False, True))
+    convolutions = {name for name in free.gradients if in_front(name)}
     assert convolutions and frozen.gradients.keys() == free.gradients.keys() - convolutions
     assert all(difference(gradient, free.gradients[name]) < 1e-10 for name, gradient in frozen.gradients.items())
     still = [parameter for name, parameter in frozen.network.named_parameters() if in_front(name)]
@@ -325,14 +332,14 @@ def test_a_frozen_front_end_gets_no_gradient_and_the_rest_its_own(folder: Path, 
 
 
 def in_front(name: str) -> bool:
-    return ".feature_extractor." in name or ".subsampling." in name
+    """Whether a parameter is one of the convolutions before the encoder."""
+    return ".feature_extractor." in name or ".subsampling.layers." in name
 
 
-def test_the_statistics_of_batch_norms_stay(folder: Path) -> None:
-    network = load_pair(folder, torch.float64).network
-    before = {name: tensor.clone() for name, tensor in network.named_buffers()}
-    assert any("running_mean" in name for name in before) == (folder.name == "parakeet")
-    made = backward(folder, FULL, False, False).network
+def test_the_statistics_of_batch_norms_stay(exact: Pair) -> None:
+    before = dict(exact.network.named_buffers())
+    assert any("running_mean" in name for name in before) == (exact.folder.name == "parakeet")
+    made = backward(exact, FULL, False, False).network
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.named_buffers())
     assert made.training and not any(m.training for m in made.modules() if isinstance(m, nn.BatchNorm1d))
 
@@ -355,46 +362,58 @@ def test_the_library_drops_and_masks_nothing_by_itself(tmp_path: Path, variant: 
 
 
 def test_transcribing_up_to_30_seconds_is_recognising(pair: Pair) -> None:
-    for samples in noise(SECOND, WINDOW_SECONDS * SECOND):
+    for samples in noise(SECOND, 7 * SECOND):
         for subset in (FULL, BlockSubset.from_key("0110")):
             (expected,) = pair.recognizer.recognize(pair.batch([samples]), subset)
             assert len(expected) > 3
             assert pair.recognizer.transcribe(samples, subset=subset).text == expected
 
 
-def save_local(folder: Path, variant: str) -> Path:
-    """A network that hears less than two seconds: its attention adds nothing, and audio is taken as it is."""
-    from safetensors.torch import load_file, save_file
-
+def save_local(folder: Path, variant: str, do_normalize: bool = False) -> Path:
+    """A network that hears less than two seconds, for its attention adds nothing; by default audio as it is."""
     save_tiny(folder, variant)
     weights = load_file(folder / "model.safetensors")
     for name in weights:
         if ".out_proj." in name or ".o_proj." in name:
             weights[name].zero_()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    for file in folder.glob("*processor_config.json"):
-        file.write_text(file.read_text().replace('"do_normalize": true', '"do_normalize": false'))
+    change_extractor(folder, do_normalize=do_normalize)
     return folder
 
 
-@pytest.mark.parametrize("variant", LOCAL)
-@pytest.mark.parametrize("key", ["1111", "0100"])
-def test_long_audio_in_windows_equals_one_pass(tmp_path: Path, variant: str, key: str) -> None:
-    pair, (samples,) = load_pair(save_local(tmp_path, variant)), noise(round(71.37 * SECOND))
+def change_extractor(folder: Path, **changes: Any) -> None:
+    file = folder / "processor_config.json"
+    config = json.loads(file.read_text())
+    config["feature_extractor"].update(changes)
+    file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("variant", "key", "seconds"),
+    [("wav2vec2-large", "1111", 30.0), ("wav2vec2-large", "0100", 30.01), ("hubert-large", "1111", 57.37)],
+)
+def test_long_audio_in_windows_equals_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, key: str, seconds: float
+) -> None:
+    """Frame by frame: none is lost at a seam, and none comes twice."""
+    kept: list[list[int]] = []
+    monkeypatch.setattr("layerdial.models.recognizer.greedy_ctc", lambda ids: kept.append(list(ids)) or greedy_ctc(ids))
+    pair, (samples,) = load_pair(save_local(tmp_path, variant)), noise(round(seconds * SECOND))
     assert np.array_equal(pair.network.features(samples), samples)
     (whole,) = pair.recognizer.recognize(pair.batch([samples]), BlockSubset.from_key(key))
     heard = pair.recognizer.transcribe(samples, subset=BlockSubset.from_key(key))
-    assert len(whole) > 300 and heard.text == whole
-    assert heard.seconds == pytest.approx(71.37)
+    assert len(whole) > 200 and heard.text == whole
+    assert kept[0] == kept[1] and len(kept[0]) == (len(samples) - 400) // 320 + 1
+    assert heard.seconds == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["wavlm-base", "wavlm-large", "wav2vec2-base", "hubert-base", "parakeet"])
 def test_long_audio_whose_statistics_repeat_equals_one_pass(tmp_path: Path, variant: str) -> None:
     """Also where something is normalised over the whole of what is heard."""
-    pair, (second,) = load_pair(save_local(tmp_path, variant)), noise(SECOND, seed=1)
-    samples = np.tile(second, 66)
+    pair, (second,) = load_pair(save_local(tmp_path, variant, do_normalize=True)), noise(SECOND, seed=1)
+    samples = np.tile(second, 33)
     (whole,) = pair.recognizer.recognize(pair.batch([samples]), FULL)
-    assert len(whole) > 100 and pair.recognizer.transcribe(samples).text == whole
+    assert len(whole) > 50 and pair.recognizer.transcribe(samples).text == whole
 
 
 def test_the_network_never_hears_more_than_30_seconds(tmp_path: Path) -> None:
@@ -420,8 +439,7 @@ def test_frames_are_those_that_the_network_makes(pair: Pair) -> None:
             assert len(heard) == length * features.per_second // SECOND
         logp_BTV, frames_B = pair.network(*pair.inputs([samples]), FULL)
         assert logp_BTV.shape[:2] == (1, frames_B.item()) and features.frames(len(heard)) == frames_B.item() >= 1
-        if length >= 1280:
-            assert abs(frames_B.item() - length / features.samples_per_frame) <= 1
+        assert abs(frames_B.item() - length / features.samples_per_frame) < 1.26
     lengths = torch.tensor([400, 720, 16000]) * features.per_second // SECOND
     assert features.frames(lengths).tolist() == [features.frames(int(length)) for length in lengths]
 
@@ -440,23 +458,22 @@ def test_silence_is_finite(pair: Pair) -> None:
 
 
 def test_features_are_equal_where_they_hear_alike(tmp_path: Path) -> None:
-    made = {variant: load_network(save_tiny(tmp_path / variant, variant))[0].features for variant in VARIANTS}
+    variants = ("wavlm-base", "hubert-large", "parakeet")
+    made = {variant: load_network(save_tiny(tmp_path / variant, variant))[0].features for variant in variants}
     again, _ = load_network(tmp_path / "wavlm-base")
     assert made["wavlm-base"] == again.features and hash(made["wavlm-base"]) == hash(again.features)
     assert made["wavlm-base"] == made["hubert-large"]  # the attention mask is no part of what is heard
     assert made["parakeet"] != made["wavlm-base"] != object()
     faster, _ = load_network(save_tiny(tmp_path / "faster", "wavlm-base", conv_stride=[5, 2, 2, 2, 2, 2, 1]))
     assert faster.features != made["wavlm-base"]
-    config = json.loads((tmp_path / "wavlm-base" / "processor_config.json").read_text())
-    config["feature_extractor"]["do_normalize"] = False
-    (tmp_path / "wavlm-base" / "processor_config.json").write_text(json.dumps(config))
+    change_extractor(tmp_path / "wavlm-base", do_normalize=False)
     assert load_network(tmp_path / "wavlm-base")[0].features != again.features
 
 
 def test_features_travel_to_workers(pair: Pair) -> None:
     (samples,) = noise(5000)
-    copy = pickle.loads(pickle.dumps(pair.network.features))
-    assert copy == pair.network.features and np.array_equal(copy(samples), pair.network.features(samples))
+    arrived = pickle.loads(pickle.dumps(pair.network.features))
+    assert arrived == pair.network.features and np.array_equal(arrived(samples), pair.network.features(samples))
     words = pickle.loads(pickle.dumps(pair.tokenizer))
     assert words.encode("low high") == pair.tokenizer.encode("low high")
 
@@ -472,6 +489,13 @@ def test_text_comes_back_from_its_ids(pair: Pair, text: str) -> None:
     assert pair.tokenizer.decode(ids).lower() == text
     assert ids and 0 not in ids and max(ids) < len(pair.tokenizer.tokens)
     assert pair.tokenizer.decode([]) == ""
+
+
+def test_tokens_that_are_no_text_are_left_out(pair: Pair) -> None:
+    special = [pair.tokenizer.tokens.index(token) for token in pair.processor.tokenizer.all_special_tokens]
+    assert len(special) >= 2
+    ids = [i for text in ("hello", "low") for i in (*special, *pair.tokenizer.encode(text))]
+    assert pair.tokenizer.decode(ids).lower().replace(" ", "") == "hellolow"
 
 
 def test_capitals_are_written_where_the_vocabulary_has_only_these(pair: Pair) -> None:
@@ -505,9 +529,10 @@ def test_what_is_spelt_equals_the_library(pair: Pair) -> None:
 
 
 def test_the_best_path_reads_as_in_the_library(pair: Pair) -> None:
-    """Their `batch_decode` of the argmax of their logits, which merges repeats and drops blanks by itself."""
-    (samples,) = noise(3 * SECOND)
-    made = pair.processor.feature_extractor(samples, sampling_rate=16000, return_tensors="pt")
-    ids_BT = pair.theirs(**made).logits.argmax(-1)[:, : pair.ours_says([samples])[0].shape[0]]
-    (expected,) = pair.processor.batch_decode(ids_BT, skip_special_tokens=True)
-    assert pair.recognizer.transcribe(samples).text == " ".join(expected.split())
+    """Their `batch_decode` of the best ids merges repeats and drops blanks by itself."""
+    special = {pair.tokenizer.tokens.index(t) for t in pair.processor.tokenizer.all_special_tokens} - {0}
+    ordinary = [i for i in range(len(pair.tokenizer.tokens)) if i not in special]
+    ids = np.random.default_rng(0).choice(ordinary, 300).repeat(np.random.default_rng(1).integers(1, 4, 300)).tolist()
+    their_ids = pair.processor.tokenizer.convert_tokens_to_ids([pair.tokenizer.tokens[i] for i in ids])
+    (expected,) = pair.processor.batch_decode(torch.tensor([their_ids]), skip_special_tokens=True)
+    assert pair.tokenizer.decode(greedy_ctc(ids)) == " ".join(expected.split())

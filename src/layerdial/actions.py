@@ -61,6 +61,7 @@ def sweep_model(
     """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `layerdial.sweep`."""
     folder, name = resolve_model(folder), folder
     recognizer = load_model(folder, device)
+    select = select or ("ladder" if recognizer.ladder else "even")
     subsets = select_subsets(select, depths, recognizer.n_blocks, recognizer.ladder, seed)
     labels = {
         "method": method,
@@ -90,7 +91,7 @@ def sweep_model(
 
 def fingerprint(folder: Path) -> str:
     """A short hash of a model's weights: rows measured with other weights under the same path are not mixed up."""
-    parts = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    parts = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     digests = []
     for path in parts:  # more than one for some models of the hub
         with path.open("rb") as file:

@@ -220,14 +220,12 @@ def sweep(
     from rich.console import Console
 
     from layerdial.actions import sweep_model
-    from layerdial.models.checkpoint import resolve_model
     from layerdial.report import compare_table, latest_rows, read_rows, sweep_table
 
     if against and not out:
         raise UserError("--against compares the methods in one folder; name it with --out")
 
-    rule = select or ("ladder" if (resolve_model(model) / "ladder.json").is_file() else "even")
-    rows = sweep_model(model, cuts, _parse_depths(depths), rule, out, method, device, workers, seed)
+    rows = sweep_model(model, cuts, _parse_depths(depths), select, out, method, device, workers, seed)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
     if out and against:

@@ -77,14 +77,14 @@ class HuggingFaceConfig(_Strict):
     `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
     """
 
-    family: Literal["hf"]
+    family: Literal["hf"] = "hf"
     config: dict[str, Any] = {}
     freeze_front_end: bool = True
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for key in self.config:
+        for key in [*self.config, *self.config.get("encoder_config", {})]:
             if key == "layerdrop":
                 raise ValueError(f"config.{key} is not used; `policy` says how blocks are dropped")
             if key.startswith("mask_") or key == "apply_spec_augment":
@@ -198,8 +198,11 @@ class TrainConfig(_Strict):
 
 
 def _family(model: Any) -> str:
-    found = model.get("family", "conformer") if isinstance(model, dict) else getattr(model, "family", "conformer")
-    return str(found)
+    """Which kind of network: as `family` says, or as keys say that only Hugging Face models have."""
+    if not isinstance(model, dict):
+        return str(getattr(model, "family", "conformer"))
+    only_hugging_face = set(model) & (set(HuggingFaceConfig.model_fields) - set(ConformerConfig.model_fields))
+    return str(model.get("family", "hf" if only_hugging_face else "conformer"))
 
 
 _FAMILIES: dict[str, type[BaseModel]] = {"conformer": ConformerConfig, "hf": HuggingFaceConfig}
@@ -274,6 +277,9 @@ def parse(model: type[Model], data: Any, what: str) -> Model:
             close = difflib.get_close_matches(location[-1], known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UserError(f"{what}: unknown config key {key}; {hint}known keys: {', '.join(known)}") from None
+        if problem["type"] == "union_tag_invalid":
+            found = problem["ctx"]["tag"]
+            raise UserError(f"{what}: {key}.family is {found!r}; choose {' or '.join(_FAMILIES)}") from None
         message = problem["msg"].removeprefix("Value error, ")
         found = "" if problem["type"] in ("missing", "value_error") else f", found {problem['input']!r}"
         raise UserError(f"{what}: {key + ': ' if key else ''}{message}{found}") from None

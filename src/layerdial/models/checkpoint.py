@@ -16,7 +16,7 @@ from layerdial.models.conformer_ctc import load_conformer
 from layerdial.models.network import Network
 from layerdial.text import Tokenizer
 
-NO_TRANSFORMERS = "Hugging Face models need transformers: pip install 'layerdial[hf]'"
+_NO_TRANSFORMERS = "Hugging Face models need transformers: pip install 'layerdial[hf]'"
 
 
 def save_model(folder: Path, network: Network, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ def resolve_model(model: Path) -> Path:
 
 
 def _may_be_hub_id(model: Path) -> bool:
-    """NAME or ORG/NAME, unless ORG is a folder here: then NAME is a mistyped folder."""
+    """ORG/NAME, unless ORG is a folder here: then NAME is a mistyped folder."""
     return not model.is_absolute() and len(model.parts) == 2 and not Path(model.parts[0]).exists()
 
 
@@ -67,5 +67,5 @@ def hugging_face() -> Any:
     except ModuleNotFoundError as error:
         if error.name not in ("transformers", "huggingface_hub"):
             raise
-        raise UserError(NO_TRANSFORMERS) from None
+        raise UserError(_NO_TRANSFORMERS) from None
     return hf_checkpoint

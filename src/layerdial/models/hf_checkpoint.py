@@ -6,7 +6,7 @@ What does not fit is said in one line that names what was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,15 @@ from transformers import (
 
 from layerdial.errors import UserError
 from layerdial.models.hf_ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, quiet
-from layerdial.models.hf_processor import Convolution, HuggingFaceFeatures, HuggingFaceTokenizer
+from layerdial.models.hf_processor import (
+    Convolution,
+    HuggingFaceFeatures,
+    HuggingFaceTokenizer,
+    character_processor,
+    vocabulary_size,
+)
+
+__all__ = ["character_processor", "quiet"]  # for those who take all of this from here
 
 _UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
 _HEADS = ("lm_head", "ctc_head")
@@ -58,9 +66,9 @@ def load_hugging_face(
     `changes` go over the keys of its config that have no weights. Raises `UserError` for another kind of model, weights
     that are missing or of another shape, a head that does not fit the tokenizer, and a folder without processor.
     """
-    processor = load_processor(folder)
     config = _read_config(folder, changes)
     model = _load_model(folder, config)
+    processor = load_processor(folder)
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
 
@@ -68,8 +76,14 @@ def load_hugging_face(
 def with_new_head(
     folder: Path, processor: Any, changes: Mapping[str, Any] | None = None
 ) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
-    """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for another vocabulary."""
-    config = _read_config(folder, {**(changes or {}), **_vocabulary(processor)})
+    """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for the processor's vocabulary.
+
+    It hears as it did before: the feature extractor stays the checkpoint's.
+    """
+    processor.feature_extractor = extractor_for(folder, {})
+    config = _read_config(folder, changes)
+    for key, value in _vocabulary(processor).items():
+        setattr(config, key, value)
     model = _load_model(folder, config, new_head=True)
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
@@ -79,16 +93,34 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
     """A network with random weights; `settings` are keys of the library's config, `model_type` among them."""
     kind = settings.get("model_type")
     if kind not in _FAMILIES:
-        raise UserError(f"model.config.model_type is {kind!r}; choose one of {', '.join(_FAMILIES)}")
-    config = AutoConfig.for_model(kind)
-    _change(config, {k: v for k, v in settings.items() if k != "model_type"}, "model.config")
-    _change(config, _vocabulary(processor), "the tokenizer")
+        raise UserError(f"model.config.model_type is {kind!r}; choose wavlm, wav2vec2 or hubert")
+    if kind == "parakeet_ctc":  # its batch norms keep the statistics that they begin with
+        raise UserError("Parakeet is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
+    given = {k: v for k, v in settings.items() if k != "model_type"} | _vocabulary(processor)
+    default = AutoConfig.for_model(kind)
+    _check_keys(default, given, "model.config")
+    _check_shape({**default.to_dict(), **given})
     try:
+        config = AutoConfig.for_model(kind, **given)
         model = getattr(transformers, _FAMILIES[kind].model)(config)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"model.config does not make a network: {_first_line(error)}") from None
+    except Exception as error:  # whatever a config that makes no sense runs into
+        raise UserError(f"model.config does not make a network: {type(error).__name__}: {_first_line(error)}") from None
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, "model.config")
     return _dynamic(model.eval(), processor, tokenizer), tokenizer
+
+
+def _check_shape(config: Mapping[str, Any]) -> None:
+    _refuse(config, "model.config")
+    if config["num_hidden_layers"] < 1:
+        raise UserError(
+            f"model.config.num_hidden_layers is {config['num_hidden_layers']}; at least one block is needed"
+        )
+    found = [len(config[key]) for key in ("conv_dim", "conv_kernel", "conv_stride")]
+    if set(found) != {config["num_feat_extract_layers"]}:
+        raise UserError(
+            f"model.config: conv_dim, conv_kernel and conv_stride have {found[0]}, {found[1]} and {found[2]} entries, "
+            f"num_feat_extract_layers is {config['num_feat_extract_layers']}; all four must agree"
+        )
 
 
 def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
@@ -117,7 +149,7 @@ def _read_processor(folder: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError:  # pyctcdecode, for a processor that brings a language model
-        if not (folder / "alphabet.json").is_file():
+        if not (folder / "vocab.json").is_file():
             raise
         return Wav2Vec2Processor.from_pretrained(folder, local_files_only=True)
 
@@ -153,6 +185,9 @@ def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> No
     if new_head:
         missing = [name for name in missing if not name.startswith(_HEADS)]
         mismatched = [entry for entry in mismatched if not entry[0].startswith(_HEADS)]
+    left_over = sorted(name for name in found["unexpected_keys"] if ".layers." in name)
+    if left_over:
+        raise UserError(f"{folder} has weights of blocks that its config.json does not name, the first {left_over[0]}")
     if missing and missing[0].startswith(_HEADS):
         raise UserError(
             f"{folder} has no CTC head ({missing[0]} is missing); train one first, as recipes/wavlm/reference.yaml does"
@@ -195,13 +230,18 @@ def extractor_for(folder: Path | None, settings: Mapping[str, Any]) -> Any:
 def download(hub_id: str) -> Path:
     """Where the files of a hub id are, after a download if need be; without a network, those of an earlier one."""
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(hub_id, allow_patterns=["pytorch_model*.bin"]))
+        folder = _fetch(hub_id, "*.json", "model*.safetensors", "*.txt", "*.model")
+        if not any(folder.glob("model*.safetensors")):
+            folder = _fetch(hub_id, "pytorch_model*.bin*")
     except Exception as error:  # no network, no such model, no access: each has its own class
         reason = _first_line(error)
         raise UserError(f"{hub_id} is neither a folder here nor a model that the hub gives ({reason})") from None
     return folder
+
+
+def _fetch(hub_id: str, *patterns: str) -> Path:
+    # a star crosses slashes: without the second line, checkpoints and logs in folders would come along
+    return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
 
 def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedConfig:
@@ -215,33 +255,47 @@ def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedC
         found = ", ".join(config.architectures or [config.model_type])
         kind = "an encoder-decoder model" if config.is_encoder_decoder else f"of type {config.model_type}"
         raise UserError(f"{folder} holds {found}, {kind}; layerdial reads {_KNOWN}")
-    if getattr(config, "add_adapter", False):
-        raise UserError(f"{folder} has add_adapter, convolutions after the encoder, which layerdial does not run")
-    _change(config, changes or {}, "model.config")
+    _refuse(config.to_dict(), str(folder))
+    _change(config, changes or {})
     return config
 
 
-def _change(config: PreTrainedConfig, changes: Mapping[str, Any], what: str) -> None:
-    """Set keys that the config has; Parakeet keeps those of its encoder in a config of their own."""
+def _refuse(config: Mapping[str, Any], where: str) -> None:
+    if config.get("add_adapter"):
+        raise UserError(f"{where} has add_adapter, convolutions after the encoder, which layerdial does not run")
+    if config.get("conv_pos_batch_norm"):
+        raise UserError(f"{where} has conv_pos_batch_norm, with which padding would change results; it is not read")
+
+
+def _change(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
+    """Set what the recipe may change over a checkpoint; Parakeet keeps its dropouts in the config of its encoder."""
+    owner = getattr(config, "encoder_config", config)
+    _check_keys(owner, changes, "model.config")
     for key, value in changes.items():
-        inner = getattr(config, "encoder_config", None)
-        owner = inner if inner is not None and hasattr(inner, key) and key != "vocab_size" else config
-        if not hasattr(owner, key):
-            raise UserError(f"{what}: a {config.model_type} config has no key {key!r}")
-        if isinstance(getattr(owner, key), PreTrainedConfig):
-            _change(getattr(owner, key), value, f"{what}.{key}")
-            continue
+        if "dropout" not in key:
+            raise UserError(f"model.config.{key}: over a checkpoint only dropouts can be changed")
         try:
             setattr(owner, key, value)
         except Exception as error:  # strict configs check types, with a class of their own
-            raise UserError(f"{what}: {key} cannot be {value!r}: {_first_line(error)}") from None
+            raise UserError(f"model.config.{key} cannot be {value!r}: {_first_line(error)}") from None
+
+
+def _check_keys(config: PreTrainedConfig, keys: Iterable[str], what: str) -> None:
+    known = config.to_dict()
+    for key in keys:
+        if key not in known:
+            raise UserError(f"{what}: a {config.model_type} config has no key {key!r}")
 
 
 def _vocabulary(processor: Any) -> dict[str, int]:
-    return {"vocab_size": len(processor.tokenizer), "pad_token_id": processor.tokenizer.pad_token_id}
+    tokenizer = processor.tokenizer
+    return {"vocab_size": vocabulary_size(tokenizer), "pad_token_id": tokenizer.pad_token_id}
 
 
 def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceTokenizer) -> HuggingFaceCTC:
+    makes, hears = processor.feature_extractor.model_input_names[0], model.main_input_name
+    if makes != hears:
+        raise UserError(f"the processor makes {makes}, but a {model.config.model_type} model hears {hears}")
     features = HuggingFaceFeatures(processor.feature_extractor, _convolutions(model.config))
     return _FAMILIES[model.config.model_type].network(model, features, tokenizer.blank)
 

@@ -121,7 +121,11 @@ class HuggingFaceCTC(Network):
         """Freeze the convolutions of the front end, and compute blocks again in the backward pass, where asked to."""
         if freeze_front_end:
             self._front_end.requires_grad_(False)
-        if gradient_checkpointing:
+        if not gradient_checkpointing:
+            self.model.gradient_checkpointing_disable()  # some checkpoints' configs switch it on
+        elif hasattr(self.model, "activation_checkpointing_enable"):  # its name from version 5.23 on
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        else:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     @property
@@ -201,7 +205,7 @@ class FastConformerCTC(HuggingFaceCTC):
 
     @property
     def _front_end(self) -> nn.Module:
-        return self.model.encoder.subsampling  # type: ignore[no-any-return]
+        return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
 
     def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
         super().__init__(model, features, blank)

@@ -6,6 +6,7 @@ The model's own feature extractor and tokenizer do the work; here is what traini
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from layerdial.errors import UserError
-from layerdial.features import FRAMES_PER_SECOND, SAMPLE_RATE, Lengths
+from layerdial.features import SAMPLE_RATE, Lengths
+from layerdial.windows import CONTEXT_SECONDS
 
+_log = logging.getLogger(__name__)
 Convolution = tuple[int, int, int]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
 
@@ -36,6 +39,11 @@ class HuggingFaceFeatures:
         self.extractor = extractor
         self.convolutions = tuple(convolutions)
         self._name = extractor.model_input_names[0]
+        if CONTEXT_SECONDS * SAMPLE_RATE % self.samples_per_frame:
+            raise UserError(
+                f"a frame of the model is {self.samples_per_frame} samples, of which {CONTEXT_SECONDS} s are no whole "
+                "number; long audio could not be cut into windows"
+            )
 
     @property
     def hears_samples(self) -> bool:
@@ -43,7 +51,7 @@ class HuggingFaceFeatures:
 
     @property
     def per_second(self) -> int:
-        return SAMPLE_RATE if self.hears_samples else FRAMES_PER_SECOND
+        return SAMPLE_RATE if self.hears_samples else SAMPLE_RATE // int(self.extractor.hop_length)
 
     @property
     def samples_per_frame(self) -> int:
@@ -66,7 +74,7 @@ class HuggingFaceFeatures:
 
     def _fewest_samples(self) -> int:
         if not self.hears_samples:
-            return 2 * SAMPLE_RATE // FRAMES_PER_SECOND  # a variance needs two frames
+            return 2 * int(self.extractor.hop_length)  # a variance needs two frames
         fewest = 1
         for kernel, stride, padding in reversed(self.convolutions):
             fewest = (fewest - 1) * stride + kernel - 2 * padding
@@ -99,6 +107,8 @@ class HuggingFaceTokenizer:
         self._own_ids = {hf_id: own for own, hf_id in enumerate(self._hf_ids)}
         self.tokens: list[str] = self._tokenizer.convert_ids_to_tokens(self._hf_ids)
         self._upper = _writes_capitals(self.tokens)
+        if beyond := _letters_beyond_a_to_z(self.tokens):
+            _log.warning("%s writes letters beyond a-z (%s); training text and WER know a-z only", where, beyond)
 
     def encode(self, text: str) -> list[int]:
         """Ids of normalised text, in capitals where the vocabulary has only these."""
@@ -132,6 +142,17 @@ def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Process
         file.write_text(json.dumps(vocabulary), encoding="utf-8")
         tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Outputs that a head for this tokenizer has: its tokens and the blank, without special tokens behind both."""
+    special = set(tokenizer.all_special_ids)
+    return 1 + max(int(i) for i in tokenizer.get_vocab().values() if i not in special or i == tokenizer.pad_token_id)
+
+
+def _letters_beyond_a_to_z(tokens: Sequence[str]) -> str:
+    letters = (token for token in tokens if len(token) == 1 and token.isalpha())
+    return "".join(letter for letter in letters if letter.lower() not in "abcdefghijklmnopqrstuvwxyz")[:20]
 
 
 def _blank_of(tokenizer: Any, n_outputs: int, where: str) -> int:

@@ -30,7 +30,7 @@ from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
 from layerdial.training.scoring import dev_scores, write_final_model
 from layerdial.training.setup import check_spec_augment, make_accelerator, make_student
-from layerdial.training.step import loss_terms, prepare_inputs, reference_posteriors, skip_if_not_finite
+from layerdial.training.step import Heard, loss_terms, prepare_inputs, reference_posteriors, skip_if_not_finite
 from layerdial.training.window import Window
 
 
@@ -142,19 +142,20 @@ def _accumulate(run: _Run, batch: Batch, subsets: tuple[BlockSubset, ...], last:
     A step's gradient is the plain mean over batches and GPUs of gradients per label: that of one big batch where all
     have as many labels (and, for the KL, as many frames), and close to it otherwise, since batches are as long.
     """
-    inputs = prepare_inputs(batch, run.accelerator.device, run.recipe.spec_augment)
+    distributed = run.student is not run.network
+    heard = prepare_inputs(batch, run.network.features, run.accelerator.device, run.recipe.spec_augment, distributed)
     with run.accelerator.autocast():
-        reference_BTV = reference_posteriors(run.reference, inputs, batch.input_lengths_B)
+        reference_BTV = reference_posteriors(run.reference, heard)
     share = 1.0 / (len(subsets) * run.recipe.train.accumulate)
     for i, subset in enumerate(subsets):
-        terms = _backward(run, batch, inputs, subset, reference_BTV, share, last and i == len(subsets) - 1)
+        terms = _backward(run, batch, heard, subset, reference_BTV, share, last and i == len(subsets) - 1)
         run.window.add(run.progress.step, batch.ids, subset.depth, terms)
 
 
 def _backward(
     run: _Run,
     batch: Batch,
-    inputs: torch.Tensor,
+    heard: Heard,
     subset: BlockSubset,
     reference_BTV: torch.Tensor | None,
     share: float,
@@ -162,8 +163,7 @@ def _backward(
 ) -> LossTerms:
     with nullcontext() if synchronise else run.accelerator.no_sync(run.student):
         with run.accelerator.autocast():
-            frames_B = run.network.features.frames(batch.input_lengths_B)
-            terms = loss_terms(run.student, batch, inputs, frames_B, subset, reference_BTV, run.recipe.objective)
+            terms = loss_terms(run.student, batch, heard, subset, reference_BTV, run.recipe.objective)
         run.accelerator.backward(terms.total * share)
     return terms
 

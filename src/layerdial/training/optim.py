@@ -12,27 +12,29 @@ from layerdial.models.network import Network
 
 
 def make_optimizer(network: Network, config: OptimConfig) -> torch.optim.AdamW:
-    """Weight decay for matrices and kernels, none for biases and norms; `lr_scale` is `head_lr` over `lr` in the head.
+    """Weight decay for matrices and kernels, none for biases, norms and scales; the head has a rate of its own.
+
+    `lr_scale` in a group is `head_lr` over `lr` for the head, else 1.
 
     Frozen parameters are left out. Blocks that get no gradient in a step are left alone by it.
     """
     head_scale = (config.head_lr or config.lr) / config.lr
     head = set(network.head.parameters())
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            scale = head_scale if parameter in head else 1.0
+            members.setdefault((scale, config.weight_decay if _decays(name, parameter) else 0.0), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale, "lr": config.lr * scale}
-        for scale, part in ((1.0, [p for p in network.parameters() if p not in head]), (head_scale, list(head)))
-        for decay, parameters in ((config.weight_decay, _matrices(part)), (0.0, _vectors(part)))
-        if parameters
+        for (scale, decay), parameters in members.items()
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def _matrices(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    return [p for p in parameters if p.requires_grad and p.ndim >= 2]
-
-
-def _vectors(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    return [p for p in parameters if p.requires_grad and p.ndim < 2]
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """More than one dimension in use, and no bias by name: Parakeet has biases for each head and channel."""
+    return sum(size > 1 for size in parameter.shape) >= 2 and "bias" not in name.rsplit(".", 1)[-1]
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -13,11 +14,14 @@ from accelerate.state import AcceleratorState
 from layerdial.config import ConformerConfig, HuggingFaceConfig, Recipe, SpecAugmentConfig
 from layerdial.errors import UserError
 from layerdial.features import N_MELS, SAMPLE_RATE, Features
-from layerdial.models.checkpoint import NO_TRANSFORMERS, is_hugging_face, load_network, resolve_model
+from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.network import Network
 from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
+
+if TYPE_CHECKING:
+    from layerdial.models.hf_ctc import HuggingFaceCTC
 
 _LONGEST_EVALUATION = timedelta(hours=4)
 
@@ -144,43 +148,58 @@ def _conformer_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Confo
 
 def _hugging_face_student(recipe: Recipe, start: Path | None, reference: Reference | None) -> tuple[Network, Tokenizer]:
     """A checkpoint with its own head and tokenizer, its encoder under a new head, or a network from scratch."""
-    try:
-        from layerdial.models import hf_checkpoint
-    except ModuleNotFoundError:
-        raise UserError(NO_TRANSFORMERS) from None
-
-    settings = recipe.model if isinstance(recipe.model, HuggingFaceConfig) else HuggingFaceConfig(family="hf")
+    library = hugging_face()
+    settings = recipe.model if isinstance(recipe.model, HuggingFaceConfig) else HuggingFaceConfig()
     torch.manual_seed(recipe.train.seed)
-    if start is not None and recipe.tokenizer is None:
-        network, tokenizer = hf_checkpoint.load_hugging_face(start, settings.config)
-    elif start is not None:
-        network, tokenizer = hf_checkpoint.with_new_head(start, _make_processor(recipe, start, None), settings.config)
-    else:
+    network: HuggingFaceCTC
+    if start is None:
         if settings.freeze_front_end:
-            raise UserError("a front end with random weights would stay as it is; set model.freeze_front_end=false")
-        config = settings.config or hf_checkpoint.settings_of(reference.folder if reference else None)
-        network, tokenizer = hf_checkpoint.new_hugging_face(config, _make_processor(recipe, None, reference))
+            raise UserError(
+                "a front end with random weights would stay as it is; "
+                "set model.freeze_front_end=false, or init: reference"
+            )
+        config = settings.config or library.settings_of(reference.folder if reference else None)
+        network, tokenizer = library.new_hugging_face(config, _make_processor(recipe, None, reference))
+    elif recipe.tokenizer is not None:
+        network, tokenizer = library.with_new_head(start, _make_processor(recipe, start, None), settings.config)
+    else:
+        network, tokenizer = _from_checkpoint(start, reference, settings.config)
     network.prepare_training(settings.freeze_front_end, settings.gradient_checkpointing)
     return network, tokenizer
 
 
+def _from_checkpoint(
+    start: Path, reference: Reference | None, changes: dict[str, Any]
+) -> tuple[HuggingFaceCTC, Tokenizer]:
+    """A checkpoint with its own head; with one for the reference's vocabulary where it has none, or another."""
+    library = hugging_face()
+    if reference is None or start == reference.folder:
+        return library.load_hugging_face(start, changes)  # type: ignore[no-any-return]
+    try:
+        network, tokenizer = library.load_hugging_face(start, changes)
+        if tokenizer.tokens == reference.tokenizer.tokens:
+            return network, tokenizer
+    except UserError:  # no head, or no tokenizer; what else may be wrong with it is found again
+        pass
+    processor = library.load_processor(reference.folder)
+    return library.with_new_head(start, processor, changes)  # type: ignore[no-any-return]
+
+
 def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | None) -> object:
     """The processor of another folder, or one for the characters of the training text."""
-    from layerdial.models.hf_checkpoint import extractor_for, load_processor
-    from layerdial.models.hf_processor import character_processor
-
+    library = hugging_face()
     config = recipe.tokenizer
     if config is None:
         assert reference is not None  # the recipe's own check
-        return load_processor(reference.folder)
+        return library.load_processor(reference.folder)
     if config.path is not None:
-        return load_processor(resolve_model(config.path))
+        return library.load_processor(resolve_model(config.path))
     if config.kind != "char":
         raise UserError(
             f"tokenizer.kind is {config.kind}; Hugging Face models get a tokenizer of characters: kind: char"
         )
     settings = recipe.model.config if isinstance(recipe.model, HuggingFaceConfig) else {}
-    return character_processor(_texts(recipe.data.train), extractor_for(start, settings))
+    return library.character_processor(_texts(recipe.data.train), library.extractor_for(start, settings))
 
 
 def _texts(cuts: Path) -> Iterator[str]:

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from layerdial.config import ObjectiveConfig, SpecAugmentConfig
 from layerdial.data.batching import Batch
+from layerdial.features import Features
 from layerdial.modules.losses import LossTerms, ctc, distillation
 from layerdial.subset import BlockSubset
 from layerdial.training.augment import mask_samples, spec_augment
 from layerdial.training.reference import Reference
 
 
-def prepare_inputs(batch: Batch, device: torch.device, augment: SpecAugmentConfig) -> Tensor:
-    """The batch on the device, with SpecAugment: (B, T, F) or (B, S)."""
-    inputs = batch.inputs.to(device, non_blocking=True)
+@dataclass(frozen=True)
+class Heard:
+    """What reference and student hear of a batch: `inputs` (B, T, F) or (B, S) on the device, masked by SpecAugment.
+
+    `frames_B`, what the networks make of them, stays on the CPU, where ctc_loss wants it: reading it off the device
+    would wait for it.
+    """
+
+    inputs: Tensor
+    lengths_B: Tensor
+    frames_B: Tensor
+
+
+def prepare_inputs(
+    batch: Batch, features: Features, device: torch.device, augment: SpecAugmentConfig, distributed: bool = False
+) -> Heard:
+    """The batch on the device, with SpecAugment.
+
+    Lengths stay on the CPU, where a network can see whether there is padding; but DDP would move them there itself,
+    and make the host wait for it.
+    """
+    inputs, lengths_B = batch.inputs.to(device, non_blocking=True), batch.input_lengths_B
     masked = spec_augment if inputs.ndim == 3 else mask_samples
-    return masked(inputs, batch.input_lengths_B, augment)
+    inputs = masked(inputs, lengths_B, augment)
+    if distributed:
+        return Heard(inputs, lengths_B.to(device, non_blocking=True), features.frames(lengths_B))
+    return Heard(inputs, lengths_B, features.frames(lengths_B))
 
 
 def loss_terms(
     student: nn.Module,
     batch: Batch,
-    inputs: Tensor,
-    frames_B: Tensor,
+    heard: Heard,
     subset: BlockSubset,
     reference_BTV: Tensor | None,
     objective: ObjectiveConfig,
 ) -> LossTerms:
-    """CTC of the student run with `subset`, plus, with a reference, the weighted KL from its posteriors.
-
-    `frames_B` on the CPU, where ctc_loss wants them: reading the student's off the device would wait for it.
-    """
-    logp_BTV, _ = student(inputs, batch.input_lengths_B, subset)
+    """CTC of the student run with `subset`, plus, with a reference, the weighted KL from its posteriors."""
+    logp_BTV, _ = student(heard.inputs, heard.lengths_B, subset)
+    frames_B = heard.frames_B
     ctc_loss = ctc(logp_BTV, frames_B, batch.tokens_BU.to(logp_BTV.device, non_blocking=True), batch.token_lengths_B)
     if reference_BTV is None:
         return LossTerms(ctc_loss, ctc_loss.detach(), torch.zeros_like(ctc_loss))
@@ -41,9 +63,9 @@ def loss_terms(
     return LossTerms(ctc_loss + objective.distil_weight * kl, ctc_loss.detach(), kl.detach())
 
 
-def reference_posteriors(reference: Reference | None, inputs: Tensor, lengths_B: Tensor) -> Tensor | None:
+def reference_posteriors(reference: Reference | None, heard: Heard) -> Tensor | None:
     """The reference hears what the student hears, SpecAugment included."""
-    return None if reference is None else reference.posteriors(inputs, lengths_B)
+    return None if reference is None else reference.posteriors(heard.inputs, heard.lengths_B)
 
 
 def skip_if_not_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:

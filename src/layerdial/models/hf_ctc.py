@@ -224,13 +224,15 @@ def norm_over_real_frames(norm: nn.GroupNorm, x_BCT: Tensor, frames_B: Tensor) -
 
     Padding frames come out as something finite, and are not looked at later.
     """
-    mask_B1T = frame_mask(frames_B, x_BCT.shape[2]).unsqueeze(1)
-    count_B11 = frames_B.view(-1, 1, 1)
-    x_BCT = _at_least_float32(x_BCT).masked_fill(~mask_B1T, 0.0)
-    centred_BCT = (x_BCT - x_BCT.sum(2, keepdim=True) / count_B11).masked_fill(~mask_B1T, 0.0)
-    variance_BC1 = centred_BCT.square().sum(2, keepdim=True) / count_B11
+    x_BCT = _at_least_float32(x_BCT)
+    real_BT = frame_mask(frames_B, x_BCT.shape[2])
+    with torch.autocast(x_BCT.device.type, enabled=False):  # sums over thousands of frames
+        sum_BC1 = torch.bmm(x_BCT, real_BT.unsqueeze(2).to(x_BCT.dtype))
+    mean_BC1 = sum_BC1 / frames_B.view(-1, 1, 1)
+    centred_BCT = (x_BCT - mean_BC1).masked_fill_(~real_BT.unsqueeze(1), 0.0)  # in place: these tensors are large
+    variance_BC1 = torch.linalg.vector_norm(centred_BCT, dim=2, keepdim=True).square() / frames_B.view(-1, 1, 1)
     scale_BC1 = torch.rsqrt(variance_BC1 + norm.eps) * norm.weight.view(1, -1, 1)
-    return centred_BCT * scale_BC1 + norm.bias.view(1, -1, 1)
+    return torch.addcmul(norm.bias.view(1, -1, 1), centred_BCT, scale_BC1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from layerdial.config import OptimConfig
 from layerdial.errors import UserError
@@ -104,6 +105,19 @@ def test_a_finished_run_resumes_to_the_same_model(uninterrupted: Path, corpus) -
     before, rows = weights(uninterrupted), losses(uninterrupted)
     train(tiny_recipe(uninterrupted, corpus.train, corpus.dev, *RANDOM), resume=True)
     assert equal(weights(uninterrupted), before) and losses(uninterrupted) == rows
+
+
+def test_a_run_does_not_go_on_with_another_teacher_of_the_same_name(corpus, learnt: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    shutil.copytree(learnt, reference)
+    changes = (f"reference={reference}", "model=null", "tokenizer=null", "train.steps=2", "train.eval_every=2")
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "objective.distil_weight=1")
+    train(recipe)
+    train(recipe, resume=True)
+    tensors = load_file(reference / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, reference / "model.safetensors")
+    with pytest.raises(UserError, match=r"weights of .*reference are not those that .*run was begun with"):
+        train(recipe, resume=True)
 
 
 def test_a_run_is_not_overwritten_nor_resumed_with_another_recipe(uninterrupted: Path, corpus) -> None:

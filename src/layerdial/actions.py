@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from layerdial.data.batching import FeatureBatches
 from layerdial.files import check_writable
 from layerdial.ladder import Ladder
-from layerdial.models.checkpoint import resolve_model
+from layerdial.models.checkpoint import fingerprint, resolve_model
 from layerdial.models.recognizer import load_model
 from layerdial.progress import progress
 from layerdial.search import Metric, most_evaluations, search_ladder
@@ -87,16 +86,6 @@ def sweep_model(
                 progress=update,
             )
         )
-
-
-def fingerprint(folder: Path) -> str:
-    """A short hash of a model's weights: rows measured with other weights under the same path are not mixed up."""
-    parts = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    digests = []
-    for path in parts:  # more than one for some models of the hub
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
 
 
 def _name(folder: Path) -> str:

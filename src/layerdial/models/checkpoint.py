@@ -6,6 +6,7 @@ writes, so that plain `transformers` reads it too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def resolve_model(model: Path) -> Path:
     if model.exists() or not _may_be_hub_id(model):
         return model
     return hugging_face().download(str(model))  # type: ignore[no-any-return]
+
+
+def fingerprint(folder: Path) -> str:
+    """A short hash of a model's weights: rows measured with other weights under the same path are not mixed up."""
+    parts = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    digests = []
+    for path in parts:  # more than one for some models of the hub
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
 
 
 def _may_be_hub_id(model: Path) -> bool:

@@ -18,6 +18,7 @@ from layerdial.config import Recipe
 from layerdial.data.batching import Batch, FeatureBatches, Position, training_batches
 from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
+from layerdial.models.checkpoint import fingerprint
 from layerdial.models.network import Network
 from layerdial.modules.losses import LossTerms
 from layerdial.progress import Update, progress
@@ -88,13 +89,14 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     for cuts in (recipe.data.train, recipe.data.dev):
         open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
+    reference_weights = fingerprint(reference.folder) if reference else None
     network, tokenizer = make_student(recipe, reference)
     check_spec_augment(recipe.spec_augment, network.features)
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)
     if recipe.objective.distil_weight == 0:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
-    folder = RunFolder(recipe, resume, accelerator.process_index)
+    folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
     state = checkpoints.Progress()

@@ -21,9 +21,12 @@ from layerdial.training import checkpoints
 
 
 class RunFolder:
-    """Opens a run. Of a distributed run only the first process writes, but each what it had to leave out."""
+    """Opens a run. Of a distributed run only the first process writes, but each what it had to leave out.
 
-    def __init__(self, recipe: Recipe, resume: bool, process: int = 0) -> None:
+    `reference_weights` is a hash of the reference's: a run does not go on with another teacher under the same name.
+    """
+
+    def __init__(self, recipe: Recipe, resume: bool, process: int = 0, reference_weights: str | None = None) -> None:
         self.path = recipe.out
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -32,6 +35,7 @@ class RunFolder:
         self._rejected_file = self.path / ("rejected.jsonl" if process == 0 else f"rejected-{process}.jsonl")
         self._rejected: set[str] | None = None
         self._board: Any = None
+        self._reference_weights = reference_weights
         self.latest = checkpoints.latest(self.checkpoints)
         self._check(recipe, resume)
 
@@ -41,7 +45,13 @@ class RunFolder:
             return
         if not resume:
             raise UserError(f"{self.path} holds a run already; add --resume to go on, or --set out=ELSEWHERE")
-        before, now = read_json(meta_file)["recipe"], recipe.model_dump(mode="json")
+        meta = read_json(meta_file)
+        if meta.get("reference_weights", self._reference_weights) != self._reference_weights:
+            raise UserError(
+                f"--resume: the weights of {recipe.reference} are not those that {self.path} was begun with; "
+                "begin anew with --set out=ELSEWHERE"
+            )
+        before, now = meta["recipe"], recipe.model_dump(mode="json")
         # how a run is logged and fed may change, what it computes may not
         free = {("train", key) for key in ("log_every", "average_best", "threads")} | {
             ("data", "workers"),
@@ -59,7 +69,7 @@ class RunFolder:
         """Say what made this run, and drop what a killed run logged after `step`, since those steps come again."""
         if not self.writes:
             return
-        write_json(self.path / "meta.json", _meta(recipe))
+        write_json(self.path / "meta.json", {**_meta(recipe), "reference_weights": self._reference_weights})
         if self._metrics.is_file():
             rows = [row for row in read_rows(self._metrics) if row["step"] <= step]
             write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))

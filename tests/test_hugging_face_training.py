@@ -40,7 +40,6 @@ ONE = ("train.steps=1", "train.eval_every=1")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated"),
 ]
 
 

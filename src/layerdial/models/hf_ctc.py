@@ -121,12 +121,13 @@ class HuggingFaceCTC(Network):
         """Freeze the convolutions of the front end, and compute blocks again in the backward pass, where asked to."""
         if freeze_front_end:
             self._front_end.requires_grad_(False)
-        if not gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()  # some checkpoints' configs switch it on
-        elif hasattr(self.model, "activation_checkpointing_enable"):  # its name from version 5.23 on
-            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # what it is called: from version 5.23 on, and before
+        called = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
+        if gradient_checkpointing:
+            settings = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
+            getattr(self.model, f"{called}_checkpointing_enable")(**settings)
+        else:  # some checkpoints' configs switch it on
+            getattr(self.model, f"{called}_checkpointing_disable")()
 
     @property
     def _front_end(self) -> nn.Module:

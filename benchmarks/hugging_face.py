@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import random
 import statistics
 import time
 import warnings
@@ -41,9 +42,10 @@ def main() -> None:
         runs = {name: make(model, options) for name, make in {**_STEPS, **_INFERENCES}.items()}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(options.turns + 1):
-            for name, run in runs.items():
+            order = random.Random(turn).sample(list(runs), len(runs))  # none always follows the same other
+            for name in order:
                 began = time.perf_counter()
-                run()
+                runs[name]()
                 if turn:  # the first is for warming up
                     times[name].append(time.perf_counter() - began)
         del runs

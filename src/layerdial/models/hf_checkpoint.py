@@ -30,11 +30,8 @@ from layerdial.models.hf_processor import (
     Convolution,
     HuggingFaceFeatures,
     HuggingFaceTokenizer,
-    character_processor,
     vocabulary_size,
 )
-
-__all__ = ["character_processor", "quiet"]  # for those who take all of this from here
 
 _UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
 _HEADS = ("lm_head", "ctc_head")

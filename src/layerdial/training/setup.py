@@ -198,8 +198,10 @@ def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | N
         raise UserError(
             f"tokenizer.kind is {config.kind}; Hugging Face models get a tokenizer of characters: kind: char"
         )
+    from layerdial.models.hf_processor import character_processor
+
     settings = recipe.model.config if isinstance(recipe.model, HuggingFaceConfig) else {}
-    return library.character_processor(_texts(recipe.data.train), library.extractor_for(start, settings))
+    return character_processor(_texts(recipe.data.train), library.extractor_for(start, settings))
 
 
 def _texts(cuts: Path) -> Iterator[str]:

@@ -24,10 +24,9 @@ from layerdial.training import policies
 from layerdial.training.augment import mask_samples
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
-from layerdial.training.reference import Reference
 from test_distributed import on_two_ranks, told, train_and_tell
 from test_resume import kill_at_step
-from tiny import command, equal, in_child, losses, speak, tiny_recipe, weights, write_recipe
+from tiny import command, equal, in_child, losses, remember_references, speak, tiny_recipe, weights, write_recipe
 from tiny_hf import save_tiny, tiny_model, tiny_processor
 
 SIZES = "hidden_size: 16, num_hidden_layers: 3, num_attention_heads: 2, intermediate_size: 32"
@@ -291,24 +290,11 @@ def test_the_tokenizer_can_be_that_of_another_model(corpus, wavlm: Path, tmp_pat
 # ----------------------------------------------------------------------------------------------------- distillation
 
 
-def remembered(monkeypatch: pytest.MonkeyPatch) -> list[Reference]:
-    """The references that are loaded from now on."""
-    loaded: list[Reference] = []
-    load = Reference.load
-
-    def load_and_remember(*arguments: Any) -> Reference:
-        loaded.append(load(*arguments))
-        return loaded[-1]
-
-    monkeypatch.setattr(Reference, "load", load_and_remember)
-    return loaded
-
-
 @pytest.mark.parametrize("start", ["wavlm", "parakeet"])
 def test_a_student_learns_from_a_reference_that_stays_as_it_was(
     corpus, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    folder, loaded = request.getfixturevalue(start), remembered(monkeypatch)
+    folder, loaded = request.getfixturevalue(start), remember_references(monkeypatch)
     changes = (f"reference={folder}", "init=reference", "objective.distil_weight=1", "model=null", "tokenizer=null")
     model = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, *FEW))
     assert all(row[2] > 0 for row in losses(tmp_path / "run").values())

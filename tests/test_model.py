@@ -14,7 +14,6 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.modules.attention import FrameContext
-from layerdial.modules.subsampling import subsampled
 from layerdial.subset import BlockSubset
 from layerdial.text import build_tokenizer
 from tiny import VOCABULARY, noise, tiny_network
@@ -33,7 +32,7 @@ def by_hand(network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset
     """The network as a plain loop over its blocks."""
     x_BTD = network.front_end(network.normalise(inputs_BTF, lengths_B), lengths_B)
     width = network.config.width // network.config.heads
-    context = FrameContext.make(subsampled(lengths_B), x_BTD.shape[1], width, x_BTD.dtype)
+    context = FrameContext.make(network.features.frames(lengths_B), x_BTD.shape[1], width, x_BTD.dtype)
     for i, block in enumerate(network.encoder.blocks):
         if i in subset:
             x_BTD = block(x_BTD, context)

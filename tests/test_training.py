@@ -23,7 +23,6 @@ from layerdial.subset import BlockSubset
 from layerdial.training import checkpoints, loop, scoring
 from layerdial.training.loop import train
 from layerdial.training.optim import learning_rate, make_optimizer
-from layerdial.training.reference import Reference
 from layerdial.training.step import skip_if_not_finite
 from tiny import (
     HERTZ,
@@ -32,6 +31,7 @@ from tiny import (
     equal,
     losses,
     noise,
+    remember_references,
     sentences,
     tiny_network,
     tiny_recipe,
@@ -97,14 +97,7 @@ def batch_norm_reference(corpus, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_the_reference_is_bit_identical_after_training_and_in_no_checkpoint(
     corpus, batch_norm_reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[Reference] = []
-    load = Reference.load
-
-    def load_and_remember(*arguments: Any) -> Reference:
-        loaded.append(load(*arguments))
-        return loaded[-1]
-
-    monkeypatch.setattr(Reference, "load", load_and_remember)
+    loaded = remember_references(monkeypatch)
     changes = (f"reference={batch_norm_reference}", "objective.distil_weight=1", "model.dropout=0.1", "train.steps=4")
     train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "train.eval_every=2"))
     network = loaded[0].network

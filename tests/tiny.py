@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 import yaml
@@ -28,6 +29,7 @@ from layerdial.config import ConformerConfig, Recipe, load_recipe
 from layerdial.data.manifest import write_cuts
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.report import read_rows
+from layerdial.training.reference import Reference
 
 HERTZ = {"low": 300.0, "middle": 900.0, "high": 2700.0}
 WORD_SECONDS, GAP_SECONDS = 0.2, 0.12
@@ -139,6 +141,19 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def remember_references(monkeypatch: pytest.MonkeyPatch) -> list[Reference]:
+    """The references that are loaded from now on."""
+    loaded: list[Reference] = []
+    load = Reference.load
+
+    def load_and_remember(*arguments: Any) -> Reference:
+        loaded.append(load(*arguments))
+        return loaded[-1]
+
+    monkeypatch.setattr(Reference, "load", load_and_remember)
+    return loaded
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ class HuggingFaceConfig(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for key in [*self.config, *self.config.get("encoder_config", {})]:
+        inner = self.config.get("encoder_config")
+        for key in [*self.config, *(inner if isinstance(inner, dict) else ())]:
             if key == "layerdrop":
                 raise ValueError(f"config.{key} is not used; `policy` says how blocks are dropped")
             if key.startswith("mask_") or key == "apply_spec_augment":

@@ -237,7 +237,7 @@ def download(hub_id: str) -> Path:
 
 
 def _fetch(hub_id: str, *patterns: str) -> Path:
-    # a star crosses slashes: without the second line, checkpoints and logs in folders would come along
+    # a star crosses slashes: unless ignored, checkpoints and logs in folders would come along
     return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
 

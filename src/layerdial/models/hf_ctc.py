@@ -196,6 +196,10 @@ class SpeechTransformerCTC(HuggingFaceCTC):
 class FastConformerCTC(HuggingFaceCTC):
     """Parakeet: strided convolutions over log-mel, Conformer blocks, a pointwise convolution as head."""
 
+    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
+        super().__init__(model, features, blank)
+        model.encoder.layerdrop = 0.0  # it keeps a copy of its config's
+
     @property
     def head(self) -> nn.Module:  # type: ignore[override]
         return self.model.ctc_head  # type: ignore[no-any-return]
@@ -207,10 +211,6 @@ class FastConformerCTC(HuggingFaceCTC):
     @property
     def _front_end(self) -> nn.Module:
         return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
-
-    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
-        super().__init__(model, features, blank)
-        model.encoder.layerdrop = 0.0  # it keeps a copy of its config's
 
     def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: BlockSubset) -> Tensor:
         mask_BT = None

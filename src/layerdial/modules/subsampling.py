@@ -12,11 +12,6 @@ from torch.nn import functional as F
 SUBSAMPLING = 4
 
 
-def subsampled(lengths: Tensor) -> Tensor:
-    """Frames after the front end: each stride-2 convolution rounds up, so a frame never vanishes."""
-    return (lengths + SUBSAMPLING - 1) // SUBSAMPLING
-
-
 def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
     """(B, T) bool, true where a frame is real and not padding."""
     return torch.arange(n_frames, device=lengths_B.device) < lengths_B.unsqueeze(1)

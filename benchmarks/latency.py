@@ -15,8 +15,9 @@ import torch
 
 from layerdial.config import ConformerConfig
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.models.cost import forward_pass, macs_per_second, measure_in_turns
+from layerdial.models.cost import forward_pass, macs_per_second
 from layerdial.subset import BlockSubset
+from layerdial.timing import measure_in_turns
 
 
 def main() -> None:

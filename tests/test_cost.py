@@ -14,12 +14,11 @@ from layerdial.models.cost import (
     Cost,
     forward_pass,
     macs_per_second,
-    measure_in_turns,
-    measure_latency,
     parameter_count,
     subset_cost,
 )
 from layerdial.subset import BlockSubset
+from layerdial.timing import measure_in_turns, measure_latency
 
 MELS, WIDTH, HEADS, FFN, KERNEL, BLOCKS, VOCABULARY = 80, 16, 2, 24, 5, 4, 11
 

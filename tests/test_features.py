@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layerdial.features import N_MELS, SAMPLE_RATE, fbank, num_frames
+from layerdial import fbank as fbank_module
+from layerdial.fbank import N_MELS, num_frames
+from layerdial.features import SAMPLE_RATE, fbank
 
 
 def tones(n_samples: int) -> np.ndarray:
@@ -53,3 +55,35 @@ def test_features_are_those_of_lhotse(n_samples: int) -> None:
     ours = fbank(samples)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+
+@pytest.mark.parametrize("n_samples", [160, 400, 16000, 16080, 48123])
+def test_features_are_those_of_kaldi_native_fbank(n_samples: int) -> None:
+    samples = tones(n_samples)
+    np.testing.assert_allclose(fbank(samples), native(samples), atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-4, 0.5])
+def test_offset_and_silence_come_out_as_in_kaldi_native_fbank(level: float) -> None:
+    np.testing.assert_allclose(fbank(samples := np.full(3000, level, np.float32)), native(samples), atol=1e-3)
+
+
+def native(samples: np.ndarray) -> np.ndarray:
+    """Features by the package that sherpa-onnx uses too."""
+    import kaldi_native_fbank
+
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0.0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins, options.mel_opts.high_freq = N_MELS, -400.0
+    computer = kaldi_native_fbank.OnlineFbank(options)
+    computer.accept_waveform(SAMPLE_RATE, samples.tolist())
+    computer.input_finished()
+    return np.stack([computer.get_frame(i) for i in range(computer.num_frames_ready)])
+
+
+def test_the_graph_of_the_features_is_what_it_says() -> None:
+    import onnx
+
+    nodes = onnx.load(fbank_module._GRAPH).graph.node
+    assert [node.op_type for node in nodes] == ["MatMul", "Mul", "MatMul", "Constant", "Max", "Log"]

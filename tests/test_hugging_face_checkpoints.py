@@ -27,9 +27,8 @@ from transformers import (
 )
 
 from layerdial import load_model
-from layerdial.actions import fingerprint
 from layerdial.errors import UserError
-from layerdial.models.checkpoint import load_network, save_model
+from layerdial.models.checkpoint import fingerprint, load_network, save_model
 from layerdial.subset import BlockSubset
 from tiny import command, equal, speak
 from tiny_hf import LOWER, UPPER, VARIANTS, letters, save_tiny, tiny_model, tiny_processor

@@ -13,7 +13,8 @@ from layerdial.subset import BlockSubset
 
 if TYPE_CHECKING:
     from layerdial.ladder import Ladder
-    from layerdial.models.recognizer import TorchRecognizer, Transcript, load_model
+    from layerdial.models.recognizer import TorchRecognizer, load_model
+    from layerdial.transcript import Transcript
 
 __version__ = "0.1.0"
 __all__ = ["BlockSubset", "Ladder", "TorchRecognizer", "Transcript", "UserError", "load_model"]
@@ -22,7 +23,7 @@ __all__ = ["BlockSubset", "Ladder", "TorchRecognizer", "Transcript", "UserError"
 _LAZY = {
     "Ladder": "layerdial.ladder",
     "TorchRecognizer": "layerdial.models.recognizer",
-    "Transcript": "layerdial.models.recognizer",
+    "Transcript": "layerdial.transcript",
     "load_model": "layerdial.models.recognizer",
 }
 

@@ -1,43 +1,81 @@
-"""What the commands do with a model folder and a manifest, for the command line, the demo and scripts alike."""
+"""What the commands do with a model folder and a manifest, for the command line, the demo and scripts alike.
+
+A model folder holds a torch model or an exported one; both transcribe, both can be swept and searched.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layerdial.data.batching import FeatureBatches
+from layerdial.errors import UserError
 from layerdial.files import check_writable
 from layerdial.ladder import Ladder
-from layerdial.models.checkpoint import fingerprint, resolve_model
-from layerdial.models.recognizer import load_model
 from layerdial.progress import progress
-from layerdial.search import Metric, most_evaluations, search_ladder
+from layerdial.runtime import Recognizer, is_exported
+from layerdial.runtime.manifest import Manifest
+from layerdial.search import Metric, TextsAlone, most_evaluations, search_ladder
 from layerdial.sweep import Timing, select_subsets, sweep
+
+if TYPE_CHECKING:
+    from layerdial.data.batching import FeatureBatches
+    from layerdial.models.recognizer import TorchRecognizer
+
+
+def load_recognizer(model: Path, device: str = "cpu", threads: int | None = None) -> TorchRecognizer | Recognizer:
+    """A torch model (folder or hub id) or an exported folder. `threads` are for the latter, `device` for the former."""
+    if is_exported(model):
+        if device != "cpu":
+            raise UserError(f"{model} is exported for CPUs; device {device} is for torch models")
+        return Recognizer(model, threads)
+    from layerdial.models.recognizer import load_model
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    return load_model(model, device)
+
+
+def _resolve(model: Path) -> tuple[Path, str]:
+    """The folder of a model, and a hash of its weights."""
+    if is_exported(model):
+        return model, Manifest.load(model).model_id
+    from layerdial.models.checkpoint import fingerprint, resolve_model
+
+    folder = resolve_model(model)
+    return folder, fingerprint(folder)
 
 
 def search_model(
-    folder: Path, cuts: Path, metric: Metric = "loss", device: str = "cpu", workers: int = 1
+    folder: Path, cuts: Path, metric: Metric | None = None, device: str = "cpu", workers: int = 1
 ) -> tuple[Path, Ladder]:
     """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
 
+    `metric` is the loss unless given, and WER for an exported model, which has texts alone.
     Returns the model's folder (for a hub id, that in the hub's cache) and the ladder. An interrupted search goes on
     where it stopped.
     """
-    folder = resolve_model(folder)
-    recognizer = load_model(folder, device)
+    from layerdial.data.batching import FeatureBatches
+
+    folder, weights = _resolve(folder)
+    recognizer = load_recognizer(folder, device)
     batches = FeatureBatches(cuts, recognizer.features, workers=workers)
+    scores = TextsAlone(recognizer) if isinstance(recognizer, Recognizer) else recognizer
+    if isinstance(scores, TextsAlone) and metric == "loss":
+        raise UserError(f"{folder} is exported and gives texts alone; search it by --metric wer")
     journal = folder / "search.jsonl"
     check_writable(folder)
     with progress(f"search {_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
         ladder = search_ladder(
-            recognizer,
+            scores,
             batches,
-            metric,
+            metric or ("wer" if isinstance(scores, TextsAlone) else "loss"),
             cuts=str(cuts),
             progress=update,
             journal=journal,
-            fingerprint=f"{fingerprint(folder)}/{cuts}",
+            fingerprint=f"{weights}/{cuts}",
         )
     ladder.save(folder / "ladder.json")
     journal.unlink(missing_ok=True)
@@ -54,21 +92,25 @@ def sweep_model(
     device: str = "cpu",
     workers: int = 1,
     seed: int = 0,
+    threads: int | None = None,
     timing: Timing | None = None,
     batches: FeatureBatches | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `layerdial.sweep`."""
-    folder, name = resolve_model(folder), folder
-    recognizer = load_model(folder, device)
+    from layerdial.data.batching import FeatureBatches
+
+    name = folder
+    folder, weights = _resolve(folder)
+    recognizer = load_recognizer(folder, device, threads)
     select = select or ("ladder" if recognizer.ladder else "even")
     subsets = select_subsets(select, depths, recognizer.n_blocks, recognizer.ladder, seed)
     labels = {
         "method": method,
         "select": select,
         "model": str(name),
-        "fingerprint": fingerprint(folder),
+        "fingerprint": weights,
         "cuts": str(cuts),
-        "device": str(recognizer.device),
+        "device": str(getattr(recognizer, "device", "cpu")),
     }
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:

@@ -29,7 +29,10 @@ app.add_typer(prepare, name="prepare")
 
 ModelArgument = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A model folder, such as runs/demo/dld/model; or a Hugging Face hub id."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A model folder, such as runs/demo/dld/model; a folder that layerdial export wrote; or a hub id.",
+    ),
 ]
 CutsArgument = Annotated[Path, typer.Argument(metavar="CUTS", help="A manifest, such as data/x/dev.cuts.jsonl.gz.")]
 SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus' folder.")]
@@ -37,6 +40,10 @@ OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Where the mani
 PartOption = Annotated[Optional[list[str]], typer.Option("--part", help="Only this part; may be repeated.")]  # noqa: UP045
 VerifyOption = Annotated[bool, typer.Option(help="Decode every file to find damage, not only read its header.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+ThreadsOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--threads", min=1, help="Threads of one request; as many as there are CPUs, four at most."),
+]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
 
 
@@ -186,7 +193,10 @@ def train(
 def search(
     model: ModelArgument,
     cuts: CutsArgument,
-    metric: Annotated[str, typer.Option(help="What to choose by: loss or wer.")] = "loss",
+    metric: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What to choose by: loss or wer. Exported models give no loss."),
+    ] = None,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
 ) -> None:
@@ -215,6 +225,7 @@ def sweep(
     seed: Annotated[int, typer.Option(help="For --select random.")] = 0,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
+    threads: ThreadsOption = None,
 ) -> None:
     """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
     from rich.console import Console
@@ -225,7 +236,7 @@ def sweep(
     if against and not out:
         raise UserError("--against compares the methods in one folder; name it with --out")
 
-    rows = sweep_model(model, cuts, _parse_depths(depths), select, out, method, device, workers, seed)
+    rows = sweep_model(model, cuts, _parse_depths(depths), select, out, method, device, workers, seed, threads)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
     if out and against:
@@ -240,27 +251,143 @@ def transcribe(
     model: ModelArgument,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
     depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
+    deadline_ms: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Exported models: the deepest that is done in time, file by file."),
+    ] = None,
+    target_rtf: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Exported models: the deepest that takes at most so many seconds a second of audio."),
+    ] = None,
+    max_cpu: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Exported models: the deepest that computes so many seconds a second of audio."),
+    ] = None,
+    confidence: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Exported models: shallow first, deeper only where the posteriors are less sure, 0 to 1."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
 ) -> None:
     """Print what is said in audio files of any sample rate and length."""
-    from layerdial.models.recognizer import load_model
+    from layerdial.actions import load_recognizer
+    from layerdial.runtime import Recognizer
 
-    recognizer = load_model(model, device)
+    recognizer = load_recognizer(model, device, threads)
     recognizer.subset(depth)  # a depth that does not exist is said before any work
+    wishes: dict[str, Any] = {
+        "deadline_ms": deadline_ms,
+        "target_rtf": target_rtf,
+        "max_cpu": max_cpu,
+        "confidence": confidence,
+    }
+    wishes = {name: value for name, value in wishes.items() if value is not None}
+    if wishes and not isinstance(recognizer, Recognizer):
+        option = "--" + next(iter(wishes)).replace("_", "-")
+        raise UserError(f"{option} needs an exported model: layerdial export {model} OUT, then transcribe with OUT")
     wrong = 0
     for path in audio:
         try:
-            result = recognizer.transcribe(path, depth=depth)
+            result = recognizer.transcribe(path, depth=depth, **wishes)
         except UserError as error:
             wrong += 1
             print(f"layerdial: {error}", file=sys.stderr)
             continue
-        row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
-        row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
-        print(json.dumps(row, ensure_ascii=False) if as_json else (f"{path}: " * (len(audio) > 1)) + result.text)
+        print(json.dumps(_row(path, result), ensure_ascii=False) if as_json else _line(path, result, len(audio)))
     if wrong:
         raise typer.Exit(2)
+
+
+def _row(path: Path, result: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
+    row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
+    if result.reason:
+        row["reason"] = result.reason
+    if len({chunk.subset for chunk in result.chunks}) > 1:
+        row["chunks"] = [
+            {"start": round(chunk.start, 3), "end": round(chunk.end, 3), "depth": chunk.depth, "reason": chunk.reason}
+            for chunk in result.chunks
+        ]
+    return row
+
+
+def _line(path: Path, result: Any, files: int) -> str:
+    why = f"   [depth {result.depth}: {result.reason}]" if result.reason else ""
+    return (f"{path}: " if files > 1 else "") + str(result.text) + why
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that devices get.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Matrix products in int8: smaller and faster.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision: half the size, as fast.")] = False,
+    cuts: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Dev cuts on which --int8 is checked at every depth; blocks that it hurts stay in float."),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="layerdial, or sherpa-onnx for that runtime (one depth).")
+    ] = "layerdial",
+    depth: Annotated[Optional[int], typer.Option(help="For sherpa-onnx: how many blocks run.")] = None,  # noqa: UP045
+    licence: Annotated[Optional[str], typer.Option(help="The licence of the weights, for the metadata.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="The model's name, for the metadata.")] = None,  # noqa: UP045
+) -> None:
+    """Write a model as ONNX, for devices without torch: one file with a depth dial."""
+    from layerdial.export.run import export_model, export_sherpa
+
+    if int8 and fp16:
+        raise UserError("--int8 and --fp16 exclude each other; export twice, into two folders")
+    if format_ not in ("layerdial", "sherpa-onnx"):
+        raise UserError(f"--format is {format_!r}; choose layerdial or sherpa-onnx")
+    precision: Any = "int8" if int8 else "float16" if fp16 else "float32"
+    if format_ == "sherpa-onnx":
+        if depth is None:
+            raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
+        subset = export_sherpa(model, out, depth, precision, licence, name)
+        print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
+        print(f"next:        see {out / 'README.md'}")
+        return
+    if depth is not None:
+        raise UserError("--depth is for --format sherpa-onnx; a layerdial export runs at every depth")
+    manifest = export_model(model, out, precision, cuts, licence, name, note=print)
+    size = sum(file.stat().st_size for file in out.glob("model.*")) / 1e6
+    worst = max(row.largest_difference for row in manifest.parity)
+    print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
+    print(f"compared: log-probabilities within {worst:.2g} of torch at every depth")
+    if int8 and cuts is None:
+        print("checked:  not for WER; --cuts DEV_CUTS does that at every depth")
+    print(f"next:     layerdial profile {out}")
+
+
+@app.command()
+def profile(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that layerdial export wrote.")],
+    threads: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(
+            "--threads", min=1, help="Measure with so many threads; may be repeated. One and all if left out."
+        ),
+    ] = None,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds to measure for, about.")] = 60.0,
+) -> None:
+    """Measure an exported model on this device, so that deadlines can be kept from the first request on."""
+    from layerdial.ladder import Ladder
+    from layerdial.runtime.manifest import Manifest
+    from layerdial.runtime.profile import pareto, profile_device
+
+    manifest = Manifest.load(out)
+    found = profile_device(out, threads or (), budget, note=lambda text: print(f"measuring: {text}", file=sys.stderr))
+    ladder = Ladder.beside(out, manifest.n_blocks)
+    for table in found.tables:
+        print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio, peak memory {table.peak_rss_mb} MB")
+        for row in pareto(table.costs(), ladder, manifest.n_blocks):
+            wer = "" if row["wer"] is None else f"  WER {row['wer']:7.2%}"
+            print(f"  depth {row['depth']:2}  {row['subset']}{wer}  {row['latency_ms']:8.1f} ms  RTF {row['rtf']:.4f}")
+    print(f"profile: {found.save(out, ladder, manifest.n_blocks)}")
+    print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
 
 
 @app.command()

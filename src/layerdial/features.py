@@ -1,4 +1,4 @@
-"""Log-mel features, the same code in training and on the device.
+"""What networks hear, the same code in training and on the device: log-mel features, or samples.
 
 Settings are those that lhotse and sherpa-onnx share: samples in [-1, 1] at 16 kHz, 25 ms windows every 10 ms,
 Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no dither, frames centred
@@ -7,16 +7,18 @@ Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 16000
-N_MELS = 80
-FRAMES_PER_SECOND = 100
-_SHIFT = SAMPLE_RATE // FRAMES_PER_SECOND
+from layerdial.fbank import RATE, SHIFT, log_mel
+
+SAMPLE_RATE = RATE
+FRAMES_PER_SECOND = RATE // SHIFT
 Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
 
 
@@ -52,7 +54,7 @@ class LogMel:
 
     @property
     def samples_per_frame(self) -> int:
-        return _SHIFT * self.subsampling
+        return SHIFT * self.subsampling
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return fbank(samples)
@@ -62,9 +64,49 @@ class LogMel:
         return (longer + self.subsampling - 1) // self.subsampling  # type: ignore[no-any-return]
 
 
-def num_frames(n_samples: int) -> int:
-    """How many frames `fbank` makes of `n_samples` samples."""
-    return (n_samples + _SHIFT // 2) // _SHIFT
+Convolution = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples themselves, for a network whose front end is strided convolutions (kernel, stride, padding) over them.
+
+    With `normalise` each utterance gets zero mean and unit variance, as wav2vec2 and its relatives were trained with:
+    bit for bit what transformers' Wav2Vec2FeatureExtractor gives them.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    normalise: bool
+    per_second: int = SAMPLE_RATE
+
+    @property
+    def samples_per_frame(self) -> int:
+        return math.prod(stride for _, stride, _ in self.convolutions)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        samples = np.pad(samples, (0, max(0, fewest_inputs(self.convolutions) - len(samples))))
+        if self.normalise:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return samples.astype(np.float32, copy=False)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        return frames_after(self.convolutions, lengths)
+
+
+def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengths:
+    """Output frames of a stack of convolutions, each (kernel, stride, padding), over inputs of these lengths."""
+    made: Any = lengths
+    for kernel, stride, padding in convolutions:
+        made = (made + 2 * padding - kernel) // stride + 1
+    return made  # type: ignore[no-any-return]
+
+
+def fewest_inputs(convolutions: Sequence[Convolution]) -> int:
+    """The shortest input of which such a stack makes a frame."""
+    fewest = 1
+    for kernel, stride, padding in reversed(convolutions):
+        fewest = (fewest - 1) * stride + kernel - 2 * padding
+    return fewest
 
 
 def fbank(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,30 +114,6 @@ def fbank(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Less than one frame shift of audio is padded with silence to one frame.
     """
-    import kaldi_native_fbank
-
-    if num_frames(len(samples)) < 1:
-        samples = np.pad(samples, (0, _SHIFT - len(samples)))
-    computer = kaldi_native_fbank.OnlineFbank(_options())
-    computer.accept_waveform(SAMPLE_RATE, samples)
-    computer.input_finished()
-    frames = [computer.get_frame(i) for i in range(computer.num_frames_ready)]
-    return np.stack(frames).astype(np.float32, copy=False)
-
-
-def _options() -> object:
-    import kaldi_native_fbank
-
-    options = kaldi_native_fbank.FbankOptions()
-    frame = options.frame_opts
-    frame.samp_freq = SAMPLE_RATE
-    frame.frame_length_ms = 25.0
-    frame.frame_shift_ms = 1000.0 / FRAMES_PER_SECOND
-    frame.window_type = "povey"
-    frame.preemph_coeff = 0.97
-    frame.dither = 0.0
-    frame.snip_edges = False
-    options.mel_opts.num_bins = N_MELS
-    options.mel_opts.low_freq = 20.0
-    options.mel_opts.high_freq = -400.0
-    return options
+    if len(samples) < SHIFT:
+        samples = np.pad(samples, (0, SHIFT - len(samples)))
+    return log_mel(samples)

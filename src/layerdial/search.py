@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch
+from layerdial.evaluate import FeatureBatch, Recognizes
 from layerdial.ladder import Ladder, Rung
 from layerdial.metrics import score, total
 from layerdial.report import append_row, read_rows
@@ -32,6 +32,20 @@ class Scores(Protocol):
     @property
     def n_blocks(self) -> int: ...
     def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]: ...
+
+
+class TextsAlone:
+    """`Scores` of a recogniser that has no loss; only WER can be searched by."""
+
+    def __init__(self, recognizer: Recognizes) -> None:
+        self._recognizer = recognizer
+
+    @property
+    def n_blocks(self) -> int:
+        return self._recognizer.n_blocks
+
+    def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
+        return math.inf, self._recognizer.recognize(batch, subset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,8 @@ def _cost(recognizer: Recognizes, subset: BlockSubset) -> Row:
 
 def _time_all(recognizer: Recognizes, subsets: Sequence[BlockSubset], timing: Timing) -> list[Row]:
     """`latency_ms` of the network alone, and `rtf` with feature extraction and decoding, of each subset."""
-    from layerdial.models.cost import forward_pass, measure_in_turns
+    from layerdial.models.cost import forward_pass
+    from layerdial.timing import measure_in_turns
 
     network = getattr(recognizer, "network", None)
     alone: list[Callable[[], object]] = [

@@ -14,7 +14,7 @@ from layerdial.files import write_text
 
 BLANK = 0
 TokenizerKind = Literal["word", "char", "bpe"]
-_SPACE = "▁"  # SentencePiece's word boundary, also our character for a space
+SPACE = "▁"  # SentencePiece's word boundary, also our character for a space
 
 
 def normalise(text: str) -> str:
@@ -38,6 +38,11 @@ def greedy_ctc(frame_ids: Sequence[int]) -> list[int]:
 def ctc_frames_needed(labels: Sequence[int]) -> int:
     """The fewest frames CTC can align `labels` with: one each, and a blank between equal neighbours."""
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
+
+
+def join_pieces(pieces: Iterable[str]) -> str:
+    """Pieces of words, in which `▁` stands for a space, as text."""
+    return " ".join("".join(pieces).replace(SPACE, " ").split())
 
 
 class Tokenizer(Protocol):
@@ -64,7 +69,7 @@ class ListTokenizer:
     @classmethod
     def build(cls, texts: Iterable[str], kind: Literal["word", "char"]) -> ListTokenizer:
         """The words or characters of `texts` (the space always among the latter), sorted, behind the blank."""
-        found = {unit for text in texts for unit in _units(text, kind)} | ({_SPACE} if kind == "char" else set())
+        found = {unit for text in texts for unit in _units(text, kind)} | ({SPACE} if kind == "char" else set())
         return cls(["<blk>", *sorted(found)], kind)
 
     def encode(self, text: str) -> list[int]:
@@ -79,7 +84,7 @@ class ListTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         if self.kind == "word":
             return " ".join(self.tokens[i] for i in ids)
-        return " ".join("".join(self.tokens[i] for i in ids).replace(_SPACE, " ").split())
+        return join_pieces(self.tokens[i] for i in ids)
 
     def save(self, folder: Path) -> None:
         _save_tokens(self.tokens, folder)
@@ -130,7 +135,7 @@ class BpeTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join("".join(self.tokens[i] for i in ids).replace(_SPACE, " ").split())
+        return join_pieces(self.tokens[i] for i in ids)
 
     def save(self, folder: Path) -> None:
         _save_tokens(self.tokens, folder)
@@ -146,6 +151,21 @@ def build_tokenizer(kind: TokenizerKind, texts: Iterable[str], size: int | None 
     return BpeTokenizer.build(texts, size)
 
 
+class PieceTable:
+    """Decoding alone, which is all that an exported model needs: a piece of text a token; `silent` ones write none."""
+
+    def __init__(self, tokens: Sequence[str], silent: Iterable[int] = ()) -> None:
+        self.tokens = list(tokens)
+        written = dict.fromkeys(silent, "")
+        self._pieces = [written.get(i, token) for i, token in enumerate(tokens)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return join_pieces(self._pieces[i] for i in ids)
+
+    def save(self, folder: Path) -> None:
+        _save_tokens(self.tokens, folder)
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer stored in a model folder (`tokens.txt`, and `bpe.model` for BPE)."""
     tokens_file = folder / "tokens.txt"
@@ -158,14 +178,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise UserError(
             f"{folder} has no tokens.txt; a model folder holds config.json, model.safetensors and tokens.txt"
         )
-    tokens = [line.rsplit(" ", 1)[0] for line in tokens_file.read_text(encoding="utf-8").splitlines()]
-    if not tokens or tokens[0] != "<blk>":
-        raise UserError(f"{tokens_file} does not begin with '<blk> 0'")
-    return ListTokenizer(tokens, "char" if _SPACE in tokens else "word")
+    tokens = read_tokens(tokens_file)
+    return ListTokenizer(tokens, "char" if SPACE in tokens else "word")
+
+
+def read_tokens(file: Path) -> list[str]:
+    """The tokens of a `tokens.txt`, one "token id" a line, the blank first; `UserError` for anything else."""
+    try:
+        # not splitlines(), which would also part a line at a token that is some other kind of line break
+        rows = [line.rsplit(" ", 1) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; it comes with the model, one token a line") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not a list of tokens (it is no UTF-8 text); copy it again") from None
+    if [row[-1] for row in rows] != [str(i) for i in range(len(rows))]:
+        raise UserError(f"{file} is not a list of tokens, each with its number, counted from 0; copy it again")
+    if not rows or rows[0][0] != "<blk>":
+        raise UserError(f"{file} does not begin with '<blk> 0'")
+    return [row[0] for row in rows]
 
 
 def _units(text: str, kind: TokenizerKind) -> Iterable[str]:
-    return text.split() if kind == "word" else text.replace(" ", _SPACE)
+    return text.split() if kind == "word" else text.replace(" ", SPACE)
 
 
 def _save_tokens(tokens: Sequence[str], folder: Path) -> None:

@@ -16,13 +16,12 @@ from layerdial.config import ConformerConfig, parse
 from layerdial.errors import UserError
 from layerdial.features import SAMPLE_RATE, LogMel
 from layerdial.files import read_json, write_json
-from layerdial.models.dynamic import DynamicEncoder
+from layerdial.models.dynamic import Choice, DynamicEncoder
 from layerdial.models.network import Network
 from layerdial.models.tensors import load_weights, save_tensors
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
-from layerdial.subset import BlockSubset
 from layerdial.text import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -47,7 +46,7 @@ class ConformerCTC(Network):
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.encoder.blocks)
 
-    def forward(self, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice) -> tuple[Tensor, Tensor]:
         """Log-mel (B, T, F) -> log-probabilities (B, ceil(T/4), V) in float32, and their valid lengths (B,)."""
         lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):

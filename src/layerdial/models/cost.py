@@ -1,17 +1,13 @@
-"""What a subset costs: parameters in use, multiply-accumulates per second of audio, milliseconds.
+"""What a subset costs: parameters in use, multiply-accumulates per second of audio.
 
-All three look at what really runs for the subset, on one utterance: a block that is skipped is never called, so it
+Both look at what really runs for the subset, on one utterance: a block that is skipped is never called, so it
 costs nothing, and whatever the skip rule leaves of it (its final norm) is counted because it is called.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,15 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerdial.models.network import Network
+from layerdial.runtime.manifest import Cost
 from layerdial.subset import BlockSubset
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a subset needs: parameters in use, and multiply-accumulates per second of audio."""
-
-    parameters: int
-    macs_per_second: float
 
 
 def subset_cost(network: Network, subset: BlockSubset, seconds: float = 10.0) -> Cost:
@@ -96,28 +85,3 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def measure_latency(run: Callable[[], object], warmup: int = 2, repeats: int = 7) -> float:
-    """Median milliseconds of `run()`, after `warmup` runs that do not count."""
-    return measure_in_turns([run], warmup, repeats)[0]
-
-
-def measure_in_turns(
-    runs: Sequence[Callable[[], object]], warmup: int = 2, repeats: int = 7, budget_s: float = math.inf
-) -> list[float]:
-    """Median milliseconds of each run, all taking turns: what else the machine does then hits them alike.
-
-    After `budget_s` seconds no further turn begins, but three are measured at least (fewer if `repeats` is).
-    """
-    times: list[list[float]] = [[] for _ in runs]
-    begin = time.perf_counter()
-    for turn in range(warmup + repeats):
-        if turn >= warmup + 3 and time.perf_counter() - begin > budget_s:
-            break
-        for run, found in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            if turn >= warmup:
-                found.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(found) for found in times]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from layerdial.errors import UserError
@@ -12,6 +14,17 @@ from layerdial.modules.attention import FrameContext
 from layerdial.subset import BlockSubset
 
 SkipRule = Literal["identity", "norm"]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """A subset that is an input of the graph: `open_N` (N,) bool. For export alone; see `layerdial.export.graph`."""
+
+    n_blocks: int
+    open_N: Tensor
+
+
+Choice = BlockSubset | Gates
 
 
 class DynamicEncoder(nn.Module):
@@ -25,7 +38,7 @@ class DynamicEncoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.skip = skip
 
-    def forward(self, x_BTD: Tensor, context: FrameContext, subset: BlockSubset) -> Tensor:
+    def forward(self, x_BTD: Tensor, context: FrameContext, subset: Choice) -> Tensor:
         def skipped(block: nn.Module, x_BTD: Tensor) -> Tensor:
             return block.skipped(x_BTD)  # type: ignore[operator, no-any-return]
 
@@ -42,13 +55,16 @@ Step = Callable[[nn.Module, Tensor], Tensor]
 
 
 def run_blocks(
-    blocks: Sequence[nn.Module], x_BTD: Tensor, subset: BlockSubset, run: Step, skipped: Step | None = None
+    blocks: Sequence[nn.Module], x_BTD: Tensor, subset: Choice, run: Step, skipped: Step | None = None
 ) -> Tensor:
     """`run(block, x)` for each kept block in turn; a skipped one is not touched, unless `skipped` says what is left."""
     if subset.n_blocks != len(blocks):
         raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {len(blocks)}")
     for i, block in enumerate(blocks):
-        if i in subset:
+        if isinstance(subset, Gates):  # both are traced; the export makes them the branches of an If
+            left_BTD = x_BTD if skipped is None else skipped(block, x_BTD)
+            x_BTD = torch.where(subset.open_N[i], run(block, x_BTD), left_BTD)
+        elif i in subset:
             x_BTD = run(block, x_BTD)
         elif skipped is not None:
             x_BTD = skipped(block, x_BTD)

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from layerdial.errors import UserError
+from layerdial.features import Convolution
 from layerdial.models.hf_ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, quiet
 from layerdial.models.hf_processor import (
-    Convolution,
     HuggingFaceFeatures,
     HuggingFaceTokenizer,
     vocabulary_size,

@@ -20,11 +20,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as library_logging
 
 from layerdial.features import Features
-from layerdial.models.dynamic import run_blocks
+from layerdial.models.dynamic import Choice, run_blocks
 from layerdial.models.network import Network
 from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
-from layerdial.subset import BlockSubset
 
 
 class BlocksAsOneLayer(nn.Module):
@@ -45,7 +44,7 @@ class BlocksAsOneLayer(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         yield self
 
-    def forward(self, x_BTD: Tensor, *, subset: BlockSubset, **rest: Any) -> Tensor:
+    def forward(self, x_BTD: Tensor, *, subset: Choice, **rest: Any) -> Tensor:
         return run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest))
 
 
@@ -56,7 +55,7 @@ class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
     """
 
     def forward(  # type: ignore[override]
-        self, x_BTD: Tensor, *, subset: BlockSubset, attention_mask: Tensor | None = None, **rest: Any
+        self, x_BTD: Tensor, *, subset: Choice, attention_mask: Tensor | None = None, **rest: Any
     ) -> tuple[Tensor, Tensor]:
         batch, frames, _ = x_BTD.shape
         bias_HTT = self.blocks[0].attention.compute_bias(frames, frames)  # type: ignore[operator, union-attr]
@@ -91,17 +90,18 @@ class HuggingFaceCTC(Network):
     def blocks(self) -> Sequence[nn.Module]:
         return self.encoder_of(self.model).layers.blocks  # type: ignore[no-any-return]
 
-    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: BlockSubset) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice) -> tuple[Tensor, Tensor]:
         """Samples (B, S) or the model's own log-mel (B, T, F) -> log-probabilities (B, T', V), valid frames (B,).
 
         An utterance gets what it would get alone, whatever stands beside it in the batch. When `lengths_B` is on the
         CPU and says that nothing is padded, no mask is made.
         """
-        padded = lengths_B.device.type != "cpu" or bool((lengths_B != inputs.shape[1]).any())
+        unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
+        padded = unknown or bool((lengths_B != inputs.shape[1]).any())
         logits_BTV = self._logits(inputs, lengths_B if padded else None, subset)
         return self._blank_first(_at_least_float32(logits_BTV)).log_softmax(dim=-1), self.features.frames(lengths_B)
 
-    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: BlockSubset) -> Tensor:
+    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:
         raise NotImplementedError
 
     def _blank_first(self, logits_BTV: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         if freeze_front_end:
             self.model.freeze_feature_encoder()  # also tells it not to ask for gradients of its input
 
-    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: BlockSubset) -> Tensor:
+    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:
         base = self.model.base_model
         channels_BTC = self._convolve(inputs, lengths_B).transpose(1, 2)
         projected = base.feature_projection(channels_BTC)
@@ -212,7 +212,7 @@ class FastConformerCTC(HuggingFaceCTC):
     def _front_end(self) -> nn.Module:
         return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
 
-    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: BlockSubset) -> Tensor:
+    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])

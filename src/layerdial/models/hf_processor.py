@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE, Lengths
+from layerdial.features import SAMPLE_RATE, Convolution, Lengths, fewest_inputs, frames_after
 from layerdial.windows import CONTEXT_SECONDS
 
 _log = logging.getLogger(__name__)
-Convolution = tuple[int, int, int]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
 
 
@@ -67,18 +66,12 @@ class HuggingFaceFeatures:
         return np.asarray(made[self._name][0][:real], dtype=np.float32)
 
     def frames(self, lengths: Lengths) -> Lengths:
-        made: Any = lengths
-        for kernel, stride, padding in self.convolutions:
-            made = (made + 2 * padding - kernel) // stride + 1
-        return made  # type: ignore[no-any-return]
+        return frames_after(self.convolutions, lengths)
 
     def _fewest_samples(self) -> int:
         if not self.hears_samples:
             return 2 * int(self.extractor.hop_length)  # a variance needs two frames
-        fewest = 1
-        for kernel, stride, padding in reversed(self.convolutions):
-            fewest = (fewest - 1) * stride + kernel - 2 * padding
-        return fewest
+        return fewest_inputs(self.convolutions)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HuggingFaceFeatures) and self._identity() == other._identity()

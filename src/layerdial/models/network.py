@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layerdial.features import SAMPLE_RATE, Features
-from layerdial.subset import BlockSubset
+from layerdial.models.dynamic import Choice
 
 
 class Network(nn.Module):
@@ -31,7 +31,7 @@ class Network(nn.Module):
     def n_blocks(self) -> int:
         return len(self.blocks)
 
-    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: BlockSubset) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice) -> tuple[Tensor, Tensor]:
         """Inputs as `features` makes them, zero-padded -> log-probabilities (B, T', V) in float32, valid frames (B,).
 
         Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding.

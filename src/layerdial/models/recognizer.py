@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +12,14 @@ from torch import Tensor
 
 from layerdial.errors import UserError
 from layerdial.evaluate import FeatureBatch, collate_features
-from layerdial.features import SAMPLE_RATE, Features
+from layerdial.features import Features
 from layerdial.ladder import Ladder, choose_subset
 from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.network import Network
 from layerdial.modules.losses import ctc_per_utterance
 from layerdial.subset import BlockSubset
 from layerdial.text import Tokenizer, greedy_ctc
-from layerdial.windows import windows
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """`seconds` of audio became `text` with the blocks of `subset`; `rtf` is computing time over audio time."""
-
-    text: str
-    subset: BlockSubset
-    seconds: float
-    rtf: float
-
-    @property
-    def depth(self) -> int:
-        return self.subset.depth
+from layerdial.transcript import Chunk, Heard, Transcript, recognise_windows
 
 
 class TorchRecognizer:
@@ -79,18 +64,13 @@ class TorchRecognizer:
             raise UserError("give depth or subset, not both")
         subset = subset or self.subset(depth)
         start = time.perf_counter()
-        frame_ids: list[int] = []
-        n_samples = 0
-        for window in windows(audio):
-            ids = self._frame_ids(window.samples, subset)
-            end = window.n_before + window.n_kept
-            # windows are cut at whole frames, so these divisions leave nothing over
-            last = len(ids) if end == len(window.samples) else end // self.features.samples_per_frame
-            frame_ids += ids[window.n_before // self.features.samples_per_frame : last]
-            n_samples += window.n_kept
-        seconds = max(n_samples, 1) / SAMPLE_RATE  # a lone sample at a higher rate resamples to none
+
+        def recognise(samples: NDArray[np.float32], begin: float, end: float) -> Heard:
+            return Heard(self._frame_ids(samples, subset), Chunk(begin, end, subset))
+
+        frame_ids, chunks, seconds = recognise_windows(audio, self.features, recognise)
         text = self.tokenizer.decode(greedy_ctc(frame_ids))
-        return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds)
+        return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds, chunks=chunks)
 
     def recognize(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
         """Text of each utterance of a batch."""

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState
 
 from layerdial.config import ConformerConfig, HuggingFaceConfig, Recipe, SpecAugmentConfig
 from layerdial.errors import UserError
-from layerdial.features import N_MELS, SAMPLE_RATE, Features
+from layerdial.fbank import N_MELS
+from layerdial.features import SAMPLE_RATE, Features
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.network import Network

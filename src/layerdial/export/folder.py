@@ -1,0 +1,168 @@
+"""The exported folder: graph, manifest, tokens, ladder; compared with torch at every depth before it is in place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from layerdial import __version__
+from layerdial.errors import UserError
+from layerdial.export.graph import to_onnx
+from layerdial.export.tokens import piece_table
+from layerdial.features import Features, LogMel, Samples
+from layerdial.files import read_json, replacing
+from layerdial.ladder import Ladder, choose_subset
+from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
+from layerdial.models.cost import subset_cost
+from layerdial.models.network import Network
+from layerdial.runtime.manifest import GRAPH, CostOfParts, Manifest, Parity, describe_features
+from layerdial.runtime.session import Session
+from layerdial.subset import BlockSubset
+from layerdial.text import PieceTable
+
+Precision = Literal["float32", "float16", "int8"]
+WEIGHTS = "model.weights"
+EXTERNAL_FROM_MB = 64
+_IR_VERSION = 10  # read by every ONNX Runtime since 1.18; newer ones would be refused by older runtimes
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A torch model on its way into a folder: graph in float32, and what is written beside it."""
+
+    network: Network
+    model: ir.Model
+    pieces: PieceTable
+    ladder: Ladder | None
+    manifest: Manifest
+
+
+def trace(folder: Path, licence: str | None = None, name: str | None = None) -> Traced:
+    """Load a torch model (folder or hub id) and trace it once; every precision is made of that."""
+    folder = resolve_model(folder)
+    if (folder / GRAPH).is_file():
+        raise UserError(f"{folder} is exported already; export the torch model that it was made of")
+    network, tokenizer = load_network(folder)
+    pieces, silent = piece_table(tokenizer)
+    features = device_features(network.features)
+    manifest = Manifest(
+        model_id="",
+        name=name or _name(folder),
+        family=type(network).__name__,
+        n_blocks=network.n_blocks,
+        skip=getattr(getattr(network, "config", None), "skip", "identity"),
+        precision="float32",
+        sample_rate=16000,
+        features=describe_features(features),
+        vocab_size=len(pieces.tokens),
+        silent_tokens=silent,
+        costs=_costs(network),
+        parity=(),
+        licence=licence or "not stated",
+        trained_with=_trained_with(folder),
+    )
+    return Traced(network, to_onnx(network), pieces, Ladder.beside(folder, network.n_blocks), manifest)
+
+
+def device_features(features: Features) -> Features:
+    """The features as a device without transformers computes them."""
+    if isinstance(features, LogMel | Samples):
+        return features
+    extractor = getattr(features, "extractor", None)
+    if extractor is not None and getattr(features, "hears_samples", False):
+        return Samples(features.convolutions, bool(extractor.do_normalize))  # type: ignore[attr-defined]
+    raise UserError(f"{features!r}: a model with such features cannot be exported yet; wav2vec2, WavLM and HuBERT can")
+
+
+def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest) -> Manifest:
+    """Write everything beside each other in one step, compared with torch; the manifest with what was found."""
+    with replacing(out) as temporary:
+        temporary.mkdir(parents=True)
+        manifest = replace(manifest, model_id=_model_id(model, manifest))
+        model.metadata_props.clear()
+        model.metadata_props.update(manifest.graph_metadata())
+        save_graph(model, temporary)
+        traced.pieces.save(temporary)
+        if traced.ladder:
+            traced.ladder.save(temporary / "ladder.json")
+        manifest.save(temporary)
+        manifest = replace(manifest, parity=compare(Session(temporary, 1), traced))
+        manifest.save(temporary)
+    return manifest
+
+
+def save_graph(model: ir.Model, folder: Path) -> None:
+    """`model.onnx`; above 64 MB the weights go into `model.weights` beside it, which a runtime maps into memory."""
+    model.ir_version = _IR_VERSION
+    for node in model.graph.all_nodes():  # where in the source each node came from: as much text as a small model
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    beside = WEIGHTS if size > EXTERNAL_FROM_MB * 1e6 else None
+    ir.save(model, folder / GRAPH, external_data=beside)
+
+
+def compare(session: Session, traced: Traced, seconds: Sequence[float] = (1.3, 2.1)) -> tuple[Parity, ...]:
+    """The largest difference from torch at every depth, on a zero-padded batch of noise; padding is not looked at."""
+    features, network = traced.network.features, traced.network
+    rng = np.random.default_rng(0)
+    rows = [features(rng.normal(0.0, 0.1, round(16000 * length)).astype(np.float32)) for length in seconds]
+    inputs = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), np.float32)
+    for into, row in zip(inputs, rows, strict=True):
+        into[: len(row)] = row
+    lengths_B = np.array([len(row) for row in rows])
+    found = []
+    for depth in range(1, network.n_blocks + 1):
+        subset = choose_subset(traced.ladder, network.n_blocks, depth)
+        ours_BTV, frames_B = session.posteriors(inputs, lengths_B, subset)
+        with torch.inference_mode():
+            theirs, lengths = network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset)
+        if lengths.tolist() != frames_B.tolist():
+            raise RuntimeError(f"the exported graph makes {frames_B} frames, torch {lengths.tolist()}")
+        both = zip(ours_BTV, theirs.numpy(), frames_B, strict=True)
+        largest = max(float(np.abs(ours[:n] - torchs[:n]).max()) for ours, torchs, n in both)
+        found.append(Parity(depth, subset.key, largest))
+    return tuple(found)
+
+
+def _costs(network: Network) -> CostOfParts:
+    """Costs add up over blocks, so those of any subset follow from the full one and each block's absence."""
+    full = BlockSubset.full(network.n_blocks)
+    whole = subset_cost(network, full)
+    if network.n_blocks == 1:
+        return CostOfParts(whole.parameters, whole.macs_per_second, (0,), (0.0,))
+    without = [subset_cost(network, full.without(i)) for i in range(network.n_blocks)]
+    parameters = tuple(whole.parameters - cost.parameters for cost in without)
+    macs = tuple(whole.macs_per_second - cost.macs_per_second for cost in without)
+    return CostOfParts(whole.parameters - sum(parameters), whole.macs_per_second - sum(macs), parameters, macs)
+
+
+def _model_id(model: ir.Model, manifest: Manifest) -> str:
+    """A short hash of the weights and of what they are for: graph and manifest of other exports are not mixed up."""
+    digest = hashlib.sha256(f"{manifest.name}/{manifest.precision}/{manifest.float_blocks}".encode())
+    for name, value in sorted(model.graph.initializers.items()):
+        assert value.const_value is not None
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _trained_with(folder: Path) -> str:
+    """Which weights, trained by which commit, exported by which version."""
+    meta = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else {}
+    parts = [f"weights {fingerprint(folder)}", f"commit {meta['commit']}" if meta.get("commit") else ""]
+    return ", ".join([part for part in parts if part] + [f"exported by layerdial {__version__}"])
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().parent.name if folder.name == "model" else folder.name

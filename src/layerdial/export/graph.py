@@ -1,0 +1,193 @@
+"""One ONNX graph with a depth dial: every block an `If` branch, so that a dropped block is not computed.
+
+The network is traced once with all its blocks, each followed by a choice between what it made and what is left when
+it is dropped. Whatever only one side of a choice needs is then moved into a branch of an `If`. (`torch.cond` would
+say the same to the exporter; it traces every branch by itself, takes three times as long, and copies weights.)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+from layerdial.models.dynamic import Gates
+from layerdial.models.network import Network
+
+INPUTS = ("x", "x_lens", "gates")
+OUTPUTS = ("log_probs", "log_probs_lens")
+OPSET = 20
+
+
+class _Gated(nn.Module):
+    """The network with its subset as a third input."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, x_lens: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        logp_BTV, lengths_B = self.network(x, x_lens, Gates(self.network.n_blocks, gates))
+        return logp_BTV, lengths_B
+
+
+def to_onnx(network: Network) -> ir.Model:
+    """Inputs `x` (B, T, F) or (B, S), `x_lens` (B,) int64, `gates` (N,) bool; outputs `log_probs` (B, T', V), lengths.
+
+    Batch and time are free. The network must be in `eval()`, on the CPU, in float32.
+    """
+    inputs, _ = network.example_inputs(2.0)
+    x = torch.cat([inputs, 0.5 * inputs])  # sizes of one would be taken for constants
+    lengths_B = torch.tensor([x.shape[1], x.shape[1] - x.shape[1] // 4])
+    gates_N = torch.ones(network.n_blocks, dtype=torch.bool)
+    free = torch.export.Dim.DYNAMIC
+    with _quietly(), torch.no_grad():
+        exported = torch.export.export(
+            _Gated(network).eval(),
+            (x, lengths_B, gates_N),
+            dynamic_shapes={"x": {0: free, 1: free}, "x_lens": {0: free}, "gates": None},
+        )
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            opset_version=OPSET,
+            verbose=False,
+            custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
+        )
+    assert program is not None
+    model: ir.Model = program.model
+    blocks_to_branches(model)
+    _name_axes(model)
+    return model
+
+
+def blocks_to_branches(model: ir.Model) -> None:
+    """Turn each choice by a gate into an `If`, and move into its branches what only they need."""
+    graph = model.graph
+    choices = [node for node in graph if node.op_type == "Where" and _is_gate(node.inputs[0], graph)]
+    for choice in reversed(choices):  # the last first: what a later block needs is then where it belongs
+        _to_branch(graph, choice)
+    for i, node in enumerate(graph.all_nodes()):
+        node.name = f"{node.op_type}_{i}"
+
+
+def _is_gate(value: ir.Value | None, graph: ir.Graph) -> bool:
+    """Whether a value is picked from the input `gates`."""
+    while value is not None and value not in graph.inputs:
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.inputs else None
+    return value is not None and value.name == INPUTS[2]
+
+
+def _to_branch(graph: ir.Graph, choice: ir.Node) -> None:
+    gate = choice.inputs[0]
+    output = choice.outputs[0]
+    branches = [_branch(graph, choice, side, f"{output.name}_{name}") for side, name in ((1, "runs"), (2, "left"))]
+    made = ir.Node(
+        "",
+        "If",
+        [gate],
+        [ir.AttrGraph("then_branch", branches[0]), ir.AttrGraph("else_branch", branches[1])],
+        outputs=[ir.Value(name=output.name, type=output.type, shape=output.shape)],
+        name=f"choice_{output.name}",
+    )
+    graph.insert_before(choice, made)
+    output.replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
+    graph.remove(choice, safe=True)
+
+
+def _branch(graph: ir.Graph, choice: ir.Node, side: int, name: str) -> ir.Graph:
+    """What only this side of the choice needs, taken out of the graph; at least one node that gives its output."""
+    value = choice.inputs[side]
+    assert value is not None
+    inside = _needed_only_by(graph, choice, side)
+    choice.replace_input_with(side, None)
+    for node in inside:
+        graph.remove(node)
+    if value.producer() not in inside:
+        copy = ir.Node("", "Identity", [value], outputs=[ir.Value(name=name, type=value.type, shape=value.shape)])
+        inside, value = [*inside, copy], copy.outputs[0]
+    return ir.Graph([], [value], nodes=inside, name=name)
+
+
+def _needed_only_by(graph: ir.Graph, choice: ir.Node, side: int) -> list[ir.Node]:
+    """Nodes, in order, all of whose outputs are used by nobody but this input of the choice or such nodes."""
+    inside: set[ir.Node] = set()
+    ordered: list[ir.Node] = []
+    found = False
+    for node in reversed(graph):
+        if node is choice:
+            found = True
+        elif found and _is_needed_only_by(node, choice, side, inside):
+            inside.add(node)
+            ordered.append(node)
+    return ordered[::-1]
+
+
+def _is_needed_only_by(node: ir.Node, choice: ir.Node, side: int, inside: set[ir.Node]) -> bool:
+    uses = [use for output in node.outputs for use in output.uses()]
+    if not uses or any(output.is_graph_output() for output in node.outputs):
+        return False
+    return all(use.node in inside or (use.node is choice and use.idx == side) for use in uses)
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Scaled dot-product attention in four nodes.
+
+    torch's own translation guards against rows in which everything is masked; there are none, for every utterance has
+    a real frame, and the guard costs as much as the softmax.
+    """
+    if is_causal or enable_gqa:
+        raise NotImplementedError("attention in an exported graph is neither causal nor grouped")
+    factor = op.Constant(value_float=scale or 1.0 / math.sqrt(query.shape[-1]))
+    scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), factor)
+    if attn_mask is not None:
+        if attn_mask.dtype == ir.DataType.BOOL:
+            attn_mask = op.Where(attn_mask, op.Constant(value_float=0.0), op.Constant(value_float=-1e30))
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def _name_axes(model: ir.Model) -> None:
+    """Give the free axes names that say what they are, in inputs and outputs."""
+    x, lengths, _ = model.graph.inputs
+    log_probs, frames = model.graph.outputs
+    assert x.shape is not None and log_probs.shape is not None
+    x.shape = ir.Shape(["batch", "time", *x.shape[2:]])
+    lengths.shape = frames.shape = ir.Shape(["batch"])
+    log_probs.shape = ir.Shape(["batch", "frames", log_probs.shape[2]])
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporter says of packages that are not needed and of its own future."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

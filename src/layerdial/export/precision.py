@@ -1,0 +1,83 @@
+"""Smaller weights: float16 on disk, and int8 inside the branches too.
+
+int8 weights have a scale per output channel and seven bits, not eight: on x86 CPUs without VNNI the sum of two products
+of eight bits overflows its sixteen. Activations are quantised as they come. Convolutions stay in float: they are few,
+and ONNX Runtime's integer kernels for them are slower than its float ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+_LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
+
+
+def to_float16(model: ir.Model) -> ir.Model:
+    """Weights in half precision, cast back when the file is loaded; computing stays in float32."""
+    model = model.clone()
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _LEAST_WEIGHTS:
+            continue
+        half = ir.Value(name=f"{value.name}_half", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
+        half.const_value = ir.Tensor(tensor.numpy().astype(np.float16), name=half.name)
+        cast = ir.Node(
+            "", "Cast", [half], [ir.AttrInt64("to", ir.DataType.FLOAT)], outputs=[ir.Value(name=f"{value.name}_wide")]
+        )
+        cast.outputs[0].type, cast.outputs[0].shape = value.type, value.shape
+        value.replace_all_uses_with(cast.outputs[0])
+        del graph.initializers[value.name]
+        graph.register_initializer(half)
+        graph.insert_before(next(iter(graph)), cast)
+    return model
+
+
+def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
+    """Matrix products with weights in int8, those of `float_blocks` left as they are."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    left = [node.name for i in float_blocks for node in products_of(model, i)]
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        ir.save(model, source, external_data="float.weights")
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=left,
+            use_external_data_format=True,
+            extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
+        )
+        made = ir.load(target)
+        ir.external_data.load_to_model(made)
+    return made
+
+
+def products_of(model: ir.Model, block: int) -> list[ir.Node]:
+    """The matrix products in the branch of a block."""
+    choices = [node for node in model.graph if node.op_type == "If"]
+    branch = choices[block].attributes["then_branch"].as_graph()
+    return [node for node in branch if node.op_type == "MatMul"]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the library's advice to simplify the graph first, which loses the branches."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

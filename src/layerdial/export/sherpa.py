@@ -1,0 +1,157 @@
+"""Folders that the sherpa-onnx package loads: the blocks of one depth, in the shape that two of its loaders expect.
+
+Log-mel models go through `OfflineRecognizer.from_zipformer_ctc`: features (N, T, 80) and lengths in, log-probabilities
+and lengths out, by position. Models that hear samples go through `from_omnilingual_asr_ctc`: samples (1, S) in, already
+normalised by sherpa-onnx, log-probabilities out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir import tape as ir_tape
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import nn
+
+from layerdial.errors import UserError
+from layerdial.export.folder import Precision, Traced, save_graph
+from layerdial.export.graph import INPUTS
+from layerdial.export.precision import to_float16, to_int8
+from layerdial.features import LogMel, Samples, fewest_inputs
+from layerdial.files import replacing, write_text
+from layerdial.ladder import choose_subset
+from layerdial.models.network import Network
+from layerdial.runtime.manifest import read_features
+from layerdial.subset import BlockSubset
+
+_LOG_MEL_SUBSAMPLING = 4
+_EPSILON = 1e-7  # as wav2vec2's feature extractor has it; sherpa-onnx's own is a hundred times that
+
+
+def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precision) -> BlockSubset:
+    """Write `model.onnx`, `tokens.txt` and a README with the call; the blocks that it runs.
+
+    Raises `UserError` for a model that the loaders cannot feed as it was trained.
+    """
+    subset = choose_subset(traced.ladder, traced.network.n_blocks, depth)
+    features = read_features(traced.manifest.features)
+    model = fix_subset(traced.model, subset)
+    if isinstance(features, LogMel):
+        loader = "from_zipformer_ctc"
+        if features.subsampling != _LOG_MEL_SUBSAMPLING:
+            raise UserError(f"sherpa-onnx expects 4 log-mel frames a posterior, this model has {features.subsampling}")
+        _allow_no_frame(model)
+    else:
+        loader = "from_omnilingual_asr_ctc"
+        assert isinstance(features, Samples)
+        _check_scale(traced.network, features)
+        _take_samples_alone(model, features)
+    if precision == "int8":
+        model = to_int8(model)
+    elif precision == "float16":
+        model = to_float16(model)
+    model.metadata_props.clear()
+    model.metadata_props.update(traced.manifest.graph_metadata() | {"subset": subset.key, "precision": precision})
+    with replacing(out) as temporary:
+        temporary.mkdir(parents=True)
+        save_graph(model, temporary)
+        traced.pieces.save(temporary)
+        write_text(temporary / "README.md", _README.format(name=traced.manifest.name, key=subset.key, loader=loader))
+    return subset
+
+
+def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
+    """A copy in which the kept blocks always run: every `If` replaced by one of its branches, no input `gates`."""
+    model = model.clone()
+    graph = model.graph
+    choices = [node for node in graph if node.op_type == "If"]
+    for block, choice in enumerate(choices):
+        branch = choice.attributes["then_branch" if block in subset else "else_branch"].as_graph()
+        (made,) = branch.outputs
+        nodes = list(branch)
+        branch.remove(nodes)
+        graph.insert_before(choice, nodes)
+        choice.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
+        graph.remove(choice, safe=True)
+    RemoveUnusedNodesPass()(model)
+    graph.inputs.remove(next(value for value in graph.inputs if value.name == INPUTS[2]))
+    return model
+
+
+def _allow_no_frame(model: ir.Model) -> None:
+    """One empty frame behind the last, beyond `x_lens`: sherpa-onnx asks for audio below 5 ms too, which has none."""
+    x = model.graph.inputs[0]
+    width = x.shape[2]
+    extended = ir.Value(name="x_extended", type=ir.TensorType(ir.DataType.FLOAT))
+    users = list(x.uses())
+    tape = ir_tape.Tape()
+    batch = tape.op("Shape", [x], {"start": 0, "end": 1})
+    rest = tape.op("Constant", [], {"value_ints": [1, width]})
+    zeros = tape.op("ConstantOfShape", [tape.op("Concat", [batch, rest], {"axis": 0})])
+    tape.op("Concat", [x, zeros], {"axis": 1}, output=extended)
+    for user in users:
+        user.node.replace_input_with(user.idx, extended)
+    _put_first(model, tape)
+
+
+def _take_samples_alone(model: ir.Model, features: Samples) -> None:
+    """Samples as the only input, log-probabilities as the only output; as loud as the network was trained with."""
+    graph = model.graph
+    x, lengths = graph.inputs
+    users, length_users = list(x.uses()), list(lengths.uses())
+    tape = ir_tape.Tape()
+    ready = x
+    if features.normalise:
+        axes = tape.op("Constant", [], {"value_ints": [1]})
+        centred = tape.op("Sub", [x, tape.op("ReduceMean", [x, axes])])
+        variance = tape.op("ReduceMean", [tape.op("Mul", [centred, centred]), axes])
+        floor = tape.op("Constant", [], {"value_float": _EPSILON})
+        ready = tape.op("Div", [centred, tape.op("Sqrt", [tape.op("Add", [variance, floor])])])
+    length = tape.op("Shape", [x], {"start": 1, "end": 2})
+    fewest = tape.op("Constant", [], {"value_ints": [fewest_inputs(features.convolutions)]})
+    nothing = tape.op("Constant", [], {"value_ints": [0]})
+    missing = tape.op("Max", [tape.op("Sub", [fewest, length]), nothing])
+    ready = tape.op("Pad", [ready, tape.op("Concat", [nothing, nothing, nothing, missing], {"axis": 0})])
+    counted = tape.op("Expand", [tape.op("Add", [length, missing]), tape.op("Shape", [x], {"end": 1})])
+    for user in users:
+        user.node.replace_input_with(user.idx, ready)
+    for user in length_users:
+        user.node.replace_input_with(user.idx, counted)
+    _put_first(model, tape)
+    graph.inputs.remove(lengths)
+    graph.outputs.pop()
+    RemoveUnusedNodesPass()(model)
+
+
+def _put_first(model: ir.Model, tape: ir_tape.Tape) -> None:
+    model.graph.insert_before(next(iter(model.graph)), list(tape.nodes))
+
+
+def _check_scale(network: Network, features: Samples) -> None:
+    """sherpa-onnx normalises samples: right for models trained so, or whose first layer takes the scale out again."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv1d)), None)
+    front_end_norm = next((module for module in network.modules() if isinstance(module, nn.GroupNorm)), None)
+    invariant = first is not None and first.bias is None and front_end_norm is not None
+    if not features.normalise and not invariant:
+        raise UserError(
+            "sherpa-onnx normalises samples, this model was trained on samples as they are; it would mishear"
+        )
+
+
+_README = """# {name}, blocks {key}, for sherpa-onnx
+
+Written by `layerdial export --format sherpa-onnx`. It runs these blocks only.
+
+```python
+import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OfflineRecognizer.{loader}("model.onnx", tokens="tokens.txt", num_threads=1)
+samples, rate = soundfile.read("audio.wav", dtype="float32")
+stream = recognizer.create_stream()
+stream.accept_waveform(rate, samples)
+recognizer.decode_stream(stream)
+print(stream.result.text)
+```
+"""

@@ -1,0 +1,208 @@
+"""Choosing a depth that keeps a promise: what each depth costs, how slow the device is at the moment, what fits.
+
+Pure arithmetic on times that others measure, so that it can be tested against a simulated device.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from layerdial.ladder import Ladder
+from layerdial.subset import BlockSubset
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Milliseconds that an idle device needs, against seconds of audio and depth; between and beyond, straight lines.
+
+    `network_ms[depth][i]` and `features_ms[i]` belong to `seconds[i]`, ascending. `cpu_share` is the computing time of
+    all threads over the time that passes.
+    """
+
+    seconds: tuple[float, ...]
+    features_ms: tuple[float, ...]
+    network_ms: Mapping[int, tuple[float, ...]]
+    cpu_share: float = 1.0
+    _depths: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_depths", tuple(sorted(self.network_ms)))
+
+    def features(self, seconds: float) -> float:
+        """Milliseconds for the features of `seconds` of audio."""
+        return interpolate(self.seconds, self.features_ms, seconds)
+
+    def network(self, depth: int, seconds: float) -> float:
+        """Milliseconds of the network, decoding included."""
+        at = bisect.bisect_left(self._depths, depth)
+        if at < len(self._depths) and self._depths[at] == depth:
+            return interpolate(self.seconds, self.network_ms[depth], seconds)
+        times = [interpolate(self.seconds, self.network_ms[d], seconds) for d in self._depths]
+        return interpolate(self._depths, times, depth)
+
+    def total(self, depth: int, seconds: float) -> float:
+        """Milliseconds of a whole request."""
+        return self.features(seconds) + self.network(depth, seconds)
+
+
+def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """The value at `x` of the line through the points; never below the least y or zero."""
+    if len(xs) == 1:
+        return ys[0] * x / xs[0] if x > xs[0] else ys[0]
+    i = min(max(bisect.bisect_right(xs, x), 1), len(xs) - 1)
+    slope = (ys[i] - ys[i - 1]) / (xs[i] - xs[i - 1])
+    return max(ys[i - 1] + slope * (x - xs[i - 1]), 0.5 * min(ys), 0.0)
+
+
+class Load:
+    """A robust moving estimate of how many times slower than when it was profiled the device is now.
+
+    Kept as Jacobson and Karels keep a round-trip time (SIGCOMM 1988): a level and a mean deviation, here of the
+    logarithm. It rises faster than it falls; a single outlier moves it by a bounded step; while nothing is measured it
+    goes back to one, because load that nobody has seen for long says nothing about now.
+    """
+
+    RISE, FALL, SPREAD = 0.5, 0.2, 0.15
+    LARGEST_STEP = math.log(3.0)
+    FORGET_SECONDS = 15.0  # half of what is known is forgotten after so long
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._deviation = 0.1
+        self._when = -math.inf
+
+    def observe(self, took_ms: float, expected_ms: float, now: float, weight: float = 1.0) -> None:
+        """Work that takes `expected_ms` on an idle device took `took_ms`; `now` in seconds of any clock."""
+        self._age(now)
+        error = math.log(max(took_ms, 1e-3) / max(expected_ms, 1e-3)) - self._level
+        error = max(-self.LARGEST_STEP, min(self.LARGEST_STEP, error))
+        gain = (self.RISE if error > 0 else self.FALL) * weight
+        self._level += gain * error
+        self._deviation += self.SPREAD * weight * (abs(error) - self._deviation)
+
+    def slowdown(self, now: float, deviations: float = 0.0) -> float:
+        """The level, plus so many mean deviations, as a factor."""
+        self._age(now)
+        return math.exp(self._level + deviations * self._deviation)
+
+    def _age(self, now: float) -> None:
+        if now > self._when:
+            kept = 0.5 ** ((now - self._when) / self.FORGET_SECONDS)
+            self._level *= kept
+            self._when = now
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One depth that is worth running: no shallower one does as well."""
+
+    depth: int
+    subset: BlockSubset
+    wer: float | None
+
+
+def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[Step, ...]:
+    """The ladder's rungs, shallowest first, without those that do no better than a shallower one; even without it."""
+    if ladder is None:
+        depths = range(1, n_blocks + 1)
+        return tuple(Step(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
+    steps: list[Step] = []
+    for rung in ladder.rungs:
+        if not steps or rung.wer < (steps[-1].wer or 0.0):
+            steps.append(Step(rung.depth, BlockSubset.from_key(rung.subset), rung.wer))
+    return tuple(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, and why; `rescue_ms` from now on the shallowest depth must be begun, if this one is not done."""
+
+    step: Step
+    reason: str
+    rescue_ms: float | None = None
+
+
+class DepthController:
+    """Picks the deepest step that keeps a deadline, and learns from how long things took. For many threads at once.
+
+    What it believes of the load has a dead band, so that noise does not move the depth up and down.
+    """
+
+    CAUTION = 1.5  # mean deviations above the level that a plan must stand
+    DECODING_MS = 0.5  # what is done after the network, and until a thread wakes up
+    ROOM = 1.15  # the dead band
+
+    def __init__(self, costs: CostTable, steps: Sequence[Step]) -> None:
+        self.costs = costs
+        self.steps = tuple(steps)
+        self.load = Load()
+        self._held = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def shallowest(self) -> Step:
+        return self.steps[0]
+
+    def choose(self, seconds: float, left_ms: float, now: float) -> Plan:
+        """The deepest step whose network is done within `left_ms` from now, for `seconds` of audio.
+
+        A plan leaves time to run the shallowest step after it: should it take longer than foreseen, it can be stopped
+        at `rescue_ms` and the promise still be kept.
+        """
+        with self._lock:
+            slow = self._slowdown(now)
+            rescue = left_ms - self.costs.network(self.shallowest.depth, seconds) * slow - self.DECODING_MS
+            at = self._deepest(seconds, rescue, slow)
+        step = self.steps[at]
+        if at > 0:
+            slowness = f", at {slow:.1f} times the idle time" if slow >= 1.2 else ""
+            return Plan(step, f"deepest within {left_ms:.0f} ms{slowness}", rescue)
+        expected = self.costs.network(step.depth, seconds) * slow
+        if expected > left_ms:
+            return Plan(step, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")
+        return Plan(step, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
+
+    def choose_by_cpu(self, seconds: float, max_cpu: float) -> Plan:
+        """The deepest step that computes for at most `max_cpu` seconds, over all threads, a second of audio."""
+        budget_ms = 1000.0 * max_cpu * seconds / self.costs.cpu_share
+        fitting = [step for step in self.steps if self.costs.total(step.depth, seconds) <= budget_ms]
+        if not fitting:
+            least = self.costs.total(self.shallowest.depth, seconds) * self.costs.cpu_share / 1000.0 / seconds
+            return Plan(self.shallowest, f"shallowest: nothing keeps {max_cpu:g} of a CPU, it needs {least:.2g}")
+        return Plan(fitting[-1], f"deepest within {max_cpu:g} of a CPU")
+
+    def step_for(self, subset: BlockSubset) -> Step:
+        """A step for blocks that were asked for."""
+        return next((step for step in self.steps if step.subset == subset), Step(subset.depth, subset, None))
+
+    def observe_network(self, depth: int, seconds: float, took_ms: float, now: float, unfinished: bool = False) -> None:
+        """The network at `depth` took `took_ms` for `seconds` of audio; `unfinished`: it was stopped after that."""
+        expected = self.costs.network(depth, seconds)
+        with self._lock:
+            if unfinished:  # it would have taken longer: as a guess, half as long again, and no less than is believed
+                took_ms = max(1.5 * took_ms, expected * self.load.slowdown(now))
+            self.load.observe(took_ms, expected, now)
+
+    def observe_features(self, seconds: float, took_ms: float, now: float) -> None:
+        """The features did; the shorter they take the less they say."""
+        expected = self.costs.features(seconds)
+        with self._lock:
+            self.load.observe(took_ms, expected, now, weight=min(1.0, expected / 20.0))
+
+    def _deepest(self, seconds: float, within_ms: float, slow: float) -> int:
+        at = 0
+        for i, step in enumerate(self.steps[1:], 1):
+            if self.costs.network(step.depth, seconds) * slow <= within_ms:
+                at = i
+        return at
+
+    def _slowdown(self, now: float) -> float:
+        """A cautious estimate with a dead band: it follows upwards at once, downwards only when well below."""
+        estimate = self.load.slowdown(now, self.CAUTION)
+        if not self._held / self.ROOM <= estimate <= self._held:
+            self._held = estimate
+        return self._held

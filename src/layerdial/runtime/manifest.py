@@ -1,0 +1,155 @@
+"""What an exported folder says of itself: `manifest.json` beside the graph."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layerdial.errors import UserError
+from layerdial.features import SAMPLE_RATE, Features, LogMel, Samples
+from layerdial.files import read_json, write_json
+from layerdial.subset import BlockSubset
+
+FORMAT = 1
+KIND = "layerdial-onnx"
+FILE = "manifest.json"
+GRAPH = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a subset needs: parameters in use, and multiply-accumulates per second of audio."""
+
+    parameters: int
+    macs_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostOfParts:
+    """Costs of what always runs, and of each block (its part above what the skip rule leaves of it)."""
+
+    parameters: int
+    macs_per_second: float
+    block_parameters: tuple[int, ...]
+    block_macs_per_second: tuple[float, ...]
+
+    def of(self, subset: BlockSubset) -> Cost:
+        return Cost(
+            self.parameters + sum(self.block_parameters[i] for i in subset.kept),
+            self.macs_per_second + sum(self.block_macs_per_second[i] for i in subset.kept),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The largest difference of a log-probability from torch's, at one subset."""
+
+    depth: int
+    subset: str
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a program needs to know to run the graph.
+
+    `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
+    left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well.
+    """
+
+    model_id: str
+    name: str
+    family: str
+    n_blocks: int
+    skip: str
+    precision: str
+    sample_rate: int
+    features: dict[str, Any]
+    vocab_size: int
+    silent_tokens: tuple[int, ...]
+    costs: CostOfParts
+    parity: tuple[Parity, ...]
+    licence: str = "not stated"
+    trained_with: str = ""
+    float_blocks: tuple[int, ...] = ()
+    wer: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / FILE, {"kind": KIND, "format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read it; `UserError` if it is missing, damaged, or of another kind or format."""
+        file = folder / FILE
+        if not file.is_file():
+            raise UserError(f"{folder} is not an exported model: it has no {FILE}; make one with layerdial export")
+        stored = read_json(file)
+        found = (stored.get("kind"), stored.get("format")) if isinstance(stored, dict) else None
+        if found != (KIND, FORMAT):
+            raise UserError(f"{file} is of kind and format {found}; this layerdial reads {(KIND, FORMAT)}")
+        try:
+            return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format")})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}); export the model again") from None
+
+    @classmethod
+    def _parse(cls, stored: dict[str, Any]) -> Manifest:
+        costs = dict(stored.pop("costs"))
+        for name in ("block_parameters", "block_macs_per_second"):
+            costs[name] = tuple(costs[name])
+        parity = tuple(Parity(**row) for row in stored.pop("parity"))
+        for name in ("silent_tokens", "float_blocks"):
+            stored[name] = tuple(int(i) for i in stored[name])
+        manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity)
+        read_features(manifest.features)
+        if manifest.sample_rate != SAMPLE_RATE:
+            raise ValueError(f"sample_rate {manifest.sample_rate}, expected {SAMPLE_RATE}")
+        if len(manifest.costs.block_parameters) != manifest.n_blocks:
+            raise ValueError(f"costs of {len(manifest.costs.block_parameters)} blocks, expected {manifest.n_blocks}")
+        return manifest
+
+    def graph_metadata(self) -> dict[str, str]:
+        """What stands inside the graph, so that the file can be read without the rest."""
+        kinds = {
+            "log-mel": "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1]",
+            "samples": "samples in [-1, 1]",
+        }
+        return {
+            "layerdial.kind": KIND,
+            "layerdial.format": str(FORMAT),
+            "layerdial.model_id": self.model_id,
+            "name": self.name,
+            "n_blocks": str(self.n_blocks),
+            "skip": self.skip,
+            "precision": self.precision,
+            "sample_rate": str(self.sample_rate),
+            "features": kinds.get(self.features["kind"], self.features["kind"]),
+            "vocab_size": str(self.vocab_size),
+            "tokens": "tokens.txt",
+            "licence": self.licence,
+            "trained_with": self.trained_with,
+        }
+
+
+def describe_features(features: Features) -> dict[str, Any]:
+    """Features as JSON."""
+    if isinstance(features, LogMel):
+        return {"kind": "log-mel", "subsampling": features.subsampling}
+    if isinstance(features, Samples):
+        return {
+            "kind": "samples",
+            "normalise": features.normalise,
+            "convolutions": [list(part) for part in features.convolutions],
+        }
+    raise UserError(f"features of the kind {type(features).__name__} cannot be exported")
+
+
+def read_features(stored: dict[str, Any]) -> Features:
+    """The features that `describe_features` wrote; `ValueError` for another kind."""
+    if stored["kind"] == "log-mel":
+        return LogMel(int(stored["subsampling"]))
+    if stored["kind"] == "samples":
+        parts = [(int(kernel), int(stride), int(padding)) for kernel, stride, padding in stored["convolutions"]]
+        return Samples(tuple(parts), bool(stored["normalise"]))
+    raise ValueError(f"features of kind {stored['kind']!r}")

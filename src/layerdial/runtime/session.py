@@ -1,0 +1,124 @@
+"""An exported graph in ONNX Runtime: posteriors of a batch for any subset, checked against its manifest.
+
+Shapes: B batch, T frames, F mel bins, S samples, V vocabulary, N blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.errors import UserError
+from layerdial.runtime.manifest import FILE, GRAPH, Manifest
+from layerdial.subset import BlockSubset
+
+INPUTS = ("x", "x_lens", "gates")
+OUTPUTS = ("log_probs", "log_probs_lens")
+
+
+class Cancelled(Exception):
+    """A run was told to stop before its end."""
+
+
+class Session:
+    """One graph, loaded once, run by any number of threads.
+
+    Weights that lie beside the graph (`model.weights`) are mapped into memory, not read.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.manifest = Manifest.load(folder)
+        self.threads = threads
+        self.file = folder / GRAPH
+        self._session = _open(self.file, threads)
+        _check(self._session, self.manifest, self.file)
+
+    def posteriors(
+        self,
+        inputs: NDArray[np.float32],
+        lengths_B: NDArray[np.int64],
+        subset: BlockSubset,
+        cancel: Cancel | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Inputs (B, T, F) or (B, S), zero-padded -> log-probabilities (B, T', V) and valid frames (B,).
+
+        Raises `Cancelled` when `cancel` was called on in the meantime.
+        """
+        if subset.n_blocks != self.manifest.n_blocks:
+            raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {self.manifest.n_blocks}")
+        gates_N = np.zeros(subset.n_blocks, dtype=np.bool_)
+        gates_N[list(subset.kept)] = True
+        feed = dict(zip(INPUTS, (inputs, lengths_B, gates_N), strict=True))
+        try:
+            logp_BTV, frames_B = self._session.run(list(OUTPUTS), feed, cancel.options if cancel else None)
+        except Exception as error:  # ONNX Runtime has no exception of its own for this
+            if cancel is not None and cancel.called:
+                raise Cancelled from None
+            raise RuntimeError(f"{self.file} failed on an input of shape {inputs.shape}: {error}") from error
+        return logp_BTV, frames_B
+
+
+class Cancel:
+    """Lets another thread stop a run."""
+
+    def __init__(self) -> None:
+        from onnxruntime import RunOptions
+
+        self.options = RunOptions()
+        self.called = False
+
+    def __call__(self) -> None:
+        self.called = True
+        self.options.terminate = True
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is one that `layerdial export` wrote."""
+    return (folder / FILE).is_file() or (folder / GRAPH).is_file()
+
+
+def default_threads() -> int:
+    """As many as this process may use, up to four: small networks gain nothing from more."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def _open(file: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise UserError("exported models need ONNX Runtime: pip install 'layerdial[runtime]'") from None
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; an exported folder holds {GRAPH}, {FILE} and tokens.txt")
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails is raised as well
+    options.enable_mem_pattern = False  # it keeps a plan for every length of audio ever heard
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep: others need the CPU
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # InvalidGraph, InvalidProtobuf, NoSuchFile, Fail, ...
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{file} cannot be loaded ({reason}); copy or export it again") from None
+
+
+def _check(session: Any, manifest: Manifest, file: Path) -> None:
+    """`UserError` unless the graph is ours and the one that the manifest was written for."""
+    inputs = tuple(value.name for value in session.get_inputs())
+    outputs = tuple(value.name for value in session.get_outputs())
+    if inputs != INPUTS or outputs != OUTPUTS:
+        raise UserError(
+            f"{file} is no graph of layerdial: its inputs are {', '.join(inputs)}; expected {', '.join(INPUTS)}"
+        )
+    written = session.get_modelmeta().custom_metadata_map.get("layerdial.model_id")
+    gates, vocabulary = session.get_inputs()[2].shape, session.get_outputs()[0].shape[-1]
+    if written != manifest.model_id or gates != [manifest.n_blocks] or vocabulary != manifest.vocab_size:
+        raise UserError(
+            f"{file} has {gates[0]} blocks, {vocabulary} tokens and the id {written}, its {FILE} {manifest.n_blocks}, "
+            f"{manifest.vocab_size} and {manifest.model_id}; they are not from one export"
+        )

@@ -1,0 +1,59 @@
+"""One sleeping thread that calls what has been late for too long."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Watchdog:
+    """`with at(time, action)`: unless the block is left before `time` (of `time.perf_counter()`), `action` is called.
+
+    One thread serves all; it is started when first needed, and dies with the process. An action must be quick.
+    """
+
+    def __init__(self) -> None:
+        self._wakes = threading.Condition()
+        self._pending: list[tuple[float, int, Callable[[], object]]] = []
+        self._live: set[int] = set()
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def at(self, when: float, action: Callable[[], object]) -> Iterator[None]:
+        number = next(self._numbers)
+        with self._wakes:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="layerdial watchdog", daemon=True)
+                self._thread.start()
+            earliest = not self._pending or when < self._pending[0][0]
+            heapq.heappush(self._pending, (when, number, action))
+            self._live.add(number)
+            if earliest:
+                self._wakes.notify()
+        try:
+            yield
+        finally:
+            with self._wakes:
+                self._live.discard(number)
+
+    def _watch(self) -> None:
+        with self._wakes:
+            while True:
+                while self._pending and self._pending[0][1] not in self._live:
+                    heapq.heappop(self._pending)
+                if not self._pending:
+                    self._wakes.wait()
+                    continue
+                when, number, action = self._pending[0]
+                left = when - time.perf_counter()
+                if left > 0:
+                    self._wakes.wait(left)
+                    continue
+                heapq.heappop(self._pending)
+                self._live.discard(number)
+                action()

@@ -16,7 +16,7 @@ import layerdial
 SOURCE = Path(layerdial.__file__).parent
 LAYERS = (
     "errors subset config text metrics report picture files progress ladder",
-    "audio fbank features evaluate windows transcript timing runtime",
+    "audio fbank nemo_mel features evaluate windows transcript timing runtime",
     "data modules",
     "models",
     "training search sweep actions export",

@@ -36,10 +36,23 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     25 ms windows every 10 ms, centred, the signal mirrored at its ends; Povey window, pre-emphasis 0.97, no dither.
     """
-    spectrum, mel = _matrices()
-    feed = {"frames": _frames(samples), "spectrum": spectrum, "mel": mel}
-    features: NDArray[np.float32] = _session(os.getpid()).run(None, feed)[0]
-    return features
+    return _run("log_mel", _frames(samples), *_matrices())
+
+
+def filter_energies(
+    frames: NDArray[np.float32], spectrum: NDArray[np.float32], mel: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(frames @ spectrum)^2 @ mel: (T, window), (window, 2K), (2K, F) -> (T, F)."""
+    return _run("energies", frames, spectrum, mel)
+
+
+def _run(
+    output: str, frames: NDArray[np.float32], spectrum: NDArray[np.float32], mel: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = _session(os.getpid()).run(
+        [output], {"frames": frames, "spectrum": spectrum, "mel": mel}
+    )[0]
+    return found
 
 
 def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial import nemo_mel
 from layerdial.fbank import RATE, SHIFT, log_mel
 
 SAMPLE_RATE = RATE
@@ -88,6 +89,29 @@ class Samples:
         if self.normalise:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return samples.astype(np.float32, copy=False)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        return frames_after(self.convolutions, lengths)
+
+
+@dataclass(frozen=True)
+class NemoMel:
+    """NeMo's log-mel for Parakeet, whose front end is strided convolutions over the frames.
+
+    transformers' ParakeetFeatureExtractor gives the same to three decimals.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    n_mels: int
+    per_second: int = FRAMES_PER_SECOND
+
+    @property
+    def samples_per_frame(self) -> int:
+        return SHIFT * math.prod(stride for _, stride, _ in self.convolutions)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        missing = max(0, nemo_mel.FEWEST_SAMPLES - len(samples))
+        return nemo_mel.log_mel(np.pad(samples, (0, missing)), self.n_mels)
 
     def frames(self, lengths: Lengths) -> Lengths:
         return frames_after(self.convolutions, lengths)

@@ -16,7 +16,7 @@ from layerdial import __version__
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx
 from layerdial.export.tokens import piece_table
-from layerdial.features import Features, LogMel, Samples
+from layerdial.features import Features, LogMel, NemoMel, Samples
 from layerdial.files import read_json, replacing
 from layerdial.ladder import Ladder, choose_subset
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
@@ -30,7 +30,8 @@ from layerdial.text import PieceTable
 Precision = Literal["float32", "float16", "int8"]
 WEIGHTS = "model.weights"
 EXTERNAL_FROM_MB = 64
-_IR_VERSION = 10  # read by every ONNX Runtime since 1.18; newer ones would be refused by older runtimes
+_NEMO = {"n_fft": 512, "win_length": 400, "hop_length": 160, "preemphasis": 0.97}
+_IR_VERSION = 11  # the one that came with opset 23; a newer one would be refused by older runtimes
 Note = Callable[[str], None]
 
 
@@ -73,13 +74,16 @@ def trace(folder: Path, licence: str | None = None, name: str | None = None) -> 
 
 
 def device_features(features: Features) -> Features:
-    """The features as a device without transformers computes them."""
-    if isinstance(features, LogMel | Samples):
+    """The features as a device without transformers computes them; `UserError` for settings that it has not."""
+    if isinstance(features, LogMel):
         return features
-    extractor = getattr(features, "extractor", None)
-    if extractor is not None and getattr(features, "hears_samples", False):
-        return Samples(features.convolutions, bool(extractor.do_normalize))  # type: ignore[attr-defined]
-    raise UserError(f"{features!r}: a model with such features cannot be exported yet; wav2vec2, WavLM and HuBERT can")
+    extractor, convolutions = features.extractor, features.convolutions  # type: ignore[attr-defined]
+    if features.hears_samples:  # type: ignore[attr-defined]
+        return Samples(convolutions, bool(extractor.do_normalize))
+    settings = {name: getattr(extractor, name, None) for name in _NEMO}
+    if settings != _NEMO:
+        raise UserError(f"features with {settings} cannot be computed on devices; {_NEMO} can")
+    return NemoMel(convolutions, int(extractor.feature_size))
 
 
 def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest) -> Manifest:

@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset23 as op
 from torch import Tensor, nn
 
 from layerdial.models.dynamic import Gates
@@ -24,7 +24,7 @@ from layerdial.models.network import Network
 
 INPUTS = ("x", "x_lens", "gates")
 OUTPUTS = ("log_probs", "log_probs_lens")
-OPSET = 20
+OPSET = 23
 
 
 class _Gated(nn.Module):
@@ -151,20 +151,20 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Scaled dot-product attention in four nodes.
+    """Scaled dot-product attention in one node.
 
-    torch's own translation guards against rows in which everything is masked; there are none, for every utterance has
-    a real frame, and the guard costs as much as the softmax.
+    torch's own translation takes it apart and guards against rows in which everything is masked. There are none, for
+    every utterance has a real frame; the guard costs as much as the softmax.
     """
     if is_causal or enable_gqa:
         raise NotImplementedError("attention in an exported graph is neither causal nor grouped")
-    factor = op.Constant(value_float=scale or 1.0 / math.sqrt(query.shape[-1]))
-    scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), factor)
-    if attn_mask is not None:
-        if attn_mask.dtype == ir.DataType.BOOL:
-            attn_mask = op.Where(attn_mask, op.Constant(value_float=0.0), op.Constant(value_float=-1e30))
-        scores = op.Add(scores, attn_mask)
-    return op.MatMul(op.Softmax(scores, axis=-1), value)
+    if attn_mask is not None and attn_mask.shape[-2] == 1:  # the node wants a row of the mask for each query
+        queries = op.Concat(
+            op.Constant(value_ints=[1, 1]), op.Shape(query, start=2, end=3), op.Constant(value_ints=[1]), axis=0
+        )
+        attn_mask = op.Expand(attn_mask, queries)
+    made, *_ = op.Attention(query, key, value, attn_mask, scale=scale or 1.0 / math.sqrt(query.shape[-1]))
+    return made
 
 
 def _name_axes(model: ir.Model) -> None:

@@ -42,11 +42,14 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
         if features.subsampling != _LOG_MEL_SUBSAMPLING:
             raise UserError(f"sherpa-onnx expects 4 log-mel frames a posterior, this model has {features.subsampling}")
         _allow_no_frame(model)
-    else:
+    elif isinstance(features, Samples):
         loader = "from_omnilingual_asr_ctc"
-        assert isinstance(features, Samples)
         _check_scale(traced.network, features)
         _take_samples_alone(model, features)
+    else:
+        raise UserError(
+            "sherpa-onnx is given Conformer, WavLM, wav2vec2 and HuBERT models; for Parakeet it has its own"
+        )
     if precision == "int8":
         model = to_int8(model)
     elif precision == "float16":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE, Features, LogMel, Samples
+from layerdial.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
 from layerdial.files import read_json, write_json
 from layerdial.subset import BlockSubset
 
@@ -136,12 +136,11 @@ def describe_features(features: Features) -> dict[str, Any]:
     """Features as JSON."""
     if isinstance(features, LogMel):
         return {"kind": "log-mel", "subsampling": features.subsampling}
-    if isinstance(features, Samples):
-        return {
-            "kind": "samples",
-            "normalise": features.normalise,
-            "convolutions": [list(part) for part in features.convolutions],
-        }
+    if isinstance(features, Samples | NemoMel):
+        convolutions = [list(part) for part in features.convolutions]
+        if isinstance(features, NemoMel):
+            return {"kind": "nemo-mel", "n_mels": features.n_mels, "convolutions": convolutions}
+        return {"kind": "samples", "normalise": features.normalise, "convolutions": convolutions}
     raise UserError(f"features of the kind {type(features).__name__} cannot be exported")
 
 
@@ -149,7 +148,9 @@ def read_features(stored: dict[str, Any]) -> Features:
     """The features that `describe_features` wrote; `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
         return LogMel(int(stored["subsampling"]))
-    if stored["kind"] == "samples":
-        parts = [(int(kernel), int(stride), int(padding)) for kernel, stride, padding in stored["convolutions"]]
-        return Samples(tuple(parts), bool(stored["normalise"]))
+    if stored["kind"] in ("samples", "nemo-mel"):
+        parts = tuple((int(kernel), int(stride), int(padding)) for kernel, stride, padding in stored["convolutions"])
+        if stored["kind"] == "nemo-mel":
+            return NemoMel(parts, int(stored["n_mels"]))
+        return Samples(parts, bool(stored["normalise"]))
     raise ValueError(f"features of kind {stored['kind']!r}")

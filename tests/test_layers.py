@@ -20,7 +20,7 @@ LAYERS = (
     "data modules",
     "models",
     "training search sweep actions export",
-    "cli demo",
+    "cli command demo",
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {"torch", "lhotse", "transformers", "accelerate", "matplotlib", "jiwer", "rich", "typer", "sentencepiece"}

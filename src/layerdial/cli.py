@@ -274,48 +274,17 @@ def transcribe(
     """Print what is said in audio files of any sample rate and length."""
     from layerdial.actions import load_recognizer
     from layerdial.runtime import Recognizer
+    from layerdial.runtime.commands import transcribe_files
 
     recognizer = load_recognizer(model, device, threads)
-    recognizer.subset(depth)  # a depth that does not exist is said before any work
-    wishes: dict[str, Any] = {
-        "deadline_ms": deadline_ms,
-        "target_rtf": target_rtf,
-        "max_cpu": max_cpu,
-        "confidence": confidence,
-    }
-    wishes = {name: value for name, value in wishes.items() if value is not None}
+    promises = {"deadline_ms": deadline_ms, "target_rtf": target_rtf, "max_cpu": max_cpu, "confidence": confidence}
+    wishes = {name: value for name, value in promises.items() if value is not None}
     if wishes and not isinstance(recognizer, Recognizer):
         option = "--" + next(iter(wishes)).replace("_", "-")
         raise UserError(f"{option} needs an exported model: layerdial export {model} OUT, then transcribe with OUT")
-    wrong = 0
-    for path in audio:
-        try:
-            result = recognizer.transcribe(path, depth=depth, **wishes)
-        except UserError as error:
-            wrong += 1
-            print(f"layerdial: {error}", file=sys.stderr)
-            continue
-        print(json.dumps(_row(path, result), ensure_ascii=False) if as_json else _line(path, result, len(audio)))
-    if wrong:
-        raise typer.Exit(2)
-
-
-def _row(path: Path, result: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
-    row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
-    if result.reason:
-        row["reason"] = result.reason
-    if len({chunk.subset for chunk in result.chunks}) > 1:
-        row["chunks"] = [
-            {"start": round(chunk.start, 3), "end": round(chunk.end, 3), "depth": chunk.depth, "reason": chunk.reason}
-            for chunk in result.chunks
-        ]
-    return row
-
-
-def _line(path: Path, result: Any, files: int) -> str:
-    why = f"   [depth {result.depth}: {result.reason}]" if result.reason else ""
-    return (f"{path}: " if files > 1 else "") + str(result.text) + why
+    if depth is not None:
+        wishes["depth"] = depth
+    raise typer.Exit(transcribe_files(recognizer, audio, wishes, as_json))
 
 
 @app.command()
@@ -374,20 +343,9 @@ def profile(
     budget: Annotated[float, typer.Option(min=1, help="Seconds to measure for, about.")] = 60.0,
 ) -> None:
     """Measure an exported model on this device, so that deadlines can be kept from the first request on."""
-    from layerdial.ladder import Ladder
-    from layerdial.runtime.manifest import Manifest
-    from layerdial.runtime.profile import pareto, profile_device
+    from layerdial.runtime.commands import profile_folder
 
-    manifest = Manifest.load(out)
-    found = profile_device(out, threads or (), budget, note=lambda text: print(f"measuring: {text}", file=sys.stderr))
-    ladder = Ladder.beside(out, manifest.n_blocks)
-    for table in found.tables:
-        print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio, peak memory {table.peak_rss_mb} MB")
-        for row in pareto(table.costs(), ladder, manifest.n_blocks):
-            wer = "" if row["wer"] is None else f"  WER {row['wer']:7.2%}"
-            print(f"  depth {row['depth']:2}  {row['subset']}{wer}  {row['latency_ms']:8.1f} ms  RTF {row['rtf']:.4f}")
-    print(f"profile: {found.save(out, ladder, manifest.n_blocks)}")
-    print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
+    profile_folder(out, threads or (), budget)
 
 
 @app.command()

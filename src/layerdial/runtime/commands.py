@@ -1,0 +1,115 @@
+"""`layerdial transcribe` and `layerdial profile`: what the full command line and that of the device share.
+
+The device's own is made with argparse alone: typer would bring pydantic, rich and pygments along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from layerdial.errors import UserError
+from layerdial.ladder import Ladder
+from layerdial.runtime.manifest import Manifest
+from layerdial.runtime.profile import pareto, profile_device
+from layerdial.runtime.recognizer import Recognizer
+
+PROMISES = {
+    "deadline_ms": "the deepest that is done in so many milliseconds, file by file",
+    "target_rtf": "the deepest that takes at most so many seconds a second of audio",
+    "max_cpu": "the deepest that computes so many seconds a second of audio",
+    "confidence": "shallow first, deeper only where the posteriors are less sure than this, 0 to 1",
+}
+
+
+def transcribe_files(recognizer: Any, audio: Sequence[Path], wishes: dict[str, Any], as_json: bool) -> int:
+    """Print a line for each file, or a JSON object; 2 if one of them could not be read, else 0."""
+    recognizer.subset(wishes.get("depth"))  # a depth that does not exist is said before any work
+    code = 0
+    for path in audio:
+        try:
+            result = recognizer.transcribe(path, **wishes)
+        except UserError as error:
+            code = 2
+            print(f"layerdial: {error}", file=sys.stderr)
+            continue
+        print(json.dumps(_row(path, result), ensure_ascii=False) if as_json else _line(path, result, len(audio)))
+    return code
+
+
+def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
+    """Measure, print the depths worth running, and keep the profile beside the model."""
+    manifest = Manifest.load(out)
+    ladder = Ladder.beside(out, manifest.n_blocks)
+    found = profile_device(out, threads, budget_s, note=lambda text: print(f"measuring: {text}", file=sys.stderr))
+    for table in found.tables:
+        print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio, peak memory {table.peak_rss_mb} MB")
+        for row in pareto(table.costs(), ladder, manifest.n_blocks):
+            wer = "" if row["wer"] is None else f"  WER {row['wer']:7.2%}"
+            print(f"  depth {row['depth']:2}  {row['subset']}{wer}  {row['latency_ms']:8.1f} ms  RTF {row['rtf']:.4f}")
+    print(f"profile: {found.save(out, ladder, manifest.n_blocks)}")
+    print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
+
+
+def _row(path: Path, result: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
+    row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
+    if result.reason:
+        row["reason"] = result.reason
+    if len({chunk.subset for chunk in result.chunks}) > 1:
+        row["chunks"] = [
+            {"start": round(chunk.start, 3), "end": round(chunk.end, 3), "depth": chunk.depth, "reason": chunk.reason}
+            for chunk in result.chunks
+        ]
+    return row
+
+
+def _line(path: Path, result: Any, files: int) -> str:
+    why = f"   [depth {result.depth}: {result.reason}]" if result.reason else ""
+    return (f"{path}: " if files > 1 else "") + str(result.text) + why
+
+
+def main() -> NoReturn:
+    """The command line of a device, which has these two commands and exported models only."""
+    logging.basicConfig(format="layerdial: %(message)s", level=logging.INFO)
+    options = _parser().parse_args()
+    try:
+        sys.exit(_run(options))
+    except UserError as error:
+        print(f"layerdial: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "profile":
+        profile_folder(options.out, options.threads or (), options.budget)
+        return 0
+    wishes = {name: getattr(options, name) for name in ("depth", *PROMISES)}
+    given = {name: value for name, value in wishes.items() if value is not None}
+    return transcribe_files(Recognizer(options.model, options.threads), options.audio, given, options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="layerdial",
+        description="Exported models on this device. For the other commands: pip install 'layerdial[train]'.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    transcribe = commands.add_parser("transcribe", help="Print what is said in audio files of any rate and length.")
+    transcribe.add_argument("model", type=Path, help="a folder that layerdial export wrote")
+    transcribe.add_argument("audio", type=Path, nargs="+")
+    transcribe.add_argument("--depth", type=int, help="how many blocks run; all if left out")
+    for name, text in PROMISES.items():
+        transcribe.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
+    transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
+    transcribe.add_argument("--threads", type=int)
+    profile = commands.add_parser("profile", help="Measure an exported model on this device.")
+    profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
+    profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
+    profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
+    return parser

@@ -48,7 +48,7 @@ class Int8:
 
 
 def quantise(traced: Traced, batches: Iterable[FeatureBatch], note: Note = print) -> Int8:
-    """Quantise all blocks; while WER is over 2 % worse (see `Int8.holds`), give the block that hurts most back to float.
+    """Quantise all blocks; while WER is worse (see `Int8.holds`), give the block that hurts most back to float.
 
     `batches` is gone through once a depth and trial. With every block in float the head alone is quantised.
     """

@@ -54,6 +54,10 @@ def main() -> NoReturn:
         app()
     except UserError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "layerdial").partition(".")[0] == "layerdial":
+            raise
+        _fail(f"this command needs {error.name}, which is not installed: pip install 'layerdial[train,export]'")
     except BrokenPipeError:  # `layerdial … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -34,7 +34,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Transcript:
-    """`seconds` of audio became `text` with the blocks of `subset`; `rtf` is computing time over audio time.
+    """`seconds` of audio became `text` with the blocks of `subset`; `rtf` is the time that passed over audio time.
 
     Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
     `chunks` tells each. `reason` says why this depth, where it was not asked for.

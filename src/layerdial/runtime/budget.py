@@ -6,6 +6,7 @@ Pure arithmetic on times that others measure, so that it can be tested against a
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,12 @@ class CostTable:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_depths", tuple(sorted(self.network_ms)))
+        rows = [self.features_ms, *self.network_ms.values()]
+        ascending = all(a < b for a, b in itertools.pairwise(self.seconds))
+        if not (self.seconds and self.network_ms and ascending and all(len(row) == len(self.seconds) for row in rows)):
+            raise ValueError("a table of costs needs lengths in ascending order, and as many times for each depth")
+        if not all(0 < number < math.inf for row in (*rows, self.seconds, (self.cpu_share,)) for number in row):
+            raise ValueError("a table of costs holds a number that is not above 0 and finite")
 
     def features(self, seconds: float) -> float:
         """Milliseconds for the features of `seconds` of audio."""
@@ -129,18 +136,18 @@ class Plan:
 class DepthController:
     """Picks the deepest step that keeps a deadline, and learns from how long things took. For many threads at once.
 
-    What it believes of the load has a dead band, so that noise does not move the depth up and down.
+    A deeper step than the last one must fit with room to spare, so that noise does not move the depth up and down.
     """
 
     CAUTION = 1.5  # mean deviations above the level that a plan must stand
     DECODING_MS = 0.5  # what is done after the network, and until a thread wakes up
-    ROOM = 1.15  # the dead band
+    ROOM = 1.15  # a depth above the last one must fit with so much to spare
 
     def __init__(self, costs: CostTable, steps: Sequence[Step]) -> None:
         self.costs = costs
         self.steps = tuple(steps)
         self.load = Load()
-        self._held = 0.0
+        self._last = 0
         self._lock = threading.Lock()
 
     @property
@@ -154,9 +161,9 @@ class DepthController:
         at `rescue_ms` and the promise still be kept.
         """
         with self._lock:
-            slow = self._slowdown(now)
+            slow = self.load.slowdown(now, self.CAUTION)
             rescue = left_ms - self.costs.network(self.shallowest.depth, seconds) * slow - self.DECODING_MS
-            at = self._deepest(seconds, rescue, slow)
+            at = self._last = self._deepest(seconds, rescue, slow)
         step = self.steps[at]
         if at > 0:
             slowness = f", at {slow:.1f} times the idle time" if slow >= 1.2 else ""
@@ -166,12 +173,21 @@ class DepthController:
             return Plan(step, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")
         return Plan(step, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
 
-    def choose_by_cpu(self, seconds: float, max_cpu: float) -> Plan:
-        """The deepest step that computes for at most `max_cpu` seconds, over all threads, a second of audio."""
-        budget_ms = 1000.0 * max_cpu * seconds / self.costs.cpu_share
+    def choose_by_cpu(
+        self, seconds: float, max_cpu: float, counted: float | None = None, after_shallowest: bool = False
+    ) -> Plan:
+        """The deepest step that computes for at most `max_cpu` seconds, over all threads, a second of audio.
+
+        `seconds` are computed, context included, of which `counted` (default: all) are new audio; `after_shallowest`:
+        the shallowest step has run already, and its computing counts.
+        """
+        counted = seconds if counted is None else counted
+        budget_ms = 1000.0 * max_cpu * counted / self.costs.cpu_share
+        if after_shallowest:
+            budget_ms -= self.costs.network(self.shallowest.depth, seconds)
         fitting = [step for step in self.steps if self.costs.total(step.depth, seconds) <= budget_ms]
         if not fitting:
-            least = self.costs.total(self.shallowest.depth, seconds) * self.costs.cpu_share / 1000.0 / seconds
+            least = self.costs.total(self.shallowest.depth, seconds) * self.costs.cpu_share / 1000.0 / counted
             return Plan(self.shallowest, f"shallowest: nothing keeps {max_cpu:g} of a CPU, it needs {least:.2g}")
         return Plan(fitting[-1], f"deepest within {max_cpu:g} of a CPU")
 
@@ -196,13 +212,7 @@ class DepthController:
     def _deepest(self, seconds: float, within_ms: float, slow: float) -> int:
         at = 0
         for i, step in enumerate(self.steps[1:], 1):
-            if self.costs.network(step.depth, seconds) * slow <= within_ms:
+            room = self.ROOM if i > self._last else 1.0
+            if self.costs.network(step.depth, seconds) * slow * room <= within_ms:
                 at = i
         return at
-
-    def _slowdown(self, now: float) -> float:
-        """A cautious estimate with a dead band: it follows upwards at once, downwards only when well below."""
-        estimate = self.load.slowdown(now, self.CAUTION)
-        if not self._held / self.ROOM <= estimate <= self._held:
-            self._held = estimate
-        return self._held

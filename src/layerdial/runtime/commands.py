@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,13 +77,25 @@ def _line(path: Path, result: Any, files: int) -> str:
 
 def main() -> NoReturn:
     """The command line of a device, which has these two commands and exported models only."""
-    logging.basicConfig(format="layerdial: %(message)s", level=logging.INFO)
-    options = _parser().parse_args()
+    logging.basicConfig(format="layerdial: %(message)s")
+    logging.getLogger("layerdial").setLevel(logging.INFO)
     try:
-        sys.exit(_run(options))
+        code = _run(_parser().parse_args(_known(sys.argv[1:])))
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # `layerdial … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except UserError as error:
         print(f"layerdial: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _known(words: Sequence[str]) -> Sequence[str]:
+    """`words`, unless they begin with a command that a device does not have."""
+    if words and not words[0].startswith("-") and words[0] not in ("transcribe", "profile"):
+        raise UserError(f"a device has transcribe and profile; for {words[0]}: pip install 'layerdial[train]'")
+    return words
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from layerdial.errors import UserError
 from layerdial.features import SAMPLE_RATE
 from layerdial.files import read_json, write_json
 from layerdial.ladder import Ladder
-from layerdial.runtime.budget import CostTable, worthwhile
+from layerdial.runtime.budget import CostTable, Step, worthwhile
 from layerdial.subset import BlockSubset
 from layerdial.timing import measure_in_turns
 
@@ -85,7 +85,9 @@ class Profile:
             raise UserError(f"{file} is no profile of this layerdial; make it again with layerdial profile")
         try:
             profile = cls(stored["model_id"], Device(**stored["device"]), tuple(map(_table, stored["tables"])))
-        except (KeyError, TypeError, ValueError) as error:
+            for table in profile.tables:
+                table.costs()  # complains of what makes no sense
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); make it again with layerdial profile") from None
         return profile if (profile.model_id, profile.device) == (model_id, Device.here()) else None
 
@@ -103,6 +105,10 @@ class Profile:
 
 def pareto(costs: CostTable, ladder: Ladder | None, n_blocks: int, seconds: float = 10.0) -> list[dict[str, Any]]:
     """The depths of which no other is both faster and better: WER on the ladder's cuts, milliseconds for `seconds`."""
+    steps: list[Step] = []
+    for step in reversed(worthwhile(ladder, n_blocks)):  # each does better than those after it
+        if not steps or costs.total(step.depth, seconds) < costs.total(steps[-1].depth, seconds):
+            steps.append(step)
     return [
         {
             "depth": step.depth,
@@ -111,7 +117,7 @@ def pareto(costs: CostTable, ladder: Ladder | None, n_blocks: int, seconds: floa
             "latency_ms": round(costs.total(step.depth, seconds), 3),
             "rtf": round(costs.total(step.depth, seconds) / 1000.0 / seconds, 6),
         }
-        for step in worthwhile(ladder, n_blocks)
+        for step in reversed(steps)
     ]
 
 
@@ -193,7 +199,11 @@ from layerdial.runtime import Recognizer
 recognizer = Recognizer(sys.argv[1], int(sys.argv[2]))
 depth = int(sys.argv[4]) if len(sys.argv) > 4 else None
 recognizer.transcribe(np.random.default_rng(0).normal(0, 0.1, int(float(sys.argv[3]) * 16000)), depth=depth)
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1000)))
+try:  # Linux's getrusage() never says less than the process had from which this one was started
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(int(status["VmHWM"].split()[0]) / 1000)
+except (OSError, KeyError):
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1000)))
 """
 
 

@@ -50,6 +50,17 @@ class _Run:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Window:
+    """One stretch of audio: its features, its seconds with context and those that count, and when it has to be done."""
+
+    inputs: NDArray[np.float32]
+    seconds: float
+    counted: float
+    promise: Promise
+    finish: float | None
+
+
 class Recognizer:
     """An exported folder, loaded. One may serve any number of threads at once; no more run than there are CPUs.
 
@@ -195,7 +206,7 @@ class Recognizer:
         seconds = 0.0
         if deadline is not None:
             seconds = probe(audio).seconds if isinstance(audio, str | Path) else np.size(audio) / SAMPLE_RATE
-        if subset is None and len(names) == (depth is not None):
+        if depth is not None or (not names and confidence is None):
             subset = self.subset(depth)
         return Promise(subset, deadline, target_rtf, max_cpu, confidence, seconds)
 
@@ -204,15 +215,14 @@ class Recognizer:
     def _recognise(self, samples: NDArray[np.float32], begin: float, end: float, promise: Promise) -> Heard:
         start = time.perf_counter()
         inputs = self.features(samples)
-        seconds = len(samples) / SAMPLE_RATE
         if promise.subset is not None and promise.confidence is None:
             run = self._run(inputs, promise.subset)
         else:
-            controller = self.controller
             now = time.perf_counter()
-            controller.observe_features(seconds, 1000.0 * (now - start), now)
-            finish = self._finish(promise, start, begin, end)
-            run = self._within(inputs, seconds, promise, finish)
+            seconds = len(samples) / SAMPLE_RATE
+            self.controller.observe_features(seconds, 1000.0 * (now - start), now)
+            window = _Window(inputs, seconds, end - begin, promise, self._finish(promise, start, begin, end))
+            run = self._kept(window) if promise.confidence is None else self._surely(window, promise.confidence)
         return Heard(run.frame_ids, Chunk(begin, end, run.subset, run.reason, run.confidence))
 
     @staticmethod
@@ -225,65 +235,56 @@ class Recognizer:
         share = min(1.0, (end - begin) / max(promise.seconds - begin, 1e-6)) if promise.seconds > end + 0.5 else 1.0
         return start + (promise.deadline - start) * share
 
-    def _within(self, inputs: NDArray[np.float32], seconds: float, promise: Promise, finish: float | None) -> _Run:
-        if promise.confidence is None:
-            return self._planned(inputs, seconds, self._plan(seconds, promise, finish), finish)
+    def _surely(self, window: _Window, confidence: float) -> _Run:
+        """The shallowest step, and the one that keeps the promise where the shallowest is not sure enough."""
         shallowest = self.controller.shallowest
-        first = self._timed(inputs, seconds, shallowest.subset, "shallowest first")
-        if first.confidence >= promise.confidence:
+        first = self._timed(window, shallowest.subset, "shallowest first")
+        if first.confidence >= confidence:
             return replace(first, reason=f"shallowest, and sure of it ({first.confidence:.3f})")
-        plan = self._plan(seconds, promise, finish)
+        plan = self._plan(window, after_shallowest=True)
         if plan.step.depth <= shallowest.depth:
             return replace(first, reason=f"shallowest; not sure ({first.confidence:.3f}), but {plan.reason}")
-        second = self._planned(inputs, seconds, plan, finish, done=first)
+        second = self._kept(window, plan, done=first)
         return replace(second, reason=f"{second.reason}, as the shallowest was not sure ({first.confidence:.3f})")
 
-    def _plan(self, seconds: float, promise: Promise, finish: float | None) -> Plan:
+    def _plan(self, window: _Window, after_shallowest: bool = False) -> Plan:
+        promise = window.promise
         if promise.subset is not None:
             return Plan(self.controller.step_for(promise.subset), f"depth {promise.subset.depth} was asked for")
         if promise.max_cpu is not None:
-            return self.controller.choose_by_cpu(seconds, promise.max_cpu)
-        if finish is None:
+            return self.controller.choose_by_cpu(window.seconds, promise.max_cpu, window.counted, after_shallowest)
+        if window.finish is None:
             return Plan(self.controller.step_for(BlockSubset.full(self.n_blocks)), "all blocks")
         now = time.perf_counter()
-        return self.controller.choose(seconds, 1000.0 * (finish - now), now)
+        return self.controller.choose(window.seconds, 1000.0 * (window.finish - now), now)
 
-    def _planned(
-        self, inputs: NDArray[np.float32], seconds: float, plan: Plan, finish: float | None, done: _Run | None = None
-    ) -> _Run:
+    def _kept(self, window: _Window, plan: Plan | None = None, done: _Run | None = None) -> _Run:
         """Run the plan; should it take so long that the promise would be broken, stop it and run the shallowest.
 
         With `done`, a result that is there already, the time for that is not needed.
         """
-        if finish is None or (plan.rescue_ms is None):
-            return self._timed(inputs, seconds, plan.step.subset, plan.reason)
+        plan = plan or self._plan(window)
+        if window.finish is None or plan.rescue_ms is None:
+            return self._timed(window, plan.step.subset, plan.reason)
         now = time.perf_counter()
-        rescue_at = now + plan.rescue_ms / 1000.0 if done is None else finish
+        rescue_at = window.finish if done is not None else now + plan.rescue_ms / 1000.0
         cancel = Cancel()
         with self._watchdog.at(rescue_at, cancel):
             try:
-                return self._timed(inputs, seconds, plan.step.subset, plan.reason, cancel)
+                return self._timed(window, plan.step.subset, plan.reason, cancel)
             except Cancelled:
                 taken = 1000.0 * (time.perf_counter() - now)
-        # how long it would have taken is not known; at least this long
-        self.controller.observe_network(plan.step.depth, seconds, taken, time.perf_counter(), unfinished=True)
+        self.controller.observe_network(plan.step.depth, window.seconds, taken, time.perf_counter(), unfinished=True)
         late = f"depth {plan.step.depth} was stopped after {taken:.0f} ms"
         if done is not None:
             return replace(done, reason=f"shallowest: {late}")
-        return self._timed(inputs, seconds, self.controller.shallowest.subset, f"shallowest: {late}")
+        return self._timed(window, self.controller.shallowest.subset, f"shallowest: {late}")
 
-    def _timed(
-        self,
-        inputs: NDArray[np.float32],
-        seconds: float,
-        subset: BlockSubset,
-        reason: str,
-        cancel: Cancel | None = None,
-    ) -> _Run:
+    def _timed(self, window: _Window, subset: BlockSubset, reason: str, cancel: Cancel | None = None) -> _Run:
         start = time.perf_counter()
-        run = self._run(inputs, subset, reason, cancel)
+        run = self._run(window.inputs, subset, reason, cancel)
         now = time.perf_counter()
-        self.controller.observe_network(subset.depth, seconds, 1000.0 * (now - start), now)
+        self.controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now)
         return run
 
     def _run(

@@ -40,6 +40,9 @@ class Watchdog:
         finally:
             with self._wakes:
                 self._live.discard(number)
+                if len(self._pending) > 2 * len(self._live) + 16:  # the dead do not wait for their time
+                    self._pending = [entry for entry in self._pending if entry[1] in self._live]
+                    heapq.heapify(self._pending)
 
     def _watch(self) -> None:
         with self._wakes:
@@ -52,7 +55,7 @@ class Watchdog:
                 when, number, action = self._pending[0]
                 left = when - time.perf_counter()
                 if left > 0:
-                    self._wakes.wait(left)
+                    self._wakes.wait(min(left, 3600.0))  # longer ones overflow
                     continue
                 heapq.heappop(self._pending)
                 self._live.discard(number)

@@ -1,0 +1,78 @@
+"""The model that has learnt the tones, exported once a session; a test file asks for it by
+`pytest_plugins = ["tiny_export"]`, which makes its fixtures known as those of conftest.py are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from layerdial.runtime import Recognizer
+
+if TYPE_CHECKING:
+    from layerdial.export.folder import Traced
+
+
+@pytest.fixture(scope="session")
+def laddered(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The torch model, with a ladder whose deeper rungs are better, and whose subsets even spacing would not choose."""
+    from layerdial.ladder import Ladder, Rung
+
+    folder = tmp_path_factory.mktemp("laddered") / "model"
+    shutil.copytree(learnt, folder)
+    rungs = (Rung(1, "010", 0.3, 0.3, 30, 100), Rung(2, "011", 0.2, 0.2, 20, 100), Rung(3, "111", 0.1, 0.1, 10, 100))
+    Ladder(3, "loss", "dev", 100, rungs).save(folder / "ladder.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(laddered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `layerdial export` makes of it. It is shared: copy it before changing anything in it."""
+    from layerdial.export.run import export_model
+
+    out = tmp_path_factory.mktemp("exported") / "edge"
+    export_model(laddered, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def edge(exported: Path) -> Recognizer:
+    """It, loaded with one thread."""
+    return Recognizer(exported, threads=1)
+
+
+@pytest.fixture(scope="session")
+def traced(laddered: Path, exported: Path) -> Traced:
+    """What the export works on between tracing and writing, put together again from its folder, which takes no time."""
+    import onnx_ir as ir
+
+    from layerdial.export.folder import Traced
+    from layerdial.ladder import Ladder
+    from layerdial.models.checkpoint import load_network
+    from layerdial.runtime.manifest import Manifest
+    from layerdial.text import PieceTable, read_tokens
+
+    network, _ = load_network(laddered)
+    manifest = Manifest.load(exported)
+    pieces = PieceTable(read_tokens(exported / "tokens.txt"), manifest.silent_tokens)
+    model = ir.load(exported / "model.onnx")
+    return Traced(network, model, pieces, Ladder.beside(exported, network.n_blocks), manifest)
+
+
+@pytest.fixture(scope="session")
+def trace_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Traced]]:
+    """A tiny Hugging Face model of three blocks by the name of its variant: its folder, and its graph, traced once."""
+    from layerdial.export.folder import trace
+    from tiny_hf import save_tiny
+
+    @cache
+    def made(variant: str) -> tuple[Path, Traced]:
+        folder = save_tiny(tmp_path_factory.mktemp("hf") / variant, variant, num_hidden_layers=3)
+        return folder, trace(folder)
+
+    return made

@@ -1,6 +1,6 @@
 """Log-mel features of ten seconds of audio: ours beside kaldi-native-fbank's, on one thread, in turns.
 
-    python benchmarks/features.py
+python benchmarks/features.py
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdial.errors import UserError
-from layerdial.files import check_writable
+from layerdial.files import check_writable, model_name
 from layerdial.ladder import Ladder
 from layerdial.progress import progress
 from layerdial.runtime import Recognizer, is_exported
@@ -67,7 +67,7 @@ def search_model(
         raise UserError(f"{folder} is exported and gives texts alone; search it by --metric wer")
     journal = folder / "search.jsonl"
     check_writable(folder)
-    with progress(f"search {_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
+    with progress(f"search {model_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
         ladder = search_ladder(
             scores,
             batches,
@@ -115,7 +115,7 @@ def sweep_model(
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:
         check_writable(out)
-    with progress(f"sweep {method or _name(name)}", len(subsets)) as update:
+    with progress(f"sweep {method or model_name(name)}", len(subsets)) as update:
         return list(
             sweep(
                 recognizer,
@@ -124,12 +124,7 @@ def sweep_model(
                 out,
                 {k: v for k, v in labels.items() if v is not None},
                 timing=timing or Timing(),
-                title=f"{_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
+                title=f"{model_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
                 progress=update,
             )
         )
-
-
-def _name(folder: Path) -> str:
-    """`runs/demo/dld/model` is called dld."""
-    return folder.resolve().parent.name if folder.name == "model" else folder.name

@@ -315,17 +315,19 @@ def export(
         raise UserError("--int8 and --fp16 exclude each other; export twice, into two folders")
     if format_ not in ("layerdial", "sherpa-onnx"):
         raise UserError(f"--format is {format_!r}; choose layerdial or sherpa-onnx")
+    if cuts is not None and (not int8 or format_ != "layerdial"):
+        raise UserError("--cuts is for --int8 in layerdial's own format, which is checked on them")
     precision: Any = "int8" if int8 else "float16" if fp16 else "float32"
     if format_ == "sherpa-onnx":
         if depth is None:
             raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
-        subset = export_sherpa(model, out, depth, precision, licence, name)
+        subset = export_sherpa(model, out, depth, precision, licence, name, note=_note)
         print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
         print(f"next:        see {out / 'README.md'}")
         return
     if depth is not None:
         raise UserError("--depth is for --format sherpa-onnx; a layerdial export runs at every depth")
-    manifest = export_model(model, out, precision, cuts, licence, name, note=print)
+    manifest = export_model(model, out, precision, cuts, licence, name, note=_note)
     size = sum(file.stat().st_size for file in out.glob("model.*")) / 1e6
     worst = max(row.largest_difference for row in manifest.parity)
     print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
@@ -333,6 +335,10 @@ def export(
     if int8 and cuts is None:
         print("checked:  not for WER; --cuts DEV_CUTS does that at every depth")
     print(f"next:     layerdial profile {out}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 @app.command()

@@ -70,6 +70,13 @@ def check_writable(folder: Path) -> None:
     trial.unlink()
 
 
+def model_name(model: Path) -> str:
+    """`runs/demo/dld/model` is called dld, a hub id by itself."""
+    if not model.exists():
+        return str(model)
+    return model.resolve().parent.name if model.name == "model" else model.name
+
+
 def _flush(file: Path) -> None:
     if file.is_file():
         with file.open("rb") as handle:

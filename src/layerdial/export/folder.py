@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from layerdial import __version__
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx
 from layerdial.export.tokens import piece_table
-from layerdial.features import Features, LogMel, NemoMel, Samples
-from layerdial.files import read_json, replacing
+from layerdial.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
+from layerdial.files import model_name, read_json, replacing
 from layerdial.ladder import Ladder, choose_subset
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
@@ -31,8 +32,8 @@ Precision = Literal["float32", "float16", "int8"]
 WEIGHTS = "model.weights"
 EXTERNAL_FROM_MB = 64
 _NEMO = {"n_fft": 512, "win_length": 400, "hop_length": 160, "preemphasis": 0.97}
+_LARGEST_DIFFERENCE = 0.01  # of log-probabilities in float32; 1e-4 is usual
 _IR_VERSION = 11  # the one that came with opset 23; a newer one would be refused by older runtimes
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,29 @@ class Traced:
     manifest: Manifest
 
 
-def trace(folder: Path, licence: str | None = None, name: str | None = None) -> Traced:
+def trace(
+    folder: Path,
+    licence: str | None = None,
+    name: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Traced:
     """Load a torch model (folder or hub id) and trace it once; every precision is made of that."""
+    name = name or model_name(folder)
     folder = resolve_model(folder)
     if (folder / GRAPH).is_file():
         raise UserError(f"{folder} is exported already; export the torch model that it was made of")
     network, tokenizer = load_network(folder)
     pieces, silent = piece_table(tokenizer)
     features = device_features(network.features)
+    note(f"tracing {network.n_blocks} blocks, which takes a second or more each")
     manifest = Manifest(
         model_id="",
-        name=name or _name(folder),
+        name=name,
         family=type(network).__name__,
         n_blocks=network.n_blocks,
-        skip=getattr(getattr(network, "config", None), "skip", "identity"),
+        skip=network.skip,
         precision="float32",
-        sample_rate=16000,
+        sample_rate=SAMPLE_RATE,
         features=describe_features(features),
         vocab_size=len(pieces.tokens),
         silent_tokens=silent,
@@ -86,8 +94,11 @@ def device_features(features: Features) -> Features:
     return NemoMel(convolutions, int(extractor.feature_size))
 
 
-def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest) -> Manifest:
-    """Write everything beside each other in one step, compared with torch; the manifest with what was found."""
+def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest, compared: bool = True) -> Manifest:
+    """Write everything beside each other in one step, compared with torch; the manifest with what was found.
+
+    `model` is given its metadata. Raises `RuntimeError` for a float32 graph that is not torch's.
+    """
     with replacing(out) as temporary:
         temporary.mkdir(parents=True)
         manifest = replace(manifest, model_id=_model_id(model, manifest))
@@ -98,9 +109,21 @@ def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest)
         if traced.ladder:
             traced.ladder.save(temporary / "ladder.json")
         manifest.save(temporary)
-        manifest = replace(manifest, parity=compare(Session(temporary, 1), traced))
-        manifest.save(temporary)
+        if compared:
+            manifest = replace(manifest, parity=compare(Session(temporary, 1), traced))
+            _judge(manifest)
+            manifest.save(temporary)
     return manifest
+
+
+def _judge(manifest: Manifest) -> None:
+    """`RuntimeError` where the graph does something else than the network: that would be our fault."""
+    limit = _LARGEST_DIFFERENCE if manifest.precision == "float32" else math.inf
+    for row in manifest.parity:
+        if not row.largest_difference < limit:  # not a number, too
+            raise RuntimeError(
+                f"the exported graph differs from torch by {row.largest_difference} at depth {row.depth}"
+            )
 
 
 def save_graph(model: ir.Model, folder: Path) -> None:
@@ -120,7 +143,7 @@ def compare(session: Session, traced: Traced, seconds: Sequence[float] = (1.3, 2
     """The largest difference from torch at every depth, on a zero-padded batch of noise; padding is not looked at."""
     features, network = traced.network.features, traced.network
     rng = np.random.default_rng(0)
-    rows = [features(rng.normal(0.0, 0.1, round(16000 * length)).astype(np.float32)) for length in seconds]
+    rows = [features(rng.normal(0.0, 0.1, round(SAMPLE_RATE * length)).astype(np.float32)) for length in seconds]
     inputs = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), np.float32)
     for into, row in zip(inputs, rows, strict=True):
         into[: len(row)] = row
@@ -157,7 +180,7 @@ def _model_id(model: ir.Model, manifest: Manifest) -> str:
     for name, value in sorted(model.graph.initializers.items()):
         assert value.const_value is not None
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
+        digest.update(np.ascontiguousarray(value.const_value.numpy()).data)
     return digest.hexdigest()[:16]
 
 
@@ -166,7 +189,3 @@ def _trained_with(folder: Path) -> str:
     meta = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else {}
     parts = [f"weights {fingerprint(folder)}", f"commit {meta['commit']}" if meta.get("commit") else ""]
     return ", ".join([part for part in parts if part] + [f"exported by layerdial {__version__}"])
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().parent.name if folder.name == "model" else folder.name

@@ -45,6 +45,7 @@ def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     left = [node.name for i in float_blocks for node in products_of(model, i)]
+    left += [f"{name}_MatMul" for name in left]  # what the quantiser makes of a Gemm
     with tempfile.TemporaryDirectory() as folder, _quietly():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         ir.save(model, source, external_data="float.weights")
@@ -69,7 +70,7 @@ def products_of(model: ir.Model, block: int) -> list[ir.Node]:
     """The matrix products in the branch of a block."""
     choices = [node for node in model.graph if node.op_type == "If"]
     branch = choices[block].attributes["then_branch"].as_graph()
-    return [node for node in branch if node.op_type == "MatMul"]
+    return [node for node in branch if node.op_type in ("MatMul", "Gemm")]
 
 
 @contextmanager

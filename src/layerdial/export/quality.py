@@ -50,7 +50,8 @@ class Int8:
 def quantise(traced: Traced, batches: Iterable[FeatureBatch], note: Note = print) -> Int8:
     """Quantise all blocks; while WER is worse (see `Int8.holds`), give the block that hurts most back to float.
 
-    `batches` is gone through once a depth and trial. With every block in float the head alone is quantised.
+    `batches` is kept in memory, and recognised once a depth and trial. With every block in float the head alone is
+    quantised; `Int8.holds` says whether even that hurts.
     """
     kept = list(batches)
     with TemporaryDirectory() as folder:
@@ -122,7 +123,7 @@ def _errors(recognizer: Recognizer, batches: list[FeatureBatch]) -> list[list[in
 
 
 def _load(traced: Traced, model: ir.Model, folder: Path) -> Recognizer:
-    write_folder(folder, traced, model.clone(), replace(traced.manifest, precision="trial"))
+    write_folder(folder, traced, model.clone(), replace(traced.manifest, precision="trial"), compared=False)
     return Recognizer(folder, threads=1)
 
 

@@ -8,6 +8,7 @@ normalised by sherpa-onnx, log-probabilities out.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir import tape as ir_tape
@@ -16,16 +17,18 @@ from torch import nn
 
 from layerdial.errors import UserError
 from layerdial.export.folder import Precision, Traced, save_graph
-from layerdial.export.graph import INPUTS
 from layerdial.export.precision import to_float16, to_int8
 from layerdial.features import LogMel, Samples, fewest_inputs
-from layerdial.files import replacing, write_text
+from layerdial.files import replacing, write_json, write_text
 from layerdial.ladder import choose_subset
 from layerdial.models.network import Network
-from layerdial.runtime.manifest import read_features
+from layerdial.runtime.manifest import FILE, SHERPA_KIND, read_features
+from layerdial.runtime.session import INPUTS
 from layerdial.subset import BlockSubset
+from layerdial.text import PieceTable
 
 _LOG_MEL_SUBSAMPLING = 4
+_SILENT = "SIL"
 _EPSILON = 1e-7  # as wav2vec2's feature extractor has it; sherpa-onnx's own is a hundred times that
 
 
@@ -50,18 +53,48 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
         raise UserError(
             "sherpa-onnx is given Conformer, WavLM, wav2vec2 and HuBERT models; for Parakeet it has its own"
         )
+    tokens = traced.pieces.tokens
+    if silent := traced.manifest.silent_tokens:
+        _join_silent(model, silent)
+        tokens = [_SILENT if i == silent[0] else token for i, token in enumerate(tokens)]
     if precision == "int8":
         model = to_int8(model)
     elif precision == "float16":
         model = to_float16(model)
+    about = traced.manifest.graph_metadata() | {"subset": subset.key, "precision": precision}
+    about = {name: value for name, value in about.items() if not name.startswith("layerdial.")}
     model.metadata_props.clear()
-    model.metadata_props.update(traced.manifest.graph_metadata() | {"subset": subset.key, "precision": precision})
+    model.metadata_props.update(about)
     with replacing(out) as temporary:
         temporary.mkdir(parents=True)
         save_graph(model, temporary)
-        traced.pieces.save(temporary)
+        PieceTable(tokens).save(temporary)
+        write_json(temporary / FILE, {"kind": SHERPA_KIND, **about})
         write_text(temporary / "README.md", _README.format(name=traced.manifest.name, key=subset.key, loader=loader))
     return subset
+
+
+def _join_silent(model: ir.Model, silent: tuple[int, ...]) -> None:
+    """The tokens that write nothing become one, the first of them: sherpa-onnx leaves out one token, called SIL."""
+    graph = model.graph
+    every = graph.outputs[0]
+    assert every.shape is not None and isinstance(every.shape[2], int)
+    size = every.shape[2]
+    joined = ir.Value(name=every.name, type=every.type, shape=every.shape)
+    every.name = f"{every.name}_of_all"
+    tape = ir_tape.Tape()
+    theirs = tape.op("Gather", [every, _constant(tape, list(silent))], {"axis": 2})
+    best = tape.op("ReduceMax", [theirs, _constant(tape, [2])])
+    first = tape.op("Cast", [_constant(tape, [int(i == silent[0]) for i in range(size)])], {"to": ir.DataType.BOOL})
+    others = tape.op("Cast", [_constant(tape, [int(i in silent[1:]) for i in range(size)])], {"to": ir.DataType.BOOL})
+    least = tape.op("Constant", [], {"value_float": -1e30})
+    tape.op("Where", [first, best, tape.op("Where", [others, least, every])], output=joined)
+    graph.extend(tape.nodes)
+    graph.outputs[0] = joined
+
+
+def _constant(tape: ir_tape.Tape, values: list[int]) -> ir.Value:
+    return tape.op("Constant", [], {"value_ints": values})
 
 
 def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
@@ -76,6 +109,10 @@ def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
         branch.remove(nodes)
         graph.insert_before(choice, nodes)
         choice.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
+        left = choice.attributes["else_branch" if block in subset else "then_branch"].as_graph()
+        for node in left:  # as long as they use weights, these stay in the file
+            for i in range(len(node.inputs)):
+                node.replace_input_with(i, None)
         graph.remove(choice, safe=True)
     RemoveUnusedNodesPass()(model)
     graph.inputs.remove(next(value for value in graph.inputs if value.name == INPUTS[2]))
@@ -133,9 +170,8 @@ def _put_first(model: ir.Model, tape: ir_tape.Tape) -> None:
 
 def _check_scale(network: Network, features: Samples) -> None:
     """sherpa-onnx normalises samples: right for models trained so, or whose first layer takes the scale out again."""
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv1d)), None)
-    front_end_norm = next((module for module in network.modules() if isinstance(module, nn.GroupNorm)), None)
-    invariant = first is not None and first.bias is None and front_end_norm is not None
+    first: Any = network.front_end.conv_layers[0]  # type: ignore[union-attr, index]
+    invariant = first.conv.bias is None and isinstance(getattr(first, "layer_norm", None), nn.GroupNorm)
     if not features.normalise and not invariant:
         raise UserError(
             "sherpa-onnx normalises samples, this model was trained on samples as they are; it would mishear"

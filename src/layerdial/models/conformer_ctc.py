@@ -35,6 +35,7 @@ class ConformerCTC(Network):
     def __init__(self, config: ConformerConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
+        self.skip = config.skip
         self.normalise = UtteranceNorm()
         self.front_end = ConvSubsampling(config.n_mels, config.width, config.dropout)
         self.encoder = DynamicEncoder((conformer_block(config) for _ in range(config.n_blocks)), config.skip)

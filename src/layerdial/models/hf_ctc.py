@@ -120,7 +120,7 @@ class HuggingFaceCTC(Network):
     def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
         """Freeze the convolutions of the front end, and compute blocks again in the backward pass, where asked to."""
         if freeze_front_end:
-            self._front_end.requires_grad_(False)
+            self.front_end.requires_grad_(False)
         # what it is called: from version 5.23 on, and before
         called = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
         if gradient_checkpointing:
@@ -130,7 +130,8 @@ class HuggingFaceCTC(Network):
             getattr(self.model, f"{called}_checkpointing_disable")()
 
     @property
-    def _front_end(self) -> nn.Module:
+    def front_end(self) -> nn.Module:
+        """The convolutions before the encoder."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -155,7 +156,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         return model.base_model.encoder
 
     @property
-    def _front_end(self) -> nn.Module:
+    def front_end(self) -> nn.Module:
         return self.model.base_model.feature_extractor  # type: ignore[no-any-return]
 
     def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
@@ -180,11 +181,11 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         Padding reaches a frame only through a group norm, whose statistics run over time; so where there is one, it is
         taken over the real frames alone.
         """
-        convolutions = self._front_end.conv_layers
+        convolutions = self.front_end.conv_layers
         first, *others = convolutions  # type: ignore[misc]
         norm = getattr(first, "layer_norm", None)
         if lengths_B is None or not isinstance(norm, nn.GroupNorm):
-            return self._front_end(inputs_BS)  # type: ignore[no-any-return]
+            return self.front_end(inputs_BS)  # type: ignore[no-any-return]
         kernel, stride, _ = self.features.convolutions[0]  # type: ignore[attr-defined]
         frames_B = ((lengths_B - kernel) // stride + 1).to(inputs_BS.device, non_blocking=True)
         x_BCT = first.activation(norm_over_real_frames(norm, first.conv(inputs_BS.unsqueeze(1)), frames_B))
@@ -209,7 +210,7 @@ class FastConformerCTC(HuggingFaceCTC):
         return model.encoder
 
     @property
-    def _front_end(self) -> nn.Module:
+    def front_end(self) -> nn.Module:
         return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
 
     def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:

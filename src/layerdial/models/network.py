@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from layerdial.features import SAMPLE_RATE, Features
-from layerdial.models.dynamic import Choice
+from layerdial.models.dynamic import Choice, SkipRule
 
 
 class Network(nn.Module):
     """The base of Conformer and Hugging Face networks. Which blocks run is an argument of every call.
 
-    `head` is the last layer, from the encoder's width to the vocabulary.
+    `head` is the last layer, from the encoder's width to the vocabulary; `skip` says what is left of a dropped block.
     """
 
     features: Features
     head: nn.Module
+    skip: SkipRule = "identity"
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -13,6 +13,7 @@ from layerdial.subset import BlockSubset
 
 FORMAT = 1
 KIND = "layerdial-onnx"
+SHERPA_KIND = "layerdial-sherpa-onnx"
 FILE = "manifest.json"
 GRAPH = "model.onnx"
 
@@ -85,6 +86,8 @@ class Manifest:
         if not file.is_file():
             raise UserError(f"{folder} is not an exported model: it has no {FILE}; make one with layerdial export")
         stored = read_json(file)
+        if isinstance(stored, dict) and stored.get("kind") == SHERPA_KIND:
+            raise UserError(f"{folder} was exported for sherpa-onnx; export it again without --format for layerdial")
         found = (stored.get("kind"), stored.get("format")) if isinstance(stored, dict) else None
         if found != (KIND, FORMAT):
             raise UserError(f"{file} is of kind and format {found}; this layerdial reads {(KIND, FORMAT)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,20 @@ import pytest
 
 if TYPE_CHECKING:
     from layerdial.models.recognizer import TorchRecognizer
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` that `make` fills; one process makes it, and the others of a parallel run wait for it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = root / name / ".done"
+        if not done.exists():
+            make(root / name)
+            done.touch()
+    return root / name
 
 
 @dataclass(frozen=True)
@@ -27,11 +43,12 @@ class Corpus:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     from tiny import sentences, write_corpus
 
-    folder = tmp_path_factory.mktemp("corpus")
-    return Corpus(
-        write_corpus(folder / "train.cuts.jsonl.gz", sentences(60, seed=0)),
-        write_corpus(folder / "dev.cuts.jsonl.gz", sentences(5, seed=1)),
-    )
+    def make(folder: Path) -> None:
+        write_corpus(folder / "train.cuts.jsonl.gz", sentences(60, seed=0))
+        write_corpus(folder / "dev.cuts.jsonl.gz", sentences(5, seed=1))
+
+    folder = made_once(tmp_path_factory, "corpus", make)
+    return Corpus(folder / "train.cuts.jsonl.gz", folder / "dev.cuts.jsonl.gz")
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +57,12 @@ def learnt(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from layerdial.training.loop import train
     from tiny import tiny_recipe
 
-    run = tmp_path_factory.mktemp("learnt") / "run"
     changes = ("train.steps=60", "train.eval_every=60", "train.eval_depths=[1,2,3]")
-    return train(tiny_recipe(run, corpus.train, corpus.dev, *changes))
+
+    def make(folder: Path) -> None:
+        train(tiny_recipe(folder / "run", corpus.train, corpus.dev, *changes))
+
+    return made_once(tmp_path_factory, "learnt", make) / "run" / "model"
 
 
 @pytest.fixture(scope="session")

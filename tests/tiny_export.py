@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import made_once
 from layerdial.runtime import Recognizer
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def exported(laddered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `layerdial export` makes of it. It is shared: copy it before changing anything in it."""
     from layerdial.export.run import export_model
 
-    out = tmp_path_factory.mktemp("exported") / "edge"
-    export_model(laddered, out)
-    return out
+    return made_once(tmp_path_factory, "exported", lambda folder: export_model(laddered, folder / "edge")) / "edge"
 
 
 @pytest.fixture(scope="session")

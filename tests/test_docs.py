@@ -264,8 +264,8 @@ def on_this_machine(arguments: list[str]) -> list[str]:
     """The same on the CPU, without worker processes, and with the files that a pattern stands for."""
     changed: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before in ("--device", "--workers"):
-            changed.append({"--device": "cpu", "--workers": "0"}[before])
+        if before in (here := {"--device": "cpu", "--workers": "0", "--budget": "1"}):
+            changed.append(here[before])
         elif "*" in argument:
             changed += sorted(map(str, Path().glob(argument)))
         else:

@@ -27,7 +27,7 @@ from layerdial.evaluate import evaluate
 from layerdial.export import folder as export_folder
 from layerdial.export.folder import Traced, trace, write_folder
 from layerdial.export.precision import to_float16, to_int8
-from layerdial.export.quality import quantise
+from layerdial.export.quality import Int8, quantise
 from layerdial.export.run import export_model, export_sherpa
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import fingerprint, save_model
@@ -240,7 +240,9 @@ def precise(model: ir.Model, precision: str) -> ir.Model:
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_the_file_is_good_onnx_of_the_stated_version(traced: Traced, tmp_path: Path, precision: str) -> None:
-    write_folder(tmp_path / "edge", traced, precise(traced.model, precision), traced.manifest)
+    write_folder(
+        tmp_path / "edge", traced, precise(traced.model, precision), replace(traced.manifest, precision=precision)
+    )
     model = onnx.load(tmp_path / "edge" / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 11
@@ -276,9 +278,10 @@ def test_large_weights_lie_beside_the_graph_and_nothing_else_changes(
     traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     model = precise(traced.model, precision)
-    inside = write_folder(tmp_path / "inside", traced, model.clone(), traced.manifest)
+    manifest = replace(traced.manifest, precision=precision)
+    inside = write_folder(tmp_path / "inside", traced, model.clone(), manifest)
     monkeypatch.setattr(export_folder, "EXTERNAL_FROM_MB", 0)
-    beside = write_folder(tmp_path / "beside", traced, model.clone(), traced.manifest)
+    beside = write_folder(tmp_path / "beside", traced, model.clone(), manifest)
     assert (tmp_path / "beside" / "model.weights").is_file() and not (tmp_path / "inside" / "model.weights").exists()
     graph = tmp_path / "beside" / "model.onnx"
     assert graph.stat().st_size < (tmp_path / "inside" / "model.onnx").stat().st_size
@@ -379,7 +382,7 @@ def test_quantising_ends_when_no_depth_is_worse(traced: Traced, corpus: Any) -> 
     assert found.holds or found.float_blocks == (0, 1, 2)
     assert [row["depth"] for row in found.rows] == [1, 2, 3]
     assert all(row["words"] == found.rows[0]["words"] > 10 for row in found.rows)
-    assert len(said) == len(found.float_blocks) + 1 and all(line.startswith("int8 with") for line in said)
+    assert len(said) == len(found.float_blocks) + 1 and all(line.startswith("int8, ") for line in said)
 
 
 def with_outliers(traced: Traced, block: int) -> Traced:
@@ -426,8 +429,35 @@ def test_an_int8_export_writes_down_how_it_was_checked(
     manifest = Manifest.load(tmp_path / "int8")
     assert (manifest.precision, manifest.wer["cuts"]) == ("int8", str(corpus.dev))
     for row in manifest.wer["rows"]:
-        assert set(row) == {"depth", "float_errors", "int8_errors", "words"}
-        assert row["int8_errors"] <= 1.02 * row["float_errors"]
+        assert set(row) == {"depth", "float_errors", "int8_errors", "words", "change", "low", "high"}
+    float_errors, int8_errors = (
+        sum(row[name] for row in manifest.wer["rows"]) for name in ("float_errors", "int8_errors")
+    )
+    assert manifest.wer["holds"] == (int8_errors <= 1.02 * float_errors)
+
+
+def int8_found(*rows: tuple[int, int, float, float]) -> Int8:
+    """What was found at each depth: float errors, int8 errors, the change, and the lower end of its interval."""
+    names = ("float_errors", "int8_errors", "change", "low")
+    return Int8(None, (), tuple(dict(zip(names, row, strict=True)) for row in rows))  # type: ignore[arg-type]
+
+
+def test_one_error_more_at_one_depth_is_no_reason_against_int8() -> None:
+    assert int8_found((273, 274, 0.004, -0.01), (26, 27, 0.04, 0.0)).holds
+
+
+def test_a_depth_that_is_worse_beyond_chance_is() -> None:
+    assert not int8_found((1000, 1000, 0.0, -0.01), (100, 112, 0.12, 0.05)).holds
+
+
+def test_all_depths_a_little_worse_are() -> None:
+    assert not int8_found(*[(100, 104, 0.04, -0.01)] * 8).holds
+
+
+def test_a_graph_that_is_not_the_network_is_our_fault(traced: Traced, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"differs from torch by .* at depth"):
+        write_folder(tmp_path / "edge", traced, to_int8(traced.model), traced.manifest)  # said to be float32
+    assert not (tmp_path / "edge").exists()
 
 
 def test_other_weights_or_another_precision_have_another_id(traced: Traced, exported: Path, tmp_path: Path) -> None:

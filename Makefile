@@ -26,7 +26,8 @@ format: $(READY)
 
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/latency.py --onnx
+	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/convolution.py
 	$(BIN)/python benchmarks/hugging_face.py
 

@@ -1,4 +1,7 @@
-"""Is it worth being unsure? Two-stage policies against fixed depths, from one pass over every depth."""
+"""Is it worth being unsure? `transcribe(depth=DEEP, confidence=C, first_depth=SHALLOW)` against fixed depths.
+
+Texts and confidences are those of one pass over every depth; costs are those that were measured for each depth.
+"""
 
 from __future__ import annotations
 

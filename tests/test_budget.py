@@ -212,6 +212,13 @@ def test_idle_time_forgets_the_load() -> None:
     assert device.request().planned == N
 
 
+def test_irregular_load_is_forgotten_too_and_not_only_its_mean() -> None:
+    device = Device(lambda now: 4.0 if now < 5.0 and int(now * 10) % 2 else 1.0)
+    device.serve(60)
+    device.now += 3600.0
+    assert device.request().planned == Device(lambda now: 1.0).request().planned
+
+
 # ---------------------------------------------------------------------------------------------------------- noise
 
 

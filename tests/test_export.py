@@ -72,7 +72,7 @@ def assert_as_torch(session: Session, network: Network, lengths: Sequence[int], 
 
 @pytest.fixture(scope="module")
 def session(exported: Path) -> Session:
-    return Session(exported, threads=1)
+    return Session(exported, Manifest.load(exported), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_other_conformers_equal_torch_with_every_subset(tmp_path: Path, changes:
             torch.nn.init.normal_(module.running_mean, std=0.3)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     manifest = export_model(save(tmp_path / "run" / "model", network), tmp_path / "edge", licence="CC0-1.0")
-    session = Session(tmp_path / "edge", threads=1)
+    session = Session(tmp_path / "edge", Manifest.load(tmp_path / "edge"), threads=1)
     for subset in every_subset(network.n_blocks):
         assert_as_torch(session, network, [50, 83, 3], subset)
         assert (manifest.costs.of(subset).parameters) == subset_cost(network, subset).parameters
@@ -289,7 +289,9 @@ def test_large_weights_lie_beside_the_graph_and_nothing_else_changes(
     inputs, lengths_B = noise([70, 20])
     for subset in every_subset(3):
         a, b = (
-            Session(tmp_path / name, 1).posteriors(inputs.numpy(), lengths_B.numpy(), subset)[0]
+            Session(tmp_path / name, Manifest.load(tmp_path / name), 1).posteriors(
+                inputs.numpy(), lengths_B.numpy(), subset
+            )[0]
             for name in ("inside", "beside")
         )
         np.testing.assert_array_equal(a, b)
@@ -379,7 +381,7 @@ def test_int8_hears_what_float_hears(traced: Traced, recognizer: TorchRecognizer
 def test_quantising_ends_when_no_depth_is_worse(traced: Traced, corpus: Any) -> None:
     said: list[str] = []
     found = quantise(traced, FeatureBatches(corpus.dev, traced.network.features, workers=0), said.append)
-    assert found.holds or found.float_blocks == (0, 1, 2)
+    assert found.holds and found.float_blocks == ()  # a network that is right everywhere by a wide margin
     assert [row["depth"] for row in found.rows] == [1, 2, 3]
     assert all(row["words"] == found.rows[0]["words"] > 10 for row in found.rows)
     assert len(said) == len(found.float_blocks) + 1 and all(line.startswith("int8, ") for line in said)
@@ -429,7 +431,7 @@ def test_an_int8_export_writes_down_how_it_was_checked(
     manifest = Manifest.load(tmp_path / "int8")
     assert (manifest.precision, manifest.wer["cuts"]) == ("int8", str(corpus.dev))
     for row in manifest.wer["rows"]:
-        assert set(row) == {"depth", "float_errors", "int8_errors", "words", "change", "low", "high"}
+        assert set(row) == {"depth", "subset", "float_errors", "int8_errors", "words", "change", "low", "high"}
     float_errors, int8_errors = (
         sum(row[name] for row in manifest.wer["rows"]) for name in ("float_errors", "int8_errors")
     )

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from layerdial.ladder import Ladder, Rung
 from layerdial.models.cost import subset_cost
 from layerdial.models.recognizer import TorchRecognizer
 from layerdial.runtime import Recognizer, is_exported
+from layerdial.runtime import recognizer as recognizer_module
 from layerdial.runtime.budget import CostTable, DepthController, worthwhile
 from layerdial.runtime.profile import FILE as PROFILE
 from layerdial.runtime.profile import Device, Profile, ThreadProfile, pareto, profile_device
@@ -305,13 +307,77 @@ def test_a_measurement_for_want_of_a_profile_is_not_part_of_the_request(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recognizer = Recognizer(exported, threads=1)
-    assert recognizer._controller is None
-    transcript = recognizer.transcribe(SAMPLES, deadline_ms=NEVER_MS)
+    measure = recognizer_module.quick_profile
+
+    def slowly(one: Recognizer) -> CostTable:
+        time.sleep(2.0)
+        return measure(one)
+
+    monkeypatch.setattr(recognizer_module, "quick_profile", slowly)
+    transcript = recognizer.transcribe(SAMPLES, deadline_ms=1500.0)
     assert transcript.depth == 3
     controller = recognizer.controller
     recognizer.transcribe(SAMPLES, target_rtf=1.0)
     assert recognizer.controller is controller
-    assert controller.costs.network(3, 10.0) > controller.costs.network(1, 10.0) > 0
+
+
+def test_with_a_profile_the_first_request_finds_everything_warm(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(exported, tmp_path / "edge")
+    profile_device(tmp_path / "edge", (1,), 1.0).save(tmp_path / "edge", None, 3)
+    recognizer = Recognizer(tmp_path / "edge", threads=1)
+    ran: list[str] = []
+    run = recognizer.run
+
+    def remember(inputs: Any, subset: BlockSubset, *rest: Any) -> Any:
+        ran.append(subset.key)
+        return run(inputs, subset, *rest)
+
+    monkeypatch.setattr(recognizer, "run", remember)
+    recognizer.transcribe(SAMPLES, deadline_ms=NEVER_MS)
+    assert ran == ["111", "111"]  # the first is for nobody
+
+
+def test_without_a_number_of_threads_the_fastest_of_the_profile_is_taken(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "edge")
+    profile = profile_device(tmp_path / "edge", (1, 2), 1.0)
+    profile.save(tmp_path / "edge", None, 3)
+    assert Recognizer(tmp_path / "edge").threads == profile.best_threads()
+
+
+def test_others_get_their_turn_between_the_windows_of_a_long_file(edge: Recognizer) -> None:
+    """A slot is taken a window, not a file: nothing holds one while the next window is read."""
+    free: list[int] = []
+    hold, features = edge._slots, edge.features
+
+    def windows_of(audio: np.ndarray) -> np.ndarray:
+        free.append(hold._value)
+        return features(audio)
+
+    edge.features = windows_of  # type: ignore[assignment]
+    windows_of.samples_per_frame = features.samples_per_frame  # type: ignore[attr-defined]
+    try:
+        before = hold._value
+        edge.transcribe(np.zeros(70 * SAMPLE_RATE, np.float32) + 0.01, depth=1)
+    finally:
+        edge.features = features
+    assert free == [before - 1] * 3 and hold._value == before
+
+
+@pytest.mark.parametrize("loud", [200.0, 32767.0, 1e30])
+def test_samples_that_were_not_scaled_are_refused(edge: Recognizer, loud: float) -> None:
+    with pytest.raises(UserError, match=r"must lie within \[-1, 1\]"):
+        edge.transcribe(np.array([0.0, loud, 0.1]))
+
+
+def test_confidence_begins_at_the_depth_that_is_asked_for(edge: Recognizer) -> None:
+    sure = edge.transcribe(SAMPLES, depth=3, confidence=0.0, first_depth=2)
+    assert sure.depth == 2 and sure.reason.startswith("depth 2, and sure of it")
+    unsure = edge.transcribe(SAMPLES, depth=3, confidence=1.0, first_depth=2)
+    assert unsure.depth == 3 and "as the depth 2 was not sure" in unsure.reason
+    with pytest.raises(UserError, match="give confidence too"):
+        edge.transcribe(SAMPLES, first_depth=2)
 
 
 # ----------------------------------------------------------------------------------------------------- confidence

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, Optional
 import typer
 
 from layerdial.errors import UserError
+from layerdial.runtime.commands import FIRST, PROMISES
 
 app = typer.Typer(
     help="Speech recognisers whose encoder blocks can be left out at run time.",
@@ -45,6 +46,10 @@ ThreadsOption = Annotated[
     typer.Option("--threads", min=1, help="Threads of one request; as many as there are CPUs, four at most."),
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
+
+
+def _promise(name: str) -> str:
+    return f"Exported models: {PROMISES[name]}."
 
 
 def main() -> NoReturn:
@@ -255,22 +260,11 @@ def transcribe(
     model: ModelArgument,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
     depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
-    deadline_ms: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Exported models: the deepest that is done in time, file by file."),
-    ] = None,
-    target_rtf: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Exported models: the deepest that takes at most so many seconds a second of audio."),
-    ] = None,
-    max_cpu: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Exported models: the deepest that computes so many seconds a second of audio."),
-    ] = None,
-    confidence: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Exported models: shallow first, deeper only where the posteriors are less sure, 0 to 1."),
-    ] = None,
+    deadline_ms: Annotated[Optional[float], typer.Option(help=_promise("deadline_ms"))] = None,  # noqa: UP045
+    target_rtf: Annotated[Optional[float], typer.Option(help=_promise("target_rtf"))] = None,  # noqa: UP045
+    max_cpu: Annotated[Optional[float], typer.Option(help=_promise("max_cpu"))] = None,  # noqa: UP045
+    confidence: Annotated[Optional[float], typer.Option(help=_promise("confidence"))] = None,  # noqa: UP045
+    first_depth: Annotated[Optional[int], typer.Option(help=FIRST)] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -282,7 +276,9 @@ def transcribe(
 
     recognizer = load_recognizer(model, device, threads)
     promises = {"deadline_ms": deadline_ms, "target_rtf": target_rtf, "max_cpu": max_cpu, "confidence": confidence}
-    wishes = {name: value for name, value in promises.items() if value is not None}
+    wishes: dict[str, Any] = {name: value for name, value in promises.items() if value is not None}
+    if first_depth is not None:
+        wishes["first_depth"] = first_depth
     if wishes and not isinstance(recognizer, Recognizer):
         option = "--" + next(iter(wishes)).replace("_", "-")
         raise UserError(f"{option} needs an exported model: layerdial export {model} OUT, then transcribe with OUT")
@@ -323,6 +319,8 @@ def export(
             raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
         subset = export_sherpa(model, out, depth, precision, licence, name, note=_note)
         print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
+        if int8:
+            print("checked:     not for WER; an export in layerdial's own format is, with --cuts")
         print(f"next:        see {out / 'README.md'}")
         return
     if depth is not None:
@@ -332,6 +330,8 @@ def export(
     worst = max(row.largest_difference for row in manifest.parity)
     print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
     print(f"compared: log-probabilities within {worst:.2g} of torch at every depth")
+    if not manifest.wer.get("holds", True):
+        print("checked:  WER is worse than in float; see manifest.json, or check on more cuts")
     if int8 and cuts is None:
         print("checked:  not for WER; --cuts DEV_CUTS does that at every depth")
     print(f"next:     layerdial profile {out}")

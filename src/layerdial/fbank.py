@@ -23,7 +23,7 @@ WINDOW = 400
 _FFT = 512
 _LOW_HZ, _HIGH_HZ = 20.0, RATE / 2 - 400.0
 _PREEMPHASIS = 0.97
-_GRAPH = Path(__file__).with_name("fbank.onnx")  # log(max((frames @ spectrum)^2 @ mel, eps))
+_GRAPH = Path(__file__).with_name("fbank.onnx")  # tests/test_features.py says how it is made
 
 
 def num_frames(n_samples: int) -> int:

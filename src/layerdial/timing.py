@@ -14,16 +14,20 @@ def measure_latency(run: Callable[[], object], warmup: int = 2, repeats: int = 7
 
 
 def measure_in_turns(
-    runs: Sequence[Callable[[], object]], warmup: int = 2, repeats: int = 7, budget_s: float = math.inf
+    runs: Sequence[Callable[[], object]],
+    warmup: int = 2,
+    repeats: int = 7,
+    budget_s: float = math.inf,
+    least: int = 3,
 ) -> list[float]:
     """Median milliseconds of each run, all taking turns: what else the machine does then hits them alike.
 
-    After `budget_s` seconds no further turn begins, but three are measured at least (fewer if `repeats` is).
+    After `budget_s` seconds no further turn begins, but `least` are measured (fewer if `repeats` is).
     """
     times: list[list[float]] = [[] for _ in runs]
     begin = time.perf_counter()
     for turn in range(warmup + repeats):
-        if turn >= warmup + 3 and time.perf_counter() - begin > budget_s:
+        if turn >= warmup + least and time.perf_counter() - begin > budget_s:
             break
         for run, found in zip(runs, times, strict=True):
             start = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from layerdial.features import SAMPLE_RATE
 WINDOW_SECONDS = 30
 CONTEXT_SECONDS = 2
 _BLOCK_SECONDS = 10
+_LOUDEST = 100.0  # beyond one, because resampling and mixing overshoot; far below 16-bit numbers
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,14 @@ def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         raise UserError("the array of samples is empty; give at least one sample")
     if not np.isfinite(samples).all():
         raise UserError("the array of samples holds values that are not finite")
+    _check_loudness(samples)
     step = _BLOCK_SECONDS * SAMPLE_RATE
     for start in range(0, len(samples), step):
         yield samples[start : start + step].astype(np.float32, copy=False)
+
+
+def _check_loudness(samples: NDArray[Any]) -> None:
+    """Samples far beyond [-1, 1] are 16-bit numbers most of the time, and would be misheard."""
+    loudest = float(np.abs(samples).max())
+    if loudest > _LOUDEST:
+        raise UserError(f"samples go up to {loudest:.6g}; they must lie within [-1, 1]: divide 16-bit numbers by 32768")

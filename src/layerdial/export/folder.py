@@ -110,7 +110,7 @@ def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest,
             traced.ladder.save(temporary / "ladder.json")
         manifest.save(temporary)
         if compared:
-            manifest = replace(manifest, parity=compare(Session(temporary, 1), traced))
+            manifest = replace(manifest, parity=compare(Session(temporary, manifest, 1), traced))
             _judge(manifest)
             manifest.save(temporary)
     return manifest

@@ -173,7 +173,7 @@ def _attention(
 
 
 def _divide_lengths(lengths: Any, divisor: Any) -> Any:
-    """Whole division in one node: what is divided in these networks are lengths, which are not negative."""
+    """Whole division in one node: what is divided are lengths, not negative because features pad what is too short."""
     return op.Div(lengths, op.CastLike(divisor, lengths))
 
 

@@ -1,8 +1,7 @@
 """Smaller weights: float16 on disk, and int8 inside the branches too.
 
 int8 weights have a scale per output channel and seven bits, not eight: on x86 CPUs without VNNI the sum of two products
-of eight bits overflows its sixteen. Activations are quantised as they come. Convolutions stay in float: they are few,
-and ONNX Runtime's integer kernels for them are slower than its float ones.
+of eight bits overflows its sixteen. Activations are quantised as they come. Convolutions stay in float: they are few.
 """
 
 from __future__ import annotations

@@ -84,7 +84,13 @@ def _trial(
     rows = []
     for depth, (before, after) in enumerate(zip(float_errors, errors, strict=True), 1):
         change = paired_change(before, words, after)
-        row = {"depth": depth, "float_errors": sum(before), "int8_errors": sum(after), "words": sum(words)}
+        row: dict[str, Any] = {
+            "depth": depth,
+            "subset": recognizer.subset(depth).key,
+            "float_errors": sum(before),
+            "int8_errors": sum(after),
+            "words": sum(words),
+        }
         rows.append(row | {name: _plain(getattr(change, part)) for name, part in _CHANGE.items()})
     return Int8(model, float_blocks, tuple(rows))
 

@@ -32,6 +32,7 @@ def export_model(
     int8 is checked on `cuts` (dev data) at every depth, and blocks that it hurts stay in float; without cuts only the
     difference of posteriors is known. Raises `UserError` for a model that cannot be exported.
     """
+    out = out.resolve()
     _check_place(out)
     if cuts is not None:
         open_cuts(cuts)  # what is wrong with them is said before the work
@@ -81,5 +82,6 @@ def export_sherpa(
     note: Callable[[str], None] = lambda text: None,
 ) -> BlockSubset:
     """Export the blocks that run at `depth` for the sherpa-onnx package; see `layerdial.export.sherpa`."""
+    out = out.resolve()
     _check_place(out)
     return write_sherpa_folder(out, trace(folder, licence, name, note), depth, precision)

@@ -57,12 +57,12 @@ class CostTable:
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
-    """The value at `x` of the line through the points; never below the least y or zero."""
+    """The value at `x` of the line through the points; never below half of the least y."""
     if len(xs) == 1:
         return ys[0] * x / xs[0] if x > xs[0] else ys[0]
     i = min(max(bisect.bisect_right(xs, x), 1), len(xs) - 1)
     slope = (ys[i] - ys[i - 1]) / (xs[i] - xs[i - 1])
-    return max(ys[i - 1] + slope * (x - xs[i - 1]), 0.5 * min(ys), 0.0)
+    return max(ys[i - 1] + slope * (x - xs[i - 1]), 0.5 * min(ys))
 
 
 class Load:
@@ -76,10 +76,11 @@ class Load:
     RISE, FALL, SPREAD = 0.5, 0.2, 0.15
     LARGEST_STEP = math.log(3.0)
     FORGET_SECONDS = 15.0  # half of what is known is forgotten after so long
+    DEVIATION = 0.1  # of a device that nothing is known of, forgotten a quarter as fast: loads come back
 
     def __init__(self) -> None:
         self._level = 0.0
-        self._deviation = 0.1
+        self._deviation = self.DEVIATION
         self._when = -math.inf
 
     def observe(self, took_ms: float, expected_ms: float, now: float, weight: float = 1.0) -> None:
@@ -100,6 +101,7 @@ class Load:
         if now > self._when:
             kept = 0.5 ** ((now - self._when) / self.FORGET_SECONDS)
             self._level *= kept
+            self._deviation = self.DEVIATION + kept**0.25 * (self._deviation - self.DEVIATION)
             self._when = now
 
 
@@ -154,19 +156,20 @@ class DepthController:
     def shallowest(self) -> Step:
         return self.steps[0]
 
-    def choose(self, seconds: float, left_ms: float, now: float) -> Plan:
+    def choose(self, seconds: float, left_ms: float, now: float, have_result: bool = False) -> Plan:
         """The deepest step whose network is done within `left_ms` from now, for `seconds` of audio.
 
         A plan leaves time to run the shallowest step after it: should it take longer than foreseen, it can be stopped
-        at `rescue_ms` and the promise still be kept.
+        at `rescue_ms` and the promise still be kept. With `have_result`, which can be given back instead, it need not.
         """
         with self._lock:
             slow = self.load.slowdown(now, self.CAUTION)
-            rescue = left_ms - self.costs.network(self.shallowest.depth, seconds) * slow - self.DECODING_MS
+            reserve = 0.0 if have_result else self.costs.network(self.shallowest.depth, seconds) * slow
+            rescue = left_ms - reserve - self.DECODING_MS
             at = self._last = self._deepest(seconds, rescue, slow)
         step = self.steps[at]
         if at > 0:
-            slowness = f", at {slow:.1f} times the idle time" if slow >= 1.2 else ""
+            slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
             return Plan(step, f"deepest within {left_ms:.0f} ms{slowness}", rescue)
         expected = self.costs.network(step.depth, seconds) * slow
         if expected > left_ms:
@@ -174,17 +177,17 @@ class DepthController:
         return Plan(step, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
 
     def choose_by_cpu(
-        self, seconds: float, max_cpu: float, counted: float | None = None, after_shallowest: bool = False
+        self, seconds: float, max_cpu: float, counted: float | None = None, after: Step | None = None
     ) -> Plan:
         """The deepest step that computes for at most `max_cpu` seconds, over all threads, a second of audio.
 
-        `seconds` are computed, context included, of which `counted` (default: all) are new audio; `after_shallowest`:
-        the shallowest step has run already, and its computing counts.
+        `seconds` are computed, context included, of which `counted` (default: all) are new audio; the computing of
+        `after`, a step that has run already, counts.
         """
         counted = seconds if counted is None else counted
         budget_ms = 1000.0 * max_cpu * counted / self.costs.cpu_share
-        if after_shallowest:
-            budget_ms -= self.costs.network(self.shallowest.depth, seconds)
+        if after is not None:
+            budget_ms -= self.costs.network(after.depth, seconds)
         fitting = [step for step in self.steps if self.costs.total(step.depth, seconds) <= budget_ms]
         if not fitting:
             least = self.costs.total(self.shallowest.depth, seconds) * self.costs.cpu_share / 1000.0 / counted

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from layerdial.errors import UserError
+from layerdial.files import check_writable
 from layerdial.ladder import Ladder
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import pareto, profile_device
@@ -26,6 +27,7 @@ PROMISES = {
     "max_cpu": "the deepest that computes so many seconds a second of audio",
     "confidence": "shallow first, deeper only where the posteriors are less sure than this, 0 to 1",
 }
+FIRST = "with --confidence: the depth to begin with; the shallowest if left out"
 
 
 def transcribe_files(recognizer: Any, audio: Sequence[Path], wishes: dict[str, Any], as_json: bool) -> int:
@@ -39,17 +41,24 @@ def transcribe_files(recognizer: Any, audio: Sequence[Path], wishes: dict[str, A
             code = 2
             print(f"layerdial: {error}", file=sys.stderr)
             continue
-        print(json.dumps(_row(path, result), ensure_ascii=False) if as_json else _line(path, result, len(audio)))
+        if as_json:
+            print(json.dumps(_row(path, result), ensure_ascii=False))
+            continue
+        print((f"{path}: " if len(audio) > 1 else "") + result.text)
+        if result.reason:  # not among the texts, which scripts read
+            print(f"layerdial: {path}: depth {result.depth}, {result.reason}", file=sys.stderr)
     return code
 
 
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     """Measure, print the depths worth running, and keep the profile beside the model."""
     manifest = Manifest.load(out)
+    check_writable(out)
     ladder = Ladder.beside(out, manifest.n_blocks)
     found = profile_device(out, threads, budget_s, note=lambda text: print(f"measuring: {text}", file=sys.stderr))
     for table in found.tables:
-        print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio, peak memory {table.peak_rss_mb} MB")
+        memory = f", peak memory {table.peak_rss_mb:.0f} MB" if table.peak_rss_mb else ""
+        print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio{memory}")
         for row in pareto(table.costs(), ladder, manifest.n_blocks):
             wer = "" if row["wer"] is None else f"  WER {row['wer']:7.2%}"
             print(f"  depth {row['depth']:2}  {row['subset']}{wer}  {row['latency_ms']:8.1f} ms  RTF {row['rtf']:.4f}")
@@ -68,11 +77,6 @@ def _row(path: Path, result: Any) -> dict[str, Any]:
             for chunk in result.chunks
         ]
     return row
-
-
-def _line(path: Path, result: Any, files: int) -> str:
-    why = f"   [depth {result.depth}: {result.reason}]" if result.reason else ""
-    return (f"{path}: " if files > 1 else "") + str(result.text) + why
 
 
 def main() -> NoReturn:
@@ -102,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "profile":
         profile_folder(options.out, options.threads or (), options.budget)
         return 0
-    wishes = {name: getattr(options, name) for name in ("depth", *PROMISES)}
+    wishes = {name: getattr(options, name) for name in ("depth", "first_depth", *PROMISES)}
     given = {name: value for name, value in wishes.items() if value is not None}
     return transcribe_files(Recognizer(options.model, options.threads), options.audio, given, options.json)
 
@@ -119,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--depth", type=int, help="how many blocks run; all if left out")
     for name, text in PROMISES.items():
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
+    transcribe.add_argument("--first-depth", type=int, help=FIRST)
     transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

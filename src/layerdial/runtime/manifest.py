@@ -114,10 +114,6 @@ class Manifest:
 
     def graph_metadata(self) -> dict[str, str]:
         """What stands inside the graph, so that the file can be read without the rest."""
-        kinds = {
-            "log-mel": "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1]",
-            "samples": "samples in [-1, 1]",
-        }
         return {
             "layerdial.kind": KIND,
             "layerdial.format": str(FORMAT),
@@ -127,12 +123,23 @@ class Manifest:
             "skip": self.skip,
             "precision": self.precision,
             "sample_rate": str(self.sample_rate),
-            "features": kinds.get(self.features["kind"], self.features["kind"]),
+            "features": _in_words(read_features(self.features)),
+            "silent_tokens": " ".join(map(str, self.silent_tokens)),
             "vocab_size": str(self.vocab_size),
             "tokens": "tokens.txt",
             "licence": self.licence,
             "trained_with": self.trained_with,
         }
+
+
+def _in_words(features: Features) -> str:
+    """What someone who has the graph alone must feed it."""
+    if isinstance(features, LogMel):
+        return "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1] at 16 kHz, dither 0, snip_edges false"
+    if isinstance(features, NemoMel):
+        return f"NeMo log-mel, {features.n_mels} bins, 25 ms / 10 ms, zero mean and unit variance of each bin"
+    assert isinstance(features, Samples)
+    return "samples at 16 kHz, " + ("zero mean and unit variance" if features.normalise else "in [-1, 1]")
 
 
 def describe_features(features: Features) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -27,6 +28,7 @@ from layerdial.timing import measure_in_turns
 if TYPE_CHECKING:
     from layerdial.runtime.recognizer import Recognizer
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
 FILE = "profile.json"
 SECONDS = (1.0, 3.0, 10.0, 30.0)
@@ -89,7 +91,10 @@ class Profile:
                 table.costs()  # complains of what makes no sense
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error!r}); make it again with layerdial profile") from None
-        return profile if (profile.model_id, profile.device) == (model_id, Device.here()) else None
+        if (profile.model_id, profile.device) == (model_id, Device.here()):
+            return profile
+        _log.info("%s is of another device, model or ONNX Runtime; layerdial profile measures anew", file)
+        return None
 
     def save(self, folder: Path, ladder: Ladder | None, n_blocks: int) -> Path:
         """Write `profile.json`, with the depths worth running as a Pareto table for each number of threads."""
@@ -97,6 +102,10 @@ class Profile:
         stored = {"format": FORMAT, "model_id": self.model_id, "device": asdict(self.device), "tables": tables}
         write_json(folder / FILE, stored)
         return folder / FILE
+
+    def best_threads(self) -> int:
+        """The number of threads with which ten seconds of audio took least with all blocks."""
+        return min(self.tables, key=lambda table: table.costs().total(max(table.network_ms), 10.0)).threads
 
     def table(self, threads: int) -> CostTable | None:
         """The costs with so many threads, if they were measured."""
@@ -140,16 +149,20 @@ def profile_device(
 
 
 def measure_table(
-    recognizer: Recognizer, seconds: Sequence[float], budget_s: float, repeats: int = 15
+    recognizer: Recognizer,
+    seconds: Sequence[float],
+    budget_s: float,
+    repeats: int = 15,
+    depths: Sequence[int] = (),
 ) -> ThreadProfile:
-    """Median milliseconds of features and network; all depths and lengths take turns."""
-    depths = measured_depths(recognizer.n_blocks)
+    """Median milliseconds of features and network; all depths (default: `measured_depths`) and lengths take turns."""
+    depths = depths or measured_depths(recognizer.n_blocks)
     samples = [_noise(length) for length in seconds]
     inputs = [recognizer.features(one) for one in samples]
     runs = [_features_run(recognizer, one) for one in samples]
     runs += [_network_run(recognizer, one, recognizer.subset(depth)) for depth in depths for one in inputs]
     cpu, wall = time.process_time(), time.perf_counter()
-    found = measure_in_turns(runs, 1, repeats, budget_s)
+    found = measure_in_turns(runs, 1, repeats, budget_s, least=1)
     share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     n = len(seconds)
     rows = [tuple(round(ms, 4) for ms in found[i : i + n]) for i in range(0, len(found), n)]
@@ -158,8 +171,9 @@ def measure_table(
 
 
 def quick_profile(recognizer: Recognizer) -> CostTable:
-    """A short measurement for want of a profile: shallowest and full depth, three lengths, about a second."""
-    return measure_table(recognizer, (1.0, 5.0, 15.0), budget_s=1.0, repeats=5).costs()
+    """A short measurement for want of a profile: shallowest and full depth, two lengths, at least twice each."""
+    depths = sorted({1, recognizer.n_blocks})
+    return measure_table(recognizer, (1.0, 5.0), budget_s=0.5, repeats=7, depths=depths).costs()
 
 
 def measured_depths(n_blocks: int) -> tuple[int, ...]:
@@ -173,8 +187,7 @@ def _features_run(recognizer: Recognizer, samples: NDArray[np.float32]) -> Calla
 
 
 def _network_run(recognizer: Recognizer, inputs: NDArray[np.float32], subset: BlockSubset) -> Callable[[], object]:
-    lengths = np.array([len(inputs)])
-    return lambda: recognizer.session.posteriors(inputs[None], lengths, subset)
+    return lambda: recognizer.run(inputs, subset)
 
 
 def _noise(seconds: float) -> NDArray[np.float32]:

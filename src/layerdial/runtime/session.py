@@ -27,11 +27,12 @@ class Cancelled(Exception):
 class Session:
     """One graph, loaded once, run by any number of threads.
 
-    Weights that lie beside the graph (`model.weights`) are mapped into memory, not read.
+    Weights that lie beside the graph (`model.weights`) are mapped into memory; what ONNX Runtime packs for its
+    products it copies all the same.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.manifest = Manifest.load(folder)
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        self.manifest = manifest
         self.threads = threads
         self.file = folder / GRAPH
         self._session = _open(self.file, threads)
@@ -83,7 +84,12 @@ def is_exported(folder: Path) -> bool:
 
 def default_threads() -> int:
     """As many as this process may use, up to four: small networks gain nothing from more."""
-    return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return min(4, usable_cpus())
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _open(file: Path, threads: int) -> Any:

@@ -7,13 +7,14 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class Watchdog:
     """`with at(time, action)`: unless the block is left before `time` (of `time.perf_counter()`), `action` is called.
 
-    One thread serves all; it is started when first needed, and dies with the process. An action must be quick.
+    One thread serves all; it is started when first needed, again in a fork, and dies with the process. An action must
+    be quick; what it raises is not heard.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Watchdog:
     def at(self, when: float, action: Callable[[], object]) -> Iterator[None]:
         number = next(self._numbers)
         with self._wakes:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._watch, name="layerdial watchdog", daemon=True)
                 self._thread.start()
             earliest = not self._pending or when < self._pending[0][0]
@@ -59,4 +60,5 @@ class Watchdog:
                     continue
                 heapq.heappop(self._pending)
                 self._live.discard(number)
-                action()
+                with suppress(Exception):
+                    action()

@@ -304,6 +304,15 @@ def test_links_and_pictures_lead_somewhere(document: Path) -> None:
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)", text)]
     missing = [t for t in targets if t and "://" not in t and not (document.parent / t).exists()]
     assert not missing
+    anchors = re.findall(r"\]\(([\w./-]*\.md)?#([\w-]+)\)", text)
+    lost = [anchor for file, anchor in anchors if anchor not in headings(document.parent / file if file else document)]
+    assert not lost
+
+
+def headings(document: Path) -> set[str]:
+    """What links call the headings of a document: lower case, dashes for spaces, nothing else but letters and digits."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @each_document

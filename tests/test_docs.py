@@ -310,7 +310,7 @@ def test_links_and_pictures_lead_somewhere(document: Path) -> None:
 
 
 def headings(document: Path) -> set[str]:
-    """What links call the headings of a document: lower case, dashes for spaces, nothing else but letters and digits."""
+    """What links call the headings of a document: lower case, dashes for spaces, other signs left out."""
     titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 

@@ -143,13 +143,15 @@ class DepthController:
 
     CAUTION = 1.5  # mean deviations above the level that a plan must stand
     DECODING_MS = 0.5  # what is done after the network, and until a thread wakes up
+    LATE = 1.25  # of what was planned with caution
+    RESCUE = 2.0  # a rescue happens when the device is slower than it was believed to be
     ROOM = 1.15  # a depth above the last one must fit with so much to spare
 
     def __init__(self, costs: CostTable, steps: Sequence[Step]) -> None:
         self.costs = costs
         self.steps = tuple(steps)
         self.load = Load()
-        self._last = 0
+        self._last = len(steps) - 1  # the first request need not earn its depth
         self._lock = threading.Lock()
 
     @property
@@ -165,12 +167,15 @@ class DepthController:
         with self._lock:
             slow = self.load.slowdown(now, self.CAUTION)
             reserve = 0.0 if have_result else self.costs.network(self.shallowest.depth, seconds) * slow
-            rescue = left_ms - reserve - self.DECODING_MS
-            at = self._last = self._deepest(seconds, rescue, slow)
+            left_ms_for_it = left_ms - reserve - self.DECODING_MS
+            at = self._last = self._deepest(seconds, left_ms_for_it, slow)
         step = self.steps[at]
         if at > 0:
             slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
-            return Plan(step, f"deepest within {left_ms:.0f} ms{slowness}", rescue)
+            # well beyond a cautious plan it is late already; the sooner the rescue then, the surer
+            expected = self.costs.network(step.depth, seconds) * slow
+            rescue = max(self.LATE * expected, left_ms_for_it - (self.RESCUE - 1.0) * reserve)
+            return Plan(step, f"deepest within {left_ms:.0f} ms{slowness}", min(rescue, left_ms_for_it))
         expected = self.costs.network(step.depth, seconds) * slow
         if expected > left_ms:
             return Plan(step, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")

@@ -120,7 +120,10 @@ class Recognizer:
         return self.manifest.costs.of(subset)
 
     def warm_up(self, seconds: float = 10.0) -> None:
-        """Run every block once on so much silence, so that the first request is not the one that waits for memory."""
+        """Run every block once on so much silence, so that the first request waits for neither memory nor imports."""
+        import soundfile  # noqa: F401 - what reads files is imported when first used, which takes as long as a request
+        import soxr  # noqa: F401
+
         self.run(self.features(np.zeros(round(seconds * SAMPLE_RATE), np.float32)), BlockSubset.full(self.n_blocks))
 
     # ------------------------------------------------------------------------------------------------ one request

@@ -213,7 +213,7 @@ def _check_references(suite: Suite) -> None:
         if entry.rounds_like and suite.methods[entry.rounds_like].rounds is None:
             raise UserError(
                 f"suite {suite.name}: methods.{name}.rounds_like is {entry.rounds_like!r}, "
-                f"which is no chain with rounds"
+                "which is no chain with rounds"
             )
         if entry.continues and suite.methods[entry.continues].continues:
             raise UserError(

@@ -118,8 +118,8 @@ class FeatureBatches:
     """The utterances of a manifest as `FeatureBatch`es; iterate as often as needed.
 
     Features are computed in worker processes and, up to half a gigabyte, kept for the next time. `by_length` puts
-    utterances of like length together: less padding, a third less work where they are short. Raises `UserError` when
-    the manifest is missing, empty or damaged.
+    utterances of like length together, which pads less. Raises `UserError` when the manifest is missing, empty or
+    damaged.
     """
 
     def __init__(

@@ -164,7 +164,7 @@ class PosteriorStore:
                 f"cut {cut_id} at speed {speed:g} has posteriors of {stored} frames in {self.folder}, the network "
                 f"makes {frames} of it; remove that folder and they are computed again"
             )
-        # opened anew each time: 0.1 ms, and workers can be forked or started afresh, with any number of shards
+        # opened anew each time, which is cheap: workers can be forked or started afresh, with any number of shards
         with safe_open(self.shards[self._shard_of[found]], framework="np") as file:
             tokens, logp = (file.get_slice(name)[start : start + frames] for name in ("tokens", "logp"))
         return TopPosteriors(torch.from_numpy(tokens), torch.from_numpy(logp), self.vocabulary)

@@ -77,8 +77,8 @@ class ConformerCTC(Network):
             check_blocks("budget", subset.n_blocks, self.n_blocks)
             gates_BN = self.selector(x_BTD, context.mask_BT, subset.depth)
             return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN), subset.depth), lengths_B
-        after: list[Tensor] = []
-        x_BTD = self.encoder(x_BTD, context, subset, after)
+        after: list[Tensor] = []  # only where asked for: it keeps the stream after every block in memory
+        x_BTD = self.encoder(x_BTD, context, subset, after if exits else None)
         if isinstance(subset, Gates) and self.config.exit_heads:
             return self._classify_by_gates(x_BTD, subset.open_N), lengths_B
         depth = self.config.n_blocks if isinstance(subset, Gates) else subset.depth

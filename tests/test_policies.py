@@ -7,16 +7,19 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import combinations
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from layerdial.config import PolicyConfig
+from layerdial.config import PolicyConfig, Recipe
 from layerdial.ladder import Ladder, Rung
 from layerdial.subset import Blocks, BlockSubset, Budget
 from layerdial.training.policies import evaluated_subset, make_policy
+from tiny import tiny_recipe
 
 NAMES = ("none", "bernoulli", "uniform_count", "stochastic_depth", "prefix", "sandwich")
 N, STEPS = 8, 2000
@@ -25,6 +28,10 @@ N, STEPS = 8, 2000
 def config(name: str, keep_prob: float = 0.5) -> PolicyConfig:
     takes = name in ("bernoulli", "stochastic_depth")
     return PolicyConfig.model_validate({"name": name, **({"keep_prob": keep_prob} if takes else {})})
+
+
+def recipe_with(folder: Path, *changes: str) -> Recipe:
+    return tiny_recipe(folder / "run", Path("train"), Path("dev"), *changes)
 
 
 def draws(name: str, keep_prob: float = 0.5, seed: int = 0, n_blocks: int = N) -> list[tuple[BlockSubset, ...]]:
@@ -174,7 +181,7 @@ def test_every_rule_draws_every_depth_again_and_again_alike(rule: str, name: str
     assert all(depths[depth] / STEPS == pytest.approx(1 / 4, abs=0.05) for depth in range(1, 5))
 
 
-def test_a_rule_says_which_blocks_a_depth_has() -> None:
+def test_a_rule_says_which_blocks_a_depth_has(tmp_path: Path) -> None:
     full = BlockSubset.full(4)
     expected: dict[str, set[Blocks]] = {
         "prefix": {BlockSubset.prefix(4, depth) for depth in range(1, 5)},
@@ -186,18 +193,27 @@ def test_a_rule_says_which_blocks_a_depth_has() -> None:
         assert {subset for (subset,) in of_rule(rule)} == subsets
         assert {smallest for smallest, _, _ in of_rule(rule, "sandwich")} == {s for s in subsets if s.depth == 1}
         assert {last for *_, last in of_rule(rule, "sandwich")} == {full}
-        config = PolicyConfig.model_validate({"name": "uniform_count", "subsets": rule})
-        assert {evaluated_subset(config, 4, depth, LADDER) for depth in range(1, 5)} == subsets
+        policy = PolicyConfig.model_validate({"name": "uniform_count", "subsets": rule})
+        recipe = recipe_with(tmp_path).model_copy(update={"policy": policy})
+        assert {evaluated_subset(recipe, 4, depth, LADDER) for depth in range(1, 5)} == subsets
     assert len({subset for (subset,) in of_rule("random")}) == 15
 
 
-def test_what_is_measured_without_a_rule_is_even_and_prefixes_for_prefixes() -> None:
-    for name, choose in (
-        ("uniform_count", BlockSubset.even),
-        ("bernoulli", BlockSubset.even),
-        ("prefix", BlockSubset.prefix),
-    ):
-        assert evaluated_subset(config(name), N, 3) == choose(N, 3)
+@pytest.mark.parametrize(
+    ("changes", "choose"),
+    [
+        (["policy.name=uniform_count"], BlockSubset.even),
+        (["policy.name=bernoulli", "policy.keep_prob=0.5"], BlockSubset.even),
+        (["policy.name=prefix"], BlockSubset.prefix),
+        (["policy.name=none"], BlockSubset.even),
+        (["policy.name=none", "objective.exits=all"], BlockSubset.prefix),
+        (["policy.name=uniform_count", "objective.exits=all"], BlockSubset.even),
+    ],
+)
+def test_what_is_measured_without_a_rule_is_even_but_prefixes_where_prefixes_were_trained(
+    changes: list[str], choose: Callable[[int, int], BlockSubset], tmp_path: Path
+) -> None:
+    assert evaluated_subset(recipe_with(tmp_path, *changes), N, 3) == choose(N, 3)
 
 
 @pytest.mark.parametrize("name", ["uniform_count", "sandwich"])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 
 from layerdial.config import Recipe
 from layerdial.data.batching import Batch, FeatureBatches, Position, training_batches
@@ -193,21 +193,31 @@ def _accumulate(run: _Run, batch: Batch, subsets: tuple[Blocks, ...], last: bool
     heard = prepare_inputs(batch, run.network.features, run.accelerator.device, recipe.spec_augment, distributed)
     with run.accelerator.autocast():
         teachers = Teachers(reference_posteriors(run.reference, batch, heard, recipe.objective))
-    in_place = recipe.objective.in_place_weight > 0 and len(subsets) > 1
-    if in_place and distributed:  # the pass that teaches is the last, whose gradients are exchanged: run it beforehand
-        with run.accelerator.autocast(), torch.no_grad():
-            taught_BTV = run.network(heard.inputs, heard.lengths_B, subsets[-1])[0]
-        order = subsets
-    else:
-        order, taught_BTV = subsets[::-1] if in_place else subsets, None
+    order, taught_BTV = _passes(run, heard, subsets, distributed)
     share = 1.0 / (len(subsets) * recipe.train.accumulate)
     for i, subset in enumerate(order):
         full = subset is subsets[-1]
-        asked = teachers if full or not in_place else replace(teachers, in_place_BTV=taught_BTV)
+        asked = teachers if full else replace(teachers, in_place_BTV=taught_BTV)
         terms = _backward(run, batch, heard, subset, asked, share, last and i == len(subsets) - 1)
-        if in_place and full:
+        if full and recipe.objective.in_place_weight > 0:
             taught_BTV = terms.posteriors_BTV
         run.window.add(run.progress.step, batch.ids, subset.depth, terms)
+
+
+def _passes(
+    run: _Run, heard: Heard, subsets: tuple[Blocks, ...], distributed: bool
+) -> tuple[tuple[Blocks, ...], Tensor | None]:
+    """The subsets in the order of their passes; where the full one teaches the others in place, it is first.
+
+    On many GPUs it stays last, because its pass is the one whose gradients are exchanged: what it teaches, the second
+    value, is then computed beforehand.
+    """
+    if run.recipe.objective.in_place_weight == 0 or len(subsets) == 1:
+        return subsets, None
+    if not distributed:
+        return subsets[::-1], None
+    with run.accelerator.autocast(), torch.no_grad():
+        return subsets, run.network(heard.inputs, heard.lengths_B, subsets[-1])[0]
 
 
 def _backward(

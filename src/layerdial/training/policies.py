@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from layerdial.config import PolicyConfig
+from layerdial.config import PolicyConfig, Recipe
 from layerdial.ladder import Ladder, blocks_at
 from layerdial.subset import Blocks, BlockSubset
 
@@ -31,10 +31,18 @@ def make_policy(config: PolicyConfig, n_blocks: int, seed: int, ladder: Ladder |
     return policy
 
 
-def evaluated_subset(config: PolicyConfig, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks:
-    """What runs at `depth` when a network trained with this policy is measured on dev."""
-    rule = "prefix" if config.name == "prefix" else config.subsets
-    return blocks_at("even" if rule is None or rule == "random" else rule, n_blocks, depth, ladder)
+def trained_rule(recipe: Recipe) -> str:
+    """The rule by which each depth's blocks were chosen in training: random, or a rule of `blocks_at`."""
+    early_exit = recipe.objective.exits == "all" and recipe.policy.name == "none"
+    if early_exit or recipe.policy.name == "prefix":
+        return "prefix"
+    return recipe.policy.subsets or "random"
+
+
+def evaluated_subset(recipe: Recipe, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks:
+    """What runs at `depth` when a network trained by this recipe is measured on dev."""
+    rule = trained_rule(recipe)
+    return blocks_at("even" if rule == "random" else rule, n_blocks, depth, ladder)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from layerdial.search import measure
 from layerdial.subset import BlockSubset
 from layerdial.text import Tokenizer
 from layerdial.training import checkpoints
-from layerdial.training.policies import evaluated_subset
+from layerdial.training.policies import evaluated_subset, trained_rule
 from layerdial.training.run_folder import RunFolder
 
 
@@ -24,16 +24,13 @@ def dev_scores(
 ) -> tuple[dict[str, float], float]:
     """WER and CER on dev at each of `eval_depths` (default: full, and a quarter where blocks drop), and their mean."""
     n_blocks = network.n_blocks
-    early_exit = is_early_exit(recipe)
-    whole = recipe.policy.name == "none" and not early_exit
+    whole = recipe.policy.name == "none" and trained_rule(recipe) == "random"
     default = (n_blocks,) if whole else (n_blocks, max(1, n_blocks // 4))
     recognizer = TorchRecognizer(network, tokenizer)
     row: dict[str, float] = {}
     scores = []
     for depth in recipe.train.eval_depths or default:
-        prefix = BlockSubset.prefix(n_blocks, depth)
-        subset = prefix if early_exit else evaluated_subset(recipe.policy, n_blocks, depth, ladder)
-        result = evaluate(recognizer, dev, subset)
+        result = evaluate(recognizer, dev, evaluated_subset(recipe, n_blocks, depth, ladder))
         row[f"dev_wer_at_{depth}"], row[f"dev_cer_at_{depth}"] = result.wer.rate, result.cer.rate
         scores.append(row[f"dev_{recipe.train.select_by}_at_{depth}"])
     return row, sum(scores) / len(scores)
@@ -83,14 +80,9 @@ def own_subsets(network: Network, recipe: Recipe) -> list[BlockSubset] | None:
     if isinstance(network.selector, LearnedScores):
         best_first = network.selector.score_N.argsort(descending=True).tolist()
         return [BlockSubset(n_blocks, tuple(sorted(best_first[:depth]))) for depth in depths]
-    if is_early_exit(recipe) or "prefix" in (recipe.policy.name, recipe.policy.subsets):
+    if trained_rule(recipe) == "prefix":
         return [BlockSubset.prefix(n_blocks, depth) for depth in depths]
     return None
-
-
-def is_early_exit(recipe: Recipe) -> bool:
-    """Whether all blocks run in every step, with an output after each."""
-    return recipe.objective.exits == "all" and recipe.policy.name == "none"
 
 
 def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:

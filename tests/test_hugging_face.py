@@ -214,6 +214,16 @@ def test_every_subset_equals_the_library_with_only_these_blocks(exact: Pair, sub
         assert difference(ours, theirs) < 1e-10
 
 
+@pytest.mark.parametrize("key", ["1111", "0111", "1010"])
+def test_exit_n_is_the_pass_of_the_first_n_kept_blocks(pair: Pair, key: str) -> None:
+    inputs, subset = pair.inputs(noise(5000, 8000)), BlockSubset.from_key(key)
+    depths = range(1, subset.depth)
+    last, _, *early = pair.network(*inputs, subset, exits=depths)
+    assert torch.equal(last, pair.network(*inputs, subset)[0])
+    for depth, found in zip(depths, early, strict=True):
+        assert torch.equal(found, pair.network(*inputs, BlockSubset(N_BLOCKS, subset.kept[:depth]))[0])
+
+
 def test_subsets_matter(exact: Pair) -> None:
     said = [exact.ours_says(noise(8000), subset)[0] for subset in EVERY_SUBSET]
     assert all(difference(a, b) > 1e-2 for a, b in combinations(said, 2))

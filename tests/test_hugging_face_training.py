@@ -16,6 +16,7 @@ from transformers import AutoModelForCTC, AutoProcessor
 from layerdial import load_model
 from layerdial.config import OptimConfig, SpecAugmentConfig
 from layerdial.errors import UserError
+from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import load_network
 from layerdial.models.hf_ctc import HuggingFaceCTC
 from layerdial.report import read_rows
@@ -167,6 +168,22 @@ def test_gradient_checkpointing_changes_no_loss(corpus, wavlm: Path, tmp_path: P
         train(tiny_recipe(run, corpus.train, corpus.dev, *starting_from(wavlm, gradient_checkpointing=way), *FEW))
         found.append([number for row in losses(run).values() for number in row])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("start", ["wavlm", "parakeet"])
+def test_exits_train_every_depth_and_the_model_comes_with_its_ladder(
+    corpus, request: pytest.FixtureRequest, tmp_path: Path, start: str, checkpointing: bool
+) -> None:
+    folder = request.getfixturevalue(start)
+    exits = ("policy.name=none", "objective={exits: all, exit_power: 2}")
+    changes = (*starting_from(folder, gradient_checkpointing=checkpointing), *exits, *FEW)
+    model = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes))
+    ladder = Ladder.beside(model, 4)
+    assert ladder is not None and [rung.subset for rung in ladder.rungs] == ["1000", "1100", "1110", "1111"]
+    moved = changed(stored(folder), stored(model))
+    assert all(any(f"layers.{block}." in name for name in moved) for block in range(4))
+    assert type(AutoModelForCTC.from_pretrained(model)) is type(AutoModelForCTC.from_pretrained(folder))
 
 
 @pytest.mark.parametrize("start", ["wavlm", "parakeet"])

@@ -1,8 +1,9 @@
 """Hugging Face CTC models as dynamic networks: WavLM, wav2vec2, HuBERT and Parakeet.
 
 The library's modules do all the computing. Where its encoder goes through its list of layers it finds, in their place,
-one layer that runs the kept blocks; the subset travels there as a keyword argument of the encoder's own forward. Names
-and weights stay as they were, so `save_pretrained` writes an ordinary checkpoint.
+one layer that runs the kept blocks; the subset travels there as a keyword argument of the encoder's own forward, and so
+does the list of what the stream is after each block, where exits want it. Names and weights stay as they were, so
+`save_pretrained` writes an ordinary checkpoint.
 
 Shapes: B batch, S samples, T frames, F mel bins, C channels, D width, V vocabulary, H heads.
 """
@@ -44,8 +45,8 @@ class BlocksAsOneLayer(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         yield self
 
-    def forward(self, x_BTD: Tensor, *, subset: Choice, **rest: Any) -> Tensor:
-        return run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest))
+    def forward(self, x_BTD: Tensor, *, subset: Choice, after: list[Tensor] | None = None, **rest: Any) -> Tensor:
+        return run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest), after=after)
 
 
 class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
@@ -55,12 +56,19 @@ class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
     """
 
     def forward(  # type: ignore[override]
-        self, x_BTD: Tensor, *, subset: Choice, attention_mask: Tensor | None = None, **rest: Any
+        self,
+        x_BTD: Tensor,
+        *,
+        subset: Choice,
+        after: list[Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        **rest: Any,
     ) -> tuple[Tensor, Tensor]:
         batch, frames, _ = x_BTD.shape
         bias_HTT = self.blocks[0].attention.compute_bias(frames, frames)  # type: ignore[operator, union-attr]
         shared = {"attention_mask": attention_mask, "position_bias": bias_HTT.repeat(batch, 1, 1)}
-        return run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0]), bias_HTT
+        x_BTD = run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0], after=after)
+        return x_BTD, bias_HTT
 
 
 class HuggingFaceCTC(Network):
@@ -90,19 +98,33 @@ class HuggingFaceCTC(Network):
     def blocks(self) -> Sequence[nn.Module]:
         return self.encoder_of(self.model).layers.blocks  # type: ignore[no-any-return]
 
-    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
+    ) -> tuple[Tensor, ...]:
         """Samples (B, S) or the model's own log-mel (B, T, F) -> log-probabilities (B, T', V), valid frames (B,).
 
         An utterance gets what it would get alone, whatever stands beside it in the batch. When `lengths_B` is on the
-        CPU and says that nothing is padded, no mask is made.
+        CPU and says that nothing is padded, no mask is made. Exits as in `Network`.
         """
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
-        logits_BTV = self._logits(inputs, lengths_B if padded else None, subset)
-        return self._blank_first(_at_least_float32(logits_BTV)).log_softmax(dim=-1), self.features.frames(lengths_B)
+        after: list[Tensor] = []  # only where asked for: it keeps the stream after every block in memory
+        choice = {"subset": subset, "after": after} if exits else {"subset": subset}
+        x_BTD = self._encode(inputs, lengths_B if padded else None, choice)
+        early = [self._classify(self._leave_encoder(after[n - 1])) for n in exits]
+        return self._classify(x_BTD), self.features.frames(lengths_B), *early
 
-    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, choice: dict[str, Any]) -> Tensor:
+        """The encoder's output (B, T', D); `choice` is what its blocks are to be told."""
         raise NotImplementedError
+
+    def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
+        """What the library's encoder does after its last block."""
+        return x_BTD
+
+    def _classify(self, x_BTD: Tensor) -> Tensor:
+        """Log-probabilities (B, T', V), the blank first."""
+        return self._blank_first(_at_least_float32(self.head(x_BTD))).log_softmax(dim=-1)
 
     def _blank_first(self, logits_BTV: Tensor) -> Tensor:
         if self.blank == 0:
@@ -164,7 +186,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         if freeze_front_end:
             self.model.freeze_feature_encoder()  # also tells it not to ask for gradients of its input
 
-    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, choice: dict[str, Any]) -> Tensor:
         base = self.model.base_model
         channels_BTC = self._convolve(inputs, lengths_B).transpose(1, 2)
         projected = base.feature_projection(channels_BTC)
@@ -172,8 +194,15 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(self.features.frames(lengths_B).to(inputs.device, non_blocking=True), x_BTD.shape[1])
-        x_BTD = base.encoder(x_BTD, attention_mask=mask_BT, subset=subset).last_hidden_state
-        return self.head(self.model.dropout(x_BTD))  # type: ignore[no-any-return]
+        return base.encoder(x_BTD, attention_mask=mask_BT, **choice).last_hidden_state  # type: ignore[no-any-return]
+
+    def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
+        """Encoders of pre-norm blocks have a norm after them; the others have theirs before the blocks."""
+        stable = self.model.config.do_stable_layer_norm
+        return self.model.base_model.encoder.layer_norm(x_BTD) if stable else x_BTD  # type: ignore[no-any-return]
+
+    def _classify(self, x_BTD: Tensor) -> Tensor:
+        return super()._classify(self.model.dropout(x_BTD))
 
     def _convolve(self, inputs_BS: Tensor, lengths_B: Tensor | None) -> Tensor:
         """The convolutions of the front end: (B, C, T).
@@ -213,12 +242,12 @@ class FastConformerCTC(HuggingFaceCTC):
     def front_end(self) -> nn.Module:
         return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
 
-    def _logits(self, inputs: Tensor, lengths_B: Tensor | None, subset: Choice) -> Tensor:
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, choice: dict[str, Any]) -> Tensor:
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
-        encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, subset=subset)
-        return self.head(encoded.last_hidden_state)  # type: ignore[no-any-return]
+        encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **choice)
+        return encoded.last_hidden_state  # type: ignore[no-any-return]
 
 
 def norm_over_real_frames(norm: nn.GroupNorm, x_BCT: Tensor, frames_B: Tensor) -> Tensor:

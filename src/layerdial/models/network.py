@@ -42,10 +42,13 @@ class Network(nn.Module):
         """Heads that some depths use and others do not."""
         return ()
 
-    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice) -> tuple[Tensor, ...]:
+    def forward(
+        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
+    ) -> tuple[Tensor, ...]:
         """Inputs as `features` makes them, zero-padded -> log-probabilities (B, T', V) in float32, valid frames (B,).
 
-        Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding.
+        Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding. Each
+        number n in `exits` adds the log-probabilities after n of the blocks that run.
         """
         raise NotImplementedError
 

@@ -67,8 +67,6 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
         )
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)
-    if recipe.objective.exits != "none" and not isinstance(network, ConformerCTC):
-        raise UserError("objective.exits needs a Conformer of ours; Hugging Face models give one output a pass")
     if recipe.policy.subsets == "chosen" and network.selector is None:
         raise UserError(
             "policy.subsets is 'chosen', but the network has no selector; set model.selector: input or scores"

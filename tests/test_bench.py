@@ -172,7 +172,8 @@ def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
 
         def run(recipe: Recipe, metric: str) -> Trained:
             (recipe.out / "model").mkdir(parents=True)
-            (recipe.out / "model/name").write_text(recipe.out.name)
+            for file in ("name", "ladder.json", "search.jsonl"):
+                (recipe.out / "model" / file).write_text(recipe.out.name)
             made.append(recipe.out.name)
             mean = next(outcomes)
             return Trained(20, 20, 2.0, 60.0, mean, 0, {str(recipe.out): 2.0}, (Point(20, 2.0, mean),))
@@ -198,6 +199,13 @@ def test_the_best_round_of_a_chain_is_its_result_and_what_came_after_it_was_spen
     assert (result.round, result.updates, result.updates_spent) == (1, 40, 60)
     assert result.train_seconds == result.total_train_seconds == 4.0
     assert (suite.model("long", 0) / "name").read_text() == "round-1"
+
+
+def test_the_result_of_a_chain_keeps_the_ladder_it_was_trained_with_and_no_search(chain) -> None:
+    suite, _ = chain(0.5, 0.4, 0.45)
+    train_entry(suite, "long", 0)
+    files = {path.name: path.read_text() for path in suite.model("long", 0).iterdir()}
+    assert files == {"name": "round-1", "ladder.json": "round-1"}
 
 
 def test_a_chain_that_gains_nothing_is_the_run_that_it_continues(chain) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import yaml
 
 from layerdial.bench import trained
 from layerdial.bench.command import run_command
-from layerdial.bench.plan import jobs_left, plan
+from layerdial.bench.plan import choose, jobs_left, plan
 from layerdial.bench.rows import forget_rows
 from layerdial.bench.run import alone, remove_fresh
 from layerdial.bench.suite import Suite, load_suite
@@ -65,6 +65,12 @@ def suite_of(folder: Path) -> Suite:
     return load_suite(folder / "suite.yaml")
 
 
+def left(suite: Suite, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> set[str]:
+    """The names of the jobs that are left to do."""
+    runs = plan(suite)
+    return {job.name for job in jobs_left(suite, runs, choose(suite, runs, only, seeds))}
+
+
 def test_what_was_done_before_the_kill_is_kept_and_what_was_begun_goes_on(folder: Path) -> None:
     model = "reference/seed-0/model/model.safetensors"
     assert (folder / "before" / model).stat().st_mtime_ns == (folder / "out" / model).stat().st_mtime_ns
@@ -108,7 +114,7 @@ def test_the_report_is_drawn_and_the_rows_are_copied_without_files_that_stay_beh
 
 def test_a_second_run_does_nothing_and_the_report_can_be_drawn_alone(folder: Path) -> None:
     suite = suite_of(folder)
-    assert jobs_left(suite, plan(suite)) == []
+    assert left(suite) == set()
     (folder / "out/report.md").unlink()
     assert run_command(folder / "suite.yaml", None, True, [], None, []) == 0
     assert (folder / "out/report.md").is_file()
@@ -125,7 +131,7 @@ def test_an_entry_that_changed_is_refused_and_fresh_removes_it_and_what_needs_it
     suite = load_suite(file)
     remove_fresh(suite, plan(suite), ["dld"])
     assert not (tmp_path / "out/dld").exists() and (tmp_path / "out/reference/seed-1/model").is_dir()
-    assert {job.name for job in jobs_left(suite, plan(suite))} == {"dld seed 0", "dld seed 1"}
+    assert left(suite) == {"dld seed 0", "dld seed 1"}
     remove_fresh(suite, plan(suite), ["reference"])
     assert not (tmp_path / "out/reference").exists() and read_rows(tmp_path / "out/results.jsonl") == []
 
@@ -135,7 +141,7 @@ def test_a_corpus_that_was_made_anew_is_noticed(folder: Path, corpus, tmp_path: 
     data = yaml.safe_load((folder / "suite.yaml").read_text()) | {"out": str(tmp_path / "out")}
     write_corpus(tmp_path / "dev.cuts.jsonl.gz", sentences(4, seed=9))
     suite = load_suite(write_suite(tmp_path, data | {"test": {"test": str(tmp_path / "dev.cuts.jsonl.gz")}}))
-    assert len(jobs_left(suite, plan(suite))) == 4
+    assert len(left(suite)) == 4
     data["recipe"]["data"]["train"] = str(tmp_path / "dev.cuts.jsonl.gz")
     assert "was begun with training data" in command("bench", write_suite(tmp_path, data)).err
 
@@ -146,9 +152,30 @@ def test_a_lost_model_is_made_again_only_where_something_needs_it(folder: Path, 
     suite = load_suite(write_suite(tmp_path, data))
     for name in ("reference", "dld"):
         shutil.rmtree(suite.folder(name, 0))
-    assert jobs_left(suite, plan(suite)) == []
+    assert left(suite) == set()
     forget_rows(suite, ["dld"])
-    assert {job.name for job in jobs_left(suite, plan(suite))} == {"reference seed 0", "dld seed 0", "dld seed 1"}
+    assert left(suite) == {"reference seed 0", "dld seed 0", "dld seed 1"}
+
+
+def test_some_entries_and_seeds_can_be_run_alone_with_what_they_need(tmp_path: Path, corpus) -> None:
+    suite = load_suite(write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev)))
+    assert left(suite, ["ld"]) == {"ld seed 0", "ld seed 1"}
+    assert left(suite, ["dld"], [1]) == {"reference seed 1", "dld seed 1"}
+    assert left(suite, [], [0]) == {f"{name} seed 0" for name in METHODS}
+    assert left(suite) == left(suite, list(METHODS), [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "lld"), "--only lld: methods are dld, ld, reference, static_2"),
+        (("--fresh", "lld"), "--fresh lld: methods are dld, ld, reference, static_2"),
+        (("--only", "ld", "--seed", "1", "--seed", "7"), "--seed 7: seeds are 0, 1"),
+    ],
+)
+def test_what_the_suite_does_not_have_is_said(tmp_path: Path, corpus, arguments: Sequence[str], message: str) -> None:
+    ended = command("bench", write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev)), *arguments)
+    assert ended.code == 2 and ended.err == f"layerdial: {message}\n"
 
 
 def test_only_one_bench_runs_in_a_place(folder: Path) -> None:

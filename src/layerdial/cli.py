@@ -416,6 +416,14 @@ def bench(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Runs at a time; as many as there are cores, with a GPU one."),
     ] = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Run these entries alone, and what they need."),
+    ] = None,
+    seed: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(help="Run these seeds alone."),
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Run nothing, only draw the report again.")] = False,
     fresh: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -433,7 +441,7 @@ def bench(
     """Train and test methods by seeds, as a suite says, and report. What is done is kept, what stopped goes on."""
     from layerdial.bench.command import run_command
 
-    raise typer.Exit(run_command(suite, jobs, report, fresh or [], results, set_ or []))
+    raise typer.Exit(run_command(suite, jobs, report, fresh or [], results, set_ or [], only or [], seed or []))
 
 
 def _parse_depths(text: str) -> list[int] | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from layerdial.bench.jobs import Failure
-from layerdial.bench.plan import plan
+from layerdial.bench.plan import choose, plan
 from layerdial.bench.report import write_report
 from layerdial.bench.rows import RESULTS, copy_rows, current_rows
 from layerdial.bench.run import run_suite
@@ -25,11 +25,14 @@ def run_command(
     fresh: Sequence[str],
     results: Path | None,
     overrides: Sequence[str],
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> int:
     """Returns the exit code: 0 when all is done, 2 when only the user's input made jobs fail, else 1."""
     suite = load_suite(file, overrides)
     runs = plan(suite)
-    failures = [] if only_report else run_suite(suite, runs, parallel, fresh)
+    chosen = choose(suite, runs, only, seeds)
+    failures = [] if only_report else run_suite(suite, runs, chosen, parallel, fresh)
     rows = current_rows(suite, runs)
     if rows or not failures:
         print(f"report:  {write_report(suite, rows, provenance(suite, rows))}")

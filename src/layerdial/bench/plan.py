@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,27 @@ def _first_difference(before: Any, now: Any, brief: Any, path: str = "") -> str 
     return None
 
 
-def jobs_left(suite: Suite, runs: Mapping[Run, Origin]) -> list[Job]:
-    """A job for each run that has rows missing, and for each whose model those need and that is not there."""
+def choose(suite: Suite, runs: Iterable[Run], names: Sequence[str], seeds: Sequence[int]) -> set[Run]:
+    """The runs of some entries with some seeds; no names, or no seeds, means all. `UserError` if there is none such."""
+    check_names(suite, "--only", names)
+    chosen = {(name, seed) for name, seed in runs if name in (names or (name,)) and seed in (seeds or (seed,))}
+    for unknown in set(seeds) - {seed for _, seed in chosen}:
+        there = sorted({seed for name, seed in runs if name in (names or (name,))})
+        raise UserError(f"--seed {unknown}: seeds are {', '.join(map(str, there))}")
+    return chosen
+
+
+def check_names(suite: Suite, option: str, names: Sequence[str]) -> None:
+    """`UserError` for the first name that is no entry of the suite."""
+    for name in names:
+        if name not in suite.methods:
+            raise UserError(f"{option} {name}: methods are {', '.join(suite.methods)}")
+
+
+def jobs_left(suite: Suite, runs: Mapping[Run, Origin], chosen: Collection[Run]) -> list[Job]:
+    """A job for each chosen run that has rows missing, and for each whose model those need and that is not there."""
     rows = all_rows(suite)
-    left = {run for run, origin in runs.items() if missing_rows(suite, run, origin, rows)}
+    left = {run for run in chosen if missing_rows(suite, run, runs[run], rows)}
     for name, seed in reversed(list(runs)):  # what needs a run comes after it
         if (name, seed) in left:
             needed = [(other, seed) for other in suite.needs(name)]

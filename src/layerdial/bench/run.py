@@ -6,11 +6,11 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from layerdial.bench.jobs import Failure, Job, run_jobs
-from layerdial.bench.plan import jobs_left, refuse_changed
+from layerdial.bench.plan import check_names, jobs_left, refuse_changed
 from layerdial.bench.rows import forget_rows, gather_rows
 from layerdial.bench.suite import Origin, Run, Suite
 from layerdial.errors import UserError
@@ -20,20 +20,25 @@ _log = logging.getLogger(__name__)
 
 
 def run_suite(
-    suite: Suite, runs: Mapping[Run, Origin], parallel: int | None = None, fresh: Sequence[str] = ()
+    suite: Suite,
+    runs: Mapping[Run, Origin],
+    chosen: Collection[Run],
+    parallel: int | None = None,
+    fresh: Sequence[str] = (),
 ) -> list[Failure]:
-    """Do what is left of the `runs` of a suite, at most `parallel` jobs at a time; returns what failed, and why.
+    """Do what is left of the `chosen` among the `runs` of a suite, and what they need, `parallel` jobs at a time.
 
+    Returns what failed, and why.
     The runs and rows of the entries in `fresh`, and of those that need their models, are removed before. Raises
     `UserError` before anything is changed when another entry is not what it was when its runs were begun.
     """
     check_writable(suite.out)
     with alone(suite):
         remove_fresh(suite, runs, fresh)
-        jobs = jobs_left(suite, runs)
+        jobs = jobs_left(suite, runs, chosen)
         if not jobs:
             return []
-        _log.info("%d of the %d runs of %s are left", len(jobs), len(runs), suite.name)
+        _log.info("%d of the %d runs of %s are to do", len(jobs), len(runs), suite.name)
 
         def gather(job: Job) -> None:
             _, name, seed, _ = job.arguments
@@ -55,9 +60,7 @@ def remove_fresh(suite: Suite, runs: Mapping[Run, Origin], names: Sequence[str])
 
 
 def _with_dependents(suite: Suite, names: Sequence[str]) -> list[str]:
-    for name in names:
-        if name not in suite.methods:
-            raise UserError(f"--fresh {name}: methods are {', '.join(suite.methods)}")
+    check_names(suite, "--fresh", names)
     found: list[str] = []
     for name in suite.order():
         if name in names or any(other in found for other in suite.needs(name)):

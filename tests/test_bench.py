@@ -14,12 +14,14 @@ import yaml
 
 from layerdial.bench import trained
 from layerdial.bench.command import run_command
+from layerdial.bench.jobs import Failure, Job
 from layerdial.bench.plan import choose, jobs_left, plan
 from layerdial.bench.rows import forget_rows
 from layerdial.bench.run import alone, remove_fresh
 from layerdial.bench.suite import Suite, load_suite
 from layerdial.bench.trained import Point, Trained, train_entry
 from layerdial.config import Recipe
+from layerdial.errors import UserError
 from layerdial.report import read_rows
 from test_bench_jobs import is_running, wait_for
 from tiny import command, equal, sentences, weights, write_corpus
@@ -46,7 +48,7 @@ def folder(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kill_when(file: Path, condition: Callable[[], object]) -> None:
     """Run a suite, kill its main process when `condition` holds, and wait for its workers to end by themselves."""
-    main = multiprocessing.get_context("fork").Process(target=run_command, args=(file, 1, False, [], None, []))
+    main = multiprocessing.get_context("fork").Process(target=run_command, args=(file,), kwargs={"parallel": 1})
     main.start()
     wait_for(condition)
     workers = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
@@ -116,7 +118,7 @@ def test_a_second_run_does_nothing_and_the_report_can_be_drawn_alone(folder: Pat
     suite = suite_of(folder)
     assert left(suite) == set()
     (folder / "out/report.md").unlink()
-    assert run_command(folder / "suite.yaml", None, True, [], None, []) == 0
+    assert run_command(folder / "suite.yaml", report_only=True) == 0
     assert (folder / "out/report.md").is_file()
 
 
@@ -163,6 +165,30 @@ def test_some_entries_and_seeds_can_be_run_alone_with_what_they_need(tmp_path: P
     assert left(suite, ["dld"], [1]) == {"reference seed 1", "dld seed 1"}
     assert left(suite, [], [0]) == {f"{name} seed 0" for name in METHODS}
     assert left(suite) == left(suite, list(METHODS), [0, 1])
+
+
+def test_only_what_was_chosen_is_run(tmp_path: Path, corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = list[str]()
+
+    def pretend(jobs: Sequence[Job], *_: object, **__: object) -> list[Failure]:
+        run.extend(job.name for job in jobs)
+        return []
+
+    monkeypatch.setattr("layerdial.bench.run.run_jobs", pretend)
+    file = write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev))
+    with pytest.raises(UserError, match="has no rows"):
+        run_command(file, only=["ld"], seeds=[1])
+    assert run == ["ld seed 1"]
+
+
+def test_a_model_whose_ladder_is_missing_is_not_there_yet(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out", tmp_path / "out")
+    data = yaml.safe_load((folder / "suite.yaml").read_text()) | {"out": str(tmp_path / "out")}
+    data["methods"] |= {"more": {"init": "dld"}}
+    suite = load_suite(write_suite(tmp_path, data))
+    assert left(suite, ["more"], [0]) == {"more seed 0"}
+    (suite.model("dld", 0) / "ladder.json").unlink()
+    assert left(suite, ["more"], [0]) == {"dld seed 0", "more seed 0"}
 
 
 @pytest.mark.parametrize(

@@ -234,8 +234,10 @@ def test_the_ladder_of_the_model_that_a_run_starts_from_says_what_it_trains_and_
     terms_of, evaluated = loop.loss_terms, scoring.evaluate
     monkeypatch.setattr(loop, "loss_terms", lambda *parts: (trained.add(parts[3].key), terms_of(*parts))[1])
     monkeypatch.setattr(scoring, "evaluate", lambda *parts: (measured.add(parts[2].key), evaluated(*parts))[1])
-    train(recipe)
+    model = train(recipe)
     assert trained == set(keys) and measured == {"010", "011"}
+    ladder = Ladder.beside(model, 3)
+    assert ladder is not None and tuple(rung.subset for rung in ladder.rungs) == keys
 
 
 @pytest.mark.parametrize("changes", [("policy.subsets=chosen", "model.selector=input"), ("objective.exits=all",)])

@@ -217,7 +217,9 @@ def train(
     print(
         "dev:   " + ", ".join(f"{name.removeprefix('dev_').replace('_', ' ')} {value}" for name, value in dev.items())
     )
-    if settings.policy.name != "none":
+    if (folder / "ladder.json").is_file():
+        print(f"next:  layerdial sweep {folder} TEST_CUTS --out {settings.out.parent / 'sweep'}")
+    elif settings.policy.name != "none":
         print(f"next:  layerdial search {folder} {settings.data.dev}")
 
 
@@ -403,7 +405,7 @@ def prune(
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:
-    """Synthesise speech, train a reference, an LD and a DLD student, and compare them at every depth (minutes)."""
+    """Synthesise speech, train a reference, a student by layer dropping and one by our recipe, compare all depths."""
     from layerdial.demo import run_demo
 
     run_demo(out)
@@ -418,11 +420,11 @@ def bench(
     ] = None,
     only: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Run these entries alone, and what they need."),
+        typer.Option(metavar="NAME", help="Run these entries alone, and what they need; may be repeated."),
     ] = None,
     seed: Annotated[
         Optional[list[int]],  # noqa: UP045
-        typer.Option(help="Run these seeds alone."),
+        typer.Option(help="Run these seeds alone; may be repeated."),
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Run nothing, only draw the report again.")] = False,
     fresh: Annotated[
@@ -441,7 +443,17 @@ def bench(
     """Train and test methods by seeds, as a suite says, and report. What is done is kept, what stopped goes on."""
     from layerdial.bench.command import run_command
 
-    raise typer.Exit(run_command(suite, jobs, report, fresh or [], results, set_ or [], only or [], seed or []))
+    code = run_command(
+        suite,
+        parallel=jobs,
+        only=only or [],
+        seeds=seed or [],
+        report_only=report,
+        fresh=fresh or [],
+        results=results,
+        overrides=set_ or [],
+    )
+    raise typer.Exit(code)
 
 
 def _parse_depths(text: str) -> list[int] | None:

@@ -71,7 +71,7 @@ def check_writable(folder: Path) -> None:
 
 
 def model_name(model: Path) -> str:
-    """`runs/demo/dld/model` is called dld, a hub id by itself."""
+    """`runs/demo/best/model` is called best, a hub id by itself."""
     if not model.exists():
         return str(model)
     return model.resolve().parent.name if model.name == "model" else model.name

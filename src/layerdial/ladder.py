@@ -27,7 +27,10 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """One rung for each depth 1..n_blocks, shallowest first; `metric` chose them on the `utterances` of `cuts`."""
+    """One rung for each depth 1..n_blocks, shallowest first; `metric` chose them on the `utterances` of `cuts`.
+
+    It is "trained" where nothing was chosen: one subset a depth was trained, and measured there.
+    """
 
     n_blocks: int
     metric: str
@@ -73,7 +76,7 @@ class Ladder:
 
     @classmethod
     def beside(cls, folder: Path, n_blocks: int) -> Ladder | None:
-        """The ladder in a model folder, if `search` has made one."""
+        """The ladder in a model folder, if training or `search` has made one."""
         file = folder / "ladder.json"
         return cls.load(file, n_blocks) if file.is_file() else None
 

@@ -20,19 +20,20 @@ from layerdial.report import Row
 
 def run_command(
     file: Path,
-    parallel: int | None,
-    only_report: bool,
-    fresh: Sequence[str],
-    results: Path | None,
-    overrides: Sequence[str],
+    *,
+    parallel: int | None = None,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    report_only: bool = False,
+    fresh: Sequence[str] = (),
+    results: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> int:
     """Returns the exit code: 0 when all is done, 2 when only the user's input made jobs fail, else 1."""
     suite = load_suite(file, overrides)
     runs = plan(suite)
     chosen = choose(suite, runs, only, seeds)
-    failures = [] if only_report else run_suite(suite, runs, chosen, parallel, fresh)
+    failures = [] if report_only else run_suite(suite, runs, chosen, parallel, fresh)
     rows = current_rows(suite, runs)
     if rows or not failures:
         print(f"report:  {write_report(suite, rows, provenance(suite, rows))}")

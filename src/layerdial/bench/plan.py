@@ -85,13 +85,14 @@ def _first_difference(before: Any, now: Any, brief: Any, path: str = "") -> str 
 
 
 def choose(suite: Suite, runs: Iterable[Run], names: Sequence[str], seeds: Sequence[int]) -> set[Run]:
-    """The runs of some entries with some seeds; no names, or no seeds, means all. `UserError` if there is none such."""
+    """The runs of the entries and seeds asked for; none given means all. `UserError` for one that is not there."""
     check_names(suite, "--only", names)
-    chosen = {(name, seed) for name, seed in runs if name in (names or (name,)) and seed in (seeds or (seed,))}
-    for unknown in set(seeds) - {seed for _, seed in chosen}:
-        there = sorted({seed for name, seed in runs if name in (names or (name,))})
-        raise UserError(f"--seed {unknown}: seeds are {', '.join(map(str, there))}")
-    return chosen
+    named = [run for run in runs if not names or run[0] in names]
+    there = sorted({seed for _, seed in named})
+    for seed in seeds:
+        if seed not in there:
+            raise UserError(f"--seed {seed}: seeds are {', '.join(map(str, there))}")
+    return {run for run in named if not seeds or run[1] in seeds}
 
 
 def check_names(suite: Suite, option: str, names: Sequence[str]) -> None:
@@ -108,8 +109,14 @@ def jobs_left(suite: Suite, runs: Mapping[Run, Origin], chosen: Collection[Run])
     for name, seed in reversed(list(runs)):  # what needs a run comes after it
         if (name, seed) in left:
             needed = [(other, seed) for other in suite.needs(name)]
-            left |= {run for run in needed if not (suite.folder(*run) / "trained.json").is_file()}
+            left |= {run for run in needed if not _is_there(suite, run)}
     return [_job(suite, run, origin, left) for run, origin in runs.items() if run in left]
+
+
+def _is_there(suite: Suite, run: Run) -> bool:
+    """Whether a run's model is trained and, where its ladder is searched, has it."""
+    has_ladder = suite.select_of(run[0]) != "search" or (suite.model(*run) / "ladder.json").is_file()
+    return has_ladder and (suite.folder(*run) / "trained.json").is_file()
 
 
 def _job(suite: Suite, run: Run, origin: Origin, left: set[Run]) -> Job:

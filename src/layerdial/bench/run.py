@@ -26,11 +26,11 @@ def run_suite(
     parallel: int | None = None,
     fresh: Sequence[str] = (),
 ) -> list[Failure]:
-    """Do what is left of the `chosen` among the `runs` of a suite, and what they need, `parallel` jobs at a time.
+    """Do what is left of the `chosen` runs, and what they need, at most `parallel` jobs at a time.
 
-    Returns what failed, and why.
-    The runs and rows of the entries in `fresh`, and of those that need their models, are removed before. Raises
-    `UserError` before anything is changed when another entry is not what it was when its runs were begun.
+    Returns what failed, and why. The runs and rows of the entries in `fresh`, and of those that need their models, are
+    removed before. Raises `UserError` before anything is changed when another entry, chosen or not, is not what it was
+    when its runs were begun.
     """
     check_writable(suite.out)
     with alone(suite):

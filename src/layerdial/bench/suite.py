@@ -131,12 +131,18 @@ class Suite(_Strict):
         return parse(Recipe, data, f"suite {self.name}, method {name}")
 
     def select_of(self, name: str) -> Selection:
-        """Which blocks run at a depth: as the entry says, else all where it drops none, else by a search on dev."""
+        """Which blocks run at a depth: as the entry says, else by what it trains.
+
+        Without dropping the first ones where each depth has an exit, else all; with it, those of a search on dev.
+        """
         for link in reversed(self._line(name)):
             if (select := self.methods[link].select) is not None:
                 return select
-        policy = self._changed(name).get("policy")
-        return "full" if isinstance(policy, dict) and policy.get("name") == "none" else "search"
+        data = self._changed(name)
+        policy, objective = data.get("policy") or {}, data.get("objective") or {}
+        if policy.get("name") != "none":
+            return "search"
+        return "prefix" if objective.get("exits") == "all" else "full"
 
     def depths_of(self, name: str) -> tuple[int, ...]:
         """The depths at which an entry is tested."""

@@ -64,7 +64,7 @@ class ConformerCTC(Network):
     ) -> tuple[Tensor, ...]:
         """Log-mel (B, T, F) -> log-probabilities (B, ceil(T/4), V) in float32, and their valid lengths (B,).
 
-        Each number n in `exits` adds the log-probabilities (B, ceil(T/4), V) after n of the blocks that run.
+        Exits as in `Network`.
         """
         lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):
@@ -77,7 +77,8 @@ class ConformerCTC(Network):
             check_blocks("budget", subset.n_blocks, self.n_blocks)
             gates_BN = self.selector(x_BTD, context.mask_BT, subset.depth)
             return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN), subset.depth), lengths_B
-        after: list[Tensor] = []  # only where asked for: it keeps the stream after every block in memory
+        after: list[Tensor] = []
+        # the list only where it is asked for: it keeps the stream after every block in memory
         x_BTD = self.encoder(x_BTD, context, subset, after if exits else None)
         if isinstance(subset, Gates) and self.config.exit_heads:
             return self._classify_by_gates(x_BTD, subset.open_N), lengths_B

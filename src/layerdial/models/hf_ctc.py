@@ -108,14 +108,15 @@ class HuggingFaceCTC(Network):
         """
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
-        after: list[Tensor] = []  # only where asked for: it keeps the stream after every block in memory
-        choice = {"subset": subset, "after": after} if exits else {"subset": subset}
-        x_BTD = self._encode(inputs, lengths_B if padded else None, choice)
+        after: list[Tensor] = []
+        # the list only where it is asked for: it keeps the stream after every block in memory
+        for_blocks = {"subset": subset, "after": after} if exits else {"subset": subset}
+        x_BTD = self._encode(inputs, lengths_B if padded else None, for_blocks)
         early = [self._classify(self._leave_encoder(after[n - 1])) for n in exits]
         return self._classify(x_BTD), self.features.frames(lengths_B), *early
 
-    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, choice: dict[str, Any]) -> Tensor:
-        """The encoder's output (B, T', D); `choice` is what its blocks are to be told."""
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
+        """The encoder's output (B, T', D). `for_blocks`: keyword arguments that the library hands on to the blocks."""
         raise NotImplementedError
 
     def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
@@ -186,7 +187,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         if freeze_front_end:
             self.model.freeze_feature_encoder()  # also tells it not to ask for gradients of its input
 
-    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, choice: dict[str, Any]) -> Tensor:
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         base = self.model.base_model
         channels_BTC = self._convolve(inputs, lengths_B).transpose(1, 2)
         projected = base.feature_projection(channels_BTC)
@@ -194,7 +195,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(self.features.frames(lengths_B).to(inputs.device, non_blocking=True), x_BTD.shape[1])
-        return base.encoder(x_BTD, attention_mask=mask_BT, **choice).last_hidden_state  # type: ignore[no-any-return]
+        return base.encoder(x_BTD, attention_mask=mask_BT, **for_blocks).last_hidden_state  # type: ignore[no-any-return]
 
     def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
         """Encoders of pre-norm blocks have a norm after them; the others have theirs before the blocks."""
@@ -242,11 +243,11 @@ class FastConformerCTC(HuggingFaceCTC):
     def front_end(self) -> nn.Module:
         return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
 
-    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, choice: dict[str, Any]) -> Tensor:
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
-        encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **choice)
+        encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
         return encoded.last_hidden_state  # type: ignore[no-any-return]
 
 

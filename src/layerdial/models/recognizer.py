@@ -111,7 +111,7 @@ class TorchRecognizer:
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> TorchRecognizer:
-    """Load a model folder (such as `runs/demo/dld/model`), with its ladder when `search` has made one.
+    """Load a model folder (such as `runs/demo/best/model`), with its ladder when it has one.
 
     A Hugging Face CTC folder or hub id will do as well. Raises `UserError` when the folder is not a model, is damaged,
     or its ladder is for another number of blocks, and when the device is not there.

@@ -193,18 +193,18 @@ def _accumulate(run: _Run, batch: Batch, subsets: tuple[Blocks, ...], last: bool
     heard = prepare_inputs(batch, run.network.features, run.accelerator.device, recipe.spec_augment, distributed)
     with run.accelerator.autocast():
         teachers = Teachers(reference_posteriors(run.reference, batch, heard, recipe.objective))
-    order, taught_BTV = _passes(run, heard, subsets, distributed)
+    order, taught_BTV = _order_of_passes(run, heard, subsets, distributed)
     share = 1.0 / (len(subsets) * recipe.train.accumulate)
     for i, subset in enumerate(order):
         full = subset is subsets[-1]
         asked = teachers if full else replace(teachers, in_place_BTV=taught_BTV)
         terms = _backward(run, batch, heard, subset, asked, share, last and i == len(subsets) - 1)
-        if full and recipe.objective.in_place_weight > 0:
+        if full:  # where it teaches, it was first
             taught_BTV = terms.posteriors_BTV
         run.window.add(run.progress.step, batch.ids, subset.depth, terms)
 
 
-def _passes(
+def _order_of_passes(
     run: _Run, heard: Heard, subsets: tuple[Blocks, ...], distributed: bool
 ) -> tuple[tuple[Blocks, ...], Tensor | None]:
     """The subsets in the order of their passes; where the full one teaches the others in place, it is first.

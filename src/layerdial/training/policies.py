@@ -32,7 +32,7 @@ def make_policy(config: PolicyConfig, n_blocks: int, seed: int, ladder: Ladder |
 
 
 def trained_rule(recipe: Recipe) -> str:
-    """The rule by which each depth's blocks were chosen in training: random, or a rule of `blocks_at`."""
+    """By which rule of `blocks_at` each depth's blocks were chosen in training, or random; so too where none drops."""
     early_exit = recipe.objective.exits == "all" and recipe.policy.name == "none"
     if early_exit or recipe.policy.name == "prefix":
         return "prefix"
@@ -93,7 +93,7 @@ def _uniform_count(step: _Step) -> tuple[Blocks, ...]:
 
 
 def _prefix(step: _Step) -> tuple[Blocks, ...]:
-    """The first n blocks, n from 1 to N with equal chances: as early exits are trained."""
+    """The first n blocks, n from 1 to N with equal chances: one early exit a step."""
     return (BlockSubset.prefix(step.n_blocks, step.rng.randint(1, step.n_blocks)),)
 
 

@@ -6,7 +6,7 @@ from layerdial.config import Recipe
 from layerdial.data.batching import FeatureBatches
 from layerdial.evaluate import evaluate
 from layerdial.files import write_json
-from layerdial.ladder import Ladder
+from layerdial.ladder import Ladder, blocks_at
 from layerdial.models.checkpoint import save_model
 from layerdial.models.network import Network
 from layerdial.models.recognizer import TorchRecognizer
@@ -22,7 +22,10 @@ from layerdial.training.run_folder import RunFolder
 def dev_scores(
     network: Network, tokenizer: Tokenizer, dev: FeatureBatches, recipe: Recipe, ladder: Ladder | None = None
 ) -> tuple[dict[str, float], float]:
-    """WER and CER on dev at each of `eval_depths` (default: full, and a quarter where blocks drop), and their mean."""
+    """WER and CER on dev at each of `eval_depths`, and the mean of what the run is selected by.
+
+    Left out, the depths are all blocks and, where shallower ones are trained too, a quarter.
+    """
     n_blocks = network.n_blocks
     whole = recipe.policy.name == "none" and trained_rule(recipe) == "random"
     default = (n_blocks,) if whole else (n_blocks, max(1, n_blocks // 4))
@@ -68,21 +71,27 @@ def write_final_model(
         "dev_rejected": len(dev.rejected),
         "recipe": recipe.model_dump(mode="json"),
     }
-    own = own_subsets(network, recipe)  # where there is one of each depth, nothing is left to search
+    own = own_subsets(network, recipe, ladder)  # where there is one of each depth, nothing is left to search
     trained_ladder = _ladder_of(own, TorchRecognizer(network, tokenizer), dev) if own else None
     save_model(folder.model, network, tokenizer, meta, trained_ladder)
     write_json(folder.path / "dev.json", row)
 
 
-def own_subsets(network: Network, recipe: Recipe) -> list[BlockSubset] | None:
-    """The one subset of each depth that the network was trained at, shallowest first; none where there are several."""
+def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list[BlockSubset] | None:
+    """The one subset of each depth that the network was trained at, shallowest first; none where there are several.
+
+    `ladder` is that of the model that the run started from, for `policy.subsets: ladder`.
+    """
     n_blocks, depths = network.n_blocks, range(1, network.n_blocks + 1)
     if isinstance(network.selector, LearnedScores):
         best_first = network.selector.score_N.argsort(descending=True).tolist()
         return [BlockSubset(n_blocks, tuple(sorted(best_first[:depth]))) for depth in depths]
-    if trained_rule(recipe) == "prefix":
-        return [BlockSubset.prefix(n_blocks, depth) for depth in depths]
-    return None
+    rule = trained_rule(recipe)
+    if rule in ("random", "chosen"):
+        return None
+    subsets = [blocks_at(rule, n_blocks, depth, ladder) for depth in depths]
+    assert all(isinstance(subset, BlockSubset) for subset in subsets)
+    return subsets  # type: ignore[return-value]
 
 
 def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:

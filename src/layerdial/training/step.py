@@ -60,7 +60,7 @@ def loss_terms(
 ) -> LossTerms:
     """The losses of one pass with `subset`: see `ObjectiveConfig`."""
     exits = exit_depths(objective.exits, subset.depth)
-    logp_BTV, _, *early = student(heard.inputs, heard.lengths_B, subset, **({"exits": exits} if exits else {}))
+    logp_BTV, _, *early = student(heard.inputs, heard.lengths_B, subset, exits)
     own = _output_loss(logp_BTV, batch, heard, subset.depth / subset.n_blocks, teachers, objective)
     if not early:
         return own

@@ -14,6 +14,7 @@ import pytest
 
 from layerdial.bench.jobs import Failure, Job, run_jobs
 from layerdial.errors import UserError
+from layerdial.progress import Part, side_by_side
 
 
 def note(file: Path, text: str) -> None:
@@ -130,3 +131,16 @@ def _interruptible(jobs: list[Job]) -> None:
         run_jobs(jobs, 1, "test")
     except KeyboardInterrupt:
         os._exit(130)
+
+
+def test_the_time_left_goes_by_what_is_done_now_and_not_by_what_was_done_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 120.0])
+    monkeypatch.setattr("layerdial.progress.time.monotonic", lambda: next(clock))
+    with side_by_side("bench") as show:
+        show(800, 1600, [], "0/1 jobs")
+        show(1000, 1600, [Part("ld seed 0", 1000, 1600, "loss 0.500")], "0/1 jobs")
+    assert (
+        capsys.readouterr().err == "bench 1000/1600, 2:00 so far, 6:00 left  0/1 jobs; ld seed 0 1000/1600 loss 0.500\n"
+    )

@@ -63,13 +63,15 @@ def _progress_bars() -> Any:
     )
 
 
-def _lines(description: str, total: int | None, done: int) -> Update:
+def _lines(description: str, total: int | None, done: int | None) -> Update:
+    """`done` is what an earlier run has done; if that is not known yet, what the first update says."""
     start = last = time.monotonic()
     first, finished, known_total = done, False, total
 
     def update(done: int, note: str = "", total: int | None = None) -> None:
-        nonlocal last, finished, known_total
+        nonlocal first, last, finished, known_total
         known_total = total = total or known_total
+        first = done if first is None else first
         now = time.monotonic()
         ends = total is not None and done >= total and not finished
         if now - last < _SECONDS_BETWEEN_LINES and not ends:
@@ -109,7 +111,7 @@ ShowParts = Callable[..., None]
 def side_by_side(description: str) -> Iterator[ShowParts]:
     """Yield `show(done, total, parts, done_note)`: the whole with its time left, and a line for each of `parts`."""
     if not sys.stderr.isatty():
-        update = _lines(description, None, 0)
+        update = _lines(description, None, None)
         yield lambda done, total, parts, note: update(done, "; ".join([note, *map(_part_line, parts)]), total=total)
         return
     with _progress_bars() as bars:

@@ -104,12 +104,14 @@ def _give_up(waiting: list[Job], failed: Job) -> Iterator[Failure]:
 def _progress(
     jobs: Sequence[Job], finished: set[str], failures: Sequence[Failure], pool: _Pool
 ) -> tuple[int, int, list[Part]]:
-    """Updates made, updates in all, and how each running job is doing."""
+    """Updates made, those of an earlier call included, updates in all, and how each running job is doing."""
     out = {failure.job.name for failure in failures}
-    parts = [Part(job.name, *_state(job)) for job in pool.running]
-    made = sum(job.steps for job in jobs if job.name in finished)
-    made += sum(min(part.done, part.total - 1) for part in parts if part.total)  # not all is done before it is measured
-    return made, sum(job.steps for job in jobs if job.name not in out), parts
+    counted = [job for job in jobs if job.name not in out]
+    states = {job.name: (job.steps, job.steps, "") if job.name in finished else _state(job) for job in counted}
+    # not all is done before it is measured
+    made = sum(done if name in finished else min(done, total - 1) for name, (done, total, _) in states.items() if total)
+    running = [Part(job.name, *states[job.name]) for job in pool.running if job.name in states]
+    return made, sum(job.steps for job in counted), running
 
 
 def _state(job: Job) -> tuple[int, int, str]:

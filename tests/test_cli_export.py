@@ -288,17 +288,21 @@ def test_a_profile_is_stored_and_shown_as_a_table_of_this_device(edge_folder: Pa
     assert ended.err == "measuring: 1 thread\n"
     lines = ended.out.splitlines()
     assert lines[0].startswith("1 thread, 10 s of audio; peak memory for 30 s: ")
-    assert [line.split()[:3] for line in lines[1:4]] == [
-        ["depth", str(depth), key] for depth, key in enumerate(("010", "011", "111"), 1)
-    ]
-    assert all("WER" in line and " ms" in line and "RTF" in line for line in lines[1:4])
-    assert lines[4:] == [
+    # a busy machine can measure a depth as slower than the next, and then it is not worth running
+    keys = {1: "010", 2: "011", 3: "111"}
+    shown = [int(line.split()[1]) for line in lines[1:-2]]
+    assert [line.split()[:3] for line in lines[1:-2]] == [["depth", str(depth), keys[depth]] for depth in shown]
+    assert shown == sorted(set(shown)) and shown[-1] == 3
+    assert all("WER" in line and " ms" in line and "RTF" in line for line in lines[1:-2])
+    assert lines[-2:] == [
         f"profile: {edge_folder / 'profile.json'}",
         f"next:    layerdial transcribe {edge_folder} AUDIO --deadline-ms 100",
     ]
     stored = json.loads((edge_folder / "profile.json").read_text())
     assert stored["model_id"] == Manifest.load(edge_folder).model_id
-    assert [table["threads"] for table in stored["tables"]] == [1]
+    [table] = stored["tables"]
+    assert table["threads"] == 1 and list(table["network_ms"]) == ["1", "2", "3"]
+    assert [row["depth"] for row in table["pareto"]] == shown
     assert command("transcribe", edge_folder, clip, "--deadline-ms", 60000).code == 0
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,10 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     networks: dict[str, Run] = {}
     for depth in range(1, n_blocks + 1):
         subset = torch_model.subset(depth)
-        requests[f"torch {depth}"] = lambda s=subset: torch_model.transcribe(samples, subset=s)
+        requests[f"torch {depth}"] = partial(torch_model.transcribe, samples, subset=subset)
         networks[f"torch {depth}"] = torch_network(torch_model, samples, subset)
         for name, recognizer in recognizers.items():
-            requests[f"{name} {depth}"] = lambda r=recognizer, s=subset: r.transcribe(samples, subset=s)
+            requests[f"{name} {depth}"] = partial(recognizer.transcribe, samples, subset=subset)
             networks[f"{name} {depth}"] = our_network(recognizer, samples, subset)
     for depth in some_depths(n_blocks):
         for precision in ("float32", "int8"):
@@ -256,7 +257,7 @@ def whisper(options: argparse.Namespace) -> dict[str, Any]:
     audio = options.out / "audio.npz"
     spoken = [(samples, text) for cuts in options.test for samples, text in utterances(cuts)]
     arrays = {f"a{i}": samples for i, (samples, _) in enumerate(spoken)}
-    np.savez(audio, ten_seconds=real_speech(options.test, SECONDS), **arrays)
+    np.savez(audio, allow_pickle=False, ten_seconds=real_speech(options.test, SECONDS), **arrays)
     script = Path(__file__).with_name("edge_whisper.py")
     words = [options.whisper_python, str(script), str(audio)]
     answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])

@@ -89,7 +89,7 @@ def _dynamic_step(depth_share: float) -> Callable[[str, argparse.Namespace], Run
 
         def run() -> None:
             logp_BTV, _ = network(samples_BS, lengths_B, subset)
-            ctc(logp_BTV, frames_B, labels_BU, label_lengths_B).backward()
+            torch.autograd.backward(ctc(logp_BTV, frames_B, labels_BU, label_lengths_B))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

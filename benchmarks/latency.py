@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ def main() -> None:
     for size in options.size:
         network = ConformerCTC(ConformerConfig.model_validate({"size": size}), 256).eval()
         subsets = [BlockSubset.even(network.n_blocks, depth) for depth in range(1, network.n_blocks + 1)]
-        runs = {"torch": [forward_pass(network, subset, options.seconds) for subset in subsets]}
+        runs: dict[str, list[Callable[[], object]]] = {
+            "torch": [forward_pass(network, s, options.seconds) for s in subsets]
+        }
         if options.onnx:
             runs |= exported_runs(network, subsets, options.seconds, options.threads)
         with torch.inference_mode():
@@ -76,7 +79,7 @@ def exported_runs(
     inputs, lengths_B = (tensor.numpy() for tensor in network.example_inputs(seconds))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    found = {}
+    found: dict[str, list[Callable[[], object]]] = {}
     for name, graph in (("float32", model), ("int8", to_int8(model))):
         graph.ir_version = 11
         made = onnx_ir.to_proto(graph).SerializeToString()
@@ -85,7 +88,7 @@ def exported_runs(
             {"x": inputs, "x_lens": lengths_B, "gates": np.array([i in subset for i in range(subset.n_blocks)])}
             for subset in subsets
         ]
-        found[name] = [lambda s=session, f=feed: s.run(None, f) for feed in feeds]
+        found[name] = [partial(session.run, None, feed) for feed in feeds]
     return found
 
 

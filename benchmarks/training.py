@@ -23,26 +23,27 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from layerdial.config import ConformerConfig, DataConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
 from layerdial.data.batching import Batch, Position, speeds_of, training_batches
 from layerdial.data.manifest import cut_text, open_cuts
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.subset import BlockSubset
+from layerdial.subset import Blocks, BlockSubset
 from layerdial.text import build_tokenizer
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import make_policy
 from layerdial.training.posteriors import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.setup import make_accelerator
-from layerdial.training.step import loss_terms, prepare_inputs, reference_posteriors
+from layerdial.training.step import Teachers, loss_terms, prepare_inputs, reference_posteriors
 
 _WARM_UP = 12
 
@@ -142,24 +143,24 @@ def _step(
     network: ConformerCTC,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
-    subset: BlockSubset,
+    subset: Blocks,
     reference: Reference | None = None,
 ) -> tuple[float, float]:
     """One update: seconds in all, and seconds within the blocks, forward and backward."""
     in_blocks = _Stopwatch()
-    handles = [in_blocks.watch(block) for block in network.blocks]
+    handles = [handle for block in network.blocks for handle in in_blocks.watch(block)]
     began = time.perf_counter()
     heard = prepare_inputs(batch, network.features, torch.device("cpu"), SpecAugmentConfig())
     objective = ObjectiveConfig(distil_weight=1.0)
-    reference_BTV = reference_posteriors(reference, batch, heard, objective)
-    terms = loss_terms(network, batch, heard, subset, reference_BTV, objective)
-    terms.total.backward()
+    teachers = Teachers(reference_posteriors(reference, batch, heard, objective))
+    terms = loss_terms(network, batch, heard, subset, teachers, objective)
+    torch.autograd.backward(terms.total)
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - began
-    for remove in handles:
-        remove()
+    for handle in handles:
+        handle.remove()
     return seconds, in_blocks.seconds
 
 
@@ -170,14 +171,13 @@ class _Stopwatch:
         self.seconds = 0.0
         self._began = 0.0
 
-    def watch(self, module: torch.nn.Module) -> Callable[[], None]:
-        hooks = [
+    def watch(self, module: torch.nn.Module) -> list[RemovableHandle]:
+        return [
             module.register_forward_pre_hook(lambda *_: self._start()),
             module.register_forward_hook(lambda *_: self._stop()),
             module.register_full_backward_pre_hook(lambda *_: self._start()),
             module.register_full_backward_hook(lambda *_: self._stop()),
         ]
-        return lambda: [hook.remove() for hook in hooks] and None
 
     def _start(self) -> None:
         self._began = time.perf_counter()

@@ -43,7 +43,7 @@ from layerdial.training.policies import make_policy
 from layerdial.training.posteriors import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.setup import make_accelerator
-from layerdial.training.step import Teachers, loss_terms, prepare_inputs, reference_posteriors
+from layerdial.training.step import ask_reference, loss_terms, prepare_inputs
 
 _WARM_UP = 12
 
@@ -152,7 +152,7 @@ def _step(
     began = time.perf_counter()
     heard = prepare_inputs(batch, network.features, torch.device("cpu"), SpecAugmentConfig())
     objective = ObjectiveConfig(distil_weight=1.0)
-    teachers = Teachers(reference_posteriors(reference, batch, heard, objective))
+    teachers = ask_reference(reference, batch, heard, objective)
     terms = loss_terms(network, batch, heard, subset, teachers, objective)
     torch.autograd.backward(terms.total)
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

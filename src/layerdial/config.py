@@ -182,7 +182,8 @@ class ObjectiveConfig(_Strict):
     `teacher` says what the reference hears: "augmented" (if left out), what the student hears, in every step; "clean",
     the same without SpecAugment; "cached", that too, but computed once, before the first step, and kept on disk: the
     `top_k` (16 if left out) most probable tokens of each frame, and what is left for the others together.
-    `distil_growth` g multiplies the weight by 1 + g (1 - n/N) where n of N blocks run.
+    `distil_growth` g multiplies the weight by 1 + g (1 - n/N) where n of N blocks run. `align_weight` adds the distance
+    of hidden states: after each block that runs, from the reference's at the same relative depth.
 
     `exits` adds outputs within a pass, after all blocks that run but the last ("all") or after half of them ("middle",
     intermediate CTC). Each has the losses of the pass's own output, and `exit_distil_weight` times the KL from that
@@ -195,6 +196,7 @@ class ObjectiveConfig(_Strict):
 
     distil_weight: float = Field(default=0.0, ge=0)
     distil_growth: float = Field(default=0.0, ge=0)
+    align_weight: float = Field(default=0.0, ge=0)
     exits: Literal["none", "middle", "all"] = "none"
     exit_weight: float = Field(default=1.0, gt=0)
     exit_power: float = Field(default=0.0, ge=0)
@@ -209,9 +211,13 @@ class ObjectiveConfig(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.teacher is not None and self.distil_weight == 0:
+        if self.teacher is not None and not self.asks_reference:
             raise ValueError(
                 f"teacher is {self.teacher!r} but distil_weight is 0: nothing is asked of it; leave it out"
+            )
+        if self.align_weight and self.teacher == "cached":
+            raise ValueError(
+                "align_weight needs the reference in every step, for hidden states are not stored; set teacher: clean"
             )
         if self.exits == "none" and (self.exit_weight != 1.0 or self.exit_power or self.exit_distil_weight):
             raise ValueError("exit_weight, exit_power and exit_distil_weight are for passes with exits; set exits")
@@ -220,6 +226,11 @@ class ObjectiveConfig(_Strict):
         if self.top_k is not None and self.teacher != "cached":
             raise ValueError("top_k says how much of the posteriors is stored, which needs teacher: cached")
         return self
+
+    @property
+    def asks_reference(self) -> bool:
+        """Whether the reference teaches; else it gives its vocabulary, and its weights where the run starts there."""
+        return self.distil_weight > 0 or self.align_weight > 0
 
 
 class OptimConfig(_Strict):
@@ -293,8 +304,9 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.objective.distil_weight > 0 and self.reference is None:
-            raise ValueError("objective.distil_weight is above 0 but there is no reference to learn from")
+        if self.objective.asks_reference and self.reference is None:
+            asked = "distil_weight" if self.objective.distil_weight else "align_weight"
+            raise ValueError(f"objective.{asked} is above 0 but there is no reference to learn from")
         if self.data.posteriors is not None and self.objective.teacher != "cached":
             raise ValueError("data.posteriors is a place for stored posteriors, which needs objective.teacher: cached")
         if self.objective.in_place_weight and self.policy.name != "sandwich":
@@ -306,6 +318,8 @@ class Recipe(_Strict):
             raise ValueError("policy.subsets is 'ladder' but a run from scratch starts from no model that has one")
         if self.policy.subsets == "chosen" and self.objective.exits != "none":
             raise ValueError("objective.exits is for subsets that are known; policy.subsets 'chosen' has none")
+        if self.policy.subsets == "chosen" and self.objective.align_weight:
+            raise ValueError("objective.align_weight is for subsets that are known; policy.subsets 'chosen' has none")
         selector = self.model.selector if isinstance(self.model, ConformerConfig) else None
         if selector and self.init == "scratch" and self.policy.subsets != "chosen":
             raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")

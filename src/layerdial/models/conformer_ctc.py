@@ -56,15 +56,19 @@ class ConformerCTC(Network):
         return list(self.encoder.blocks)
 
     @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
     def side_heads(self) -> Sequence[nn.Module]:
         return [*self.exit_heads, self.norm, self.head] if self.config.exit_heads else []
 
     def forward(
-        self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
+        self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = (), streams: bool = False
     ) -> tuple[Tensor, ...]:
         """Log-mel (B, T, F) -> log-probabilities (B, ceil(T/4), V) in float32, and their valid lengths (B,).
 
-        Exits as in `Network`.
+        Exits and streams as in `Network`.
         """
         lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):
@@ -79,12 +83,12 @@ class ConformerCTC(Network):
             return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN), subset.depth), lengths_B
         after: list[Tensor] = []
         # the list only where it is asked for: it keeps the stream after every block in memory
-        x_BTD = self.encoder(x_BTD, context, subset, after if exits else None)
+        x_BTD = self.encoder(x_BTD, context, subset, after if exits or streams else None)
         if isinstance(subset, Gates) and self.config.exit_heads:
             return self._classify_by_gates(x_BTD, subset.open_N), lengths_B
         depth = self.config.n_blocks if isinstance(subset, Gates) else subset.depth
-        early = [self._classify(after[n - 1], n) for n in exits]
-        return self._classify(x_BTD, depth), lengths_B, *early
+        more = [self._classify(after[n - 1], n) for n in exits] + ([torch.stack(after)] if streams else [])
+        return self._classify(x_BTD, depth), lengths_B, *more
 
     def _classify(self, x_BTD: Tensor, depth: int) -> Tensor:
         """Log-probabilities after `depth` blocks, by the head for that depth where each has its own."""

@@ -38,17 +38,23 @@ class Network(nn.Module):
         return len(self.blocks)
 
     @property
+    def width(self) -> int:
+        """The width D of the stream that goes through the blocks."""
+        raise NotImplementedError
+
+    @property
     def side_heads(self) -> Sequence[nn.Module]:
         """Heads that some depths use and others do not."""
         return ()
 
     def forward(
-        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
+        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = (), streams: bool = False
     ) -> tuple[Tensor, ...]:
         """Inputs as `features` makes them, zero-padded -> log-probabilities (B, T', V) in float32, valid frames (B,).
 
         Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding. Each
-        number n in `exits` adds the log-probabilities after n of the blocks that run.
+        number n in `exits` adds the log-probabilities after n of the blocks that run; `streams` adds, last, what the
+        stream is after each of the K blocks that run (K, B, T', D).
         """
         raise NotImplementedError
 

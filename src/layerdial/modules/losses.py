@@ -78,6 +78,26 @@ def distillation(
     return temperature**2 * (kl_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1.0)
 
 
+def alignment(reference_NBTD: Tensor, student_KBTD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Distance of hidden states: after the student's k-th of K blocks, and after ceil(k N / K) of the reference's N.
+
+    Mean over the student's blocks, the valid frames and the width of the squared difference of layer-normalised
+    states: two less twice their correlation, whatever their scale. (Hidden states as hints: Romero et al. 2015.)
+    """
+    n_blocks, depth = len(reference_NBTD), len(student_KBTD)
+    matching = [math.ceil(k * n_blocks / depth) - 1 for k in range(1, depth + 1)]
+    valid_BT = frame_mask(lengths_B.to(student_KBTD.device, non_blocking=True), student_KBTD.shape[2])
+    total = torch.zeros((), device=student_KBTD.device)
+    for state_BTD, goal_BTD in zip(student_KBTD, (reference_NBTD[i] for i in matching), strict=True):
+        # padding can be anything, and must reach neither the sum nor a gradient
+        state_BTD, goal_BTD = (
+            F.layer_norm(x_BTD.float().masked_fill(~valid_BT.unsqueeze(2), 0.0), x_BTD.shape[-1:])
+            for x_BTD in (state_BTD, goal_BTD)
+        )
+        total = total + ((state_BTD - goal_BTD).square().mean(dim=-1) * valid_BT).sum()
+    return total / (depth * valid_BT.sum().clamp(min=1))
+
+
 def alpha_divergence(teacher_BTV: Tensor, student_BTV: Tensor, lengths_B: Tensor, clip: float = 5.0) -> Tensor:
     """AlphaNet's adaptive divergence (Wang et al., arXiv 2102.07954), mean over valid frames; used by TODM.
 

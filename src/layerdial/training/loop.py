@@ -44,9 +44,9 @@ from layerdial.training.setup import (
 from layerdial.training.step import (
     Heard,
     Teachers,
+    ask_reference,
     loss_terms,
     prepare_inputs,
-    reference_posteriors,
     skip_if_not_finite,
 )
 from layerdial.training.window import Window
@@ -120,7 +120,7 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     network, tokenizer = make_student(recipe, reference)
     check_abilities(recipe, network)
     ladder = starting_ladder(recipe, network.n_blocks)
-    if recipe.objective.distil_weight == 0:
+    if not recipe.objective.asks_reference:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
     folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
     posteriors, began = None, time.perf_counter()
@@ -192,7 +192,7 @@ def _accumulate(run: _Run, batch: Batch, subsets: tuple[Blocks, ...], last: bool
     recipe, distributed = run.recipe, run.student is not run.network
     heard = prepare_inputs(batch, run.network.features, run.accelerator.device, recipe.spec_augment, distributed)
     with run.accelerator.autocast():
-        teachers = Teachers(reference_posteriors(run.reference, batch, heard, recipe.objective))
+        teachers = ask_reference(run.reference, batch, heard, recipe.objective)
     order, taught_BTV = _order_of_passes(run, heard, subsets, distributed)
     share = 1.0 / (len(subsets) * recipe.train.accumulate)
     for i, subset in enumerate(order):

@@ -55,8 +55,24 @@ class Reference:
                 "between networks that hear alike"
             )
 
+    def check_width(self, network: Network) -> None:
+        """`UserError` unless the student's stream is as wide, so that hidden states can be compared."""
+        if (own := self._network.width) != network.width:
+            raise UserError(
+                f"objective.align_weight compares hidden states, but the reference {self.folder} is {own} wide and "
+                f"the student {network.width}; set model.width={own}, or leave align_weight out"
+            )
+
     def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
         """Log-probabilities (B, T', V) in float32."""
-        with torch.no_grad():
-            logp_BTV: Tensor = self._network(inputs, lengths_B, BlockSubset.full(self._network.n_blocks))[0]
-        return logp_BTV
+        return self._pass(inputs, lengths_B)[0]
+
+    def posteriors_and_streams(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and what the stream is after each block (N, B, T', D)."""
+        logp_BTV, _, streams_NBTD = self._pass(inputs, lengths_B, streams=True)
+        return logp_BTV, streams_NBTD
+
+    @torch.no_grad()
+    def _pass(self, inputs: Tensor, lengths_B: Tensor, streams: bool = False) -> tuple[Tensor, ...]:
+        full = BlockSubset.full(self._network.n_blocks)
+        return self._network(inputs, lengths_B, full, streams=streams)  # type: ignore[no-any-return]

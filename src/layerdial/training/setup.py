@@ -99,6 +99,8 @@ def make_student(recipe: Recipe, reference: Reference | None) -> tuple[Network, 
     if reference is not None:
         reference.check_vocabulary(tokenizer)
         reference.check_features(network)
+        if recipe.objective.align_weight:
+            reference.check_width(network)
     return network, tokenizer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from layerdial.config import ObjectiveConfig, SpecAugmentConfig
 from layerdial.data.batching import Batch
 from layerdial.features import Features
-from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
+from layerdial.modules.losses import LossTerms, alignment, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks
 from layerdial.training.augment import mask_samples, spec_augment
 from layerdial.training.reference import Reference
@@ -49,10 +49,14 @@ def prepare_inputs(
 
 @dataclass(frozen=True)
 class Teachers:
-    """Log-probabilities (B, T', V) to learn from: the reference's, and the student's own of all its blocks."""
+    """Log-probabilities (B, T', V) to learn from: the reference's, and the student's own of all its blocks.
+
+    `streams_NBTD`: what the reference's stream is after each block.
+    """
 
     reference_BTV: Tensor | None = None
     in_place_BTV: Tensor | None = None
+    streams_NBTD: Tensor | None = None
 
 
 def loss_terms(
@@ -60,19 +64,21 @@ def loss_terms(
 ) -> LossTerms:
     """The losses of one pass with `subset`: see `ObjectiveConfig`."""
     exits = exit_depths(objective.exits, subset.depth)
-    logp_BTV, _, *early = student(heard.inputs, heard.lengths_B, subset, exits)
+    aligned = teachers.streams_NBTD is not None
+    logp_BTV, _, *more = student(heard.inputs, heard.lengths_B, subset, exits, aligned)
     own = _output_loss(logp_BTV, batch, heard, subset.depth / subset.n_blocks, teachers, objective)
-    if not early:
-        return own
     total, weights = own.total, 1.0
-    for depth, exit_BTV in zip(exits, early, strict=True):
+    for depth, exit_BTV in zip(exits, more[: len(exits)], strict=True):
         weight = objective.exit_weight * (subset.n_blocks / depth) ** objective.exit_power
         terms = _output_loss(exit_BTV, batch, heard, depth / subset.n_blocks, teachers, objective)
         total, weights = total + weight * terms.total, weights + weight
         if objective.exit_distil_weight:
             kl = distillation(logp_BTV.detach(), exit_BTV, heard.frames_B, objective.temperature, objective.blank)
             total = total + weight * objective.exit_distil_weight * kl
-    return replace(own, total=total / weights)
+    total = total / weights
+    if teachers.streams_NBTD is not None:
+        total = total + objective.align_weight * alignment(teachers.streams_NBTD, more[-1], heard.frames_B)
+    return replace(own, total=total)
 
 
 def exit_depths(exits: str, depth: int) -> tuple[int, ...]:
@@ -101,15 +107,17 @@ def _output_loss(
     return LossTerms(total, ctc_loss.detach(), kl.detach(), logp_BTV.detach())
 
 
-def reference_posteriors(
-    reference: Reference | None, batch: Batch, heard: Heard, objective: ObjectiveConfig
-) -> Tensor | None:
-    """The reference's log-probabilities (B, T', V): those that the batch brings, else what `teacher` has it hear."""
+def ask_reference(reference: Reference | None, batch: Batch, heard: Heard, objective: ObjectiveConfig) -> Teachers:
+    """What the reference teaches: the posteriors that the batch brings, else what it makes of what `teacher` says."""
     if batch.posteriors is not None:
-        return batch.posteriors.expand(heard.inputs.device)
+        return Teachers(batch.posteriors.expand(heard.inputs.device))
     if reference is None:
-        return None
-    return reference.posteriors(heard.unmasked if objective.teacher == "clean" else heard.inputs, heard.lengths_B)
+        return Teachers()
+    inputs = heard.unmasked if objective.teacher == "clean" else heard.inputs
+    if not objective.align_weight:
+        return Teachers(reference.posteriors(inputs, heard.lengths_B))
+    logp_BTV, streams_NBTD = reference.posteriors_and_streams(inputs, heard.lengths_B)
+    return Teachers(logp_BTV, streams_NBTD=streams_NBTD)
 
 
 def skip_if_not_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:

@@ -15,13 +15,14 @@ import yaml
 from layerdial.bench import trained
 from layerdial.bench.command import run_command
 from layerdial.bench.jobs import Failure, Job
-from layerdial.bench.plan import choose, jobs_left, plan
+from layerdial.bench.plan import choose, jobs_left, plan, refuse_changed
 from layerdial.bench.rows import forget_rows
 from layerdial.bench.run import alone, remove_fresh
 from layerdial.bench.suite import Suite, load_suite
 from layerdial.bench.trained import Point, Trained, train_entry
 from layerdial.config import Recipe
 from layerdial.errors import UserError
+from layerdial.files import read_json, write_json
 from layerdial.report import read_rows
 from test_bench_jobs import is_running, wait_for
 from tiny import command, equal, sentences, weights, write_corpus
@@ -136,6 +137,23 @@ def test_an_entry_that_changed_is_refused_and_fresh_removes_it_and_what_needs_it
     assert left(suite) == {"dld seed 0", "dld seed 1"}
     remove_fresh(suite, plan(suite), ["reference"])
     assert not (tmp_path / "out/reference").exists() and read_rows(tmp_path / "out/results.jsonl") == []
+
+
+def test_a_model_from_outside_that_was_made_anew_is_noticed(folder: Path, corpus, learnt: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(learnt, teacher)
+    methods = {"ld": {"init": str(teacher), "set": {"tokenizer": None, "model": None}}}
+    suite = load_suite(write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev, methods=methods)))
+    for run, origin in plan(suite).items():
+        write_json(suite.folder(*run) / "asked.json", origin.asked)
+    refuse_changed(suite, plan(suite))
+    shutil.copy(folder / "out/reference/seed-0/model/model.safetensors", teacher)
+    with pytest.raises(UserError, match=r"ld/seed-0 was begun with models from outside\.init '\w+', now '\w+'"):
+        refuse_changed(suite, plan(suite))
+    first = suite.folder("ld", 0) / "asked.json"  # earlier versions did not write it down
+    write_json(first, {key: value for key, value in read_json(first).items() if key != "models from outside"})
+    with pytest.raises(UserError, match="ld/seed-1 was begun"):
+        refuse_changed(suite, plan(suite))
 
 
 def test_a_corpus_that_was_made_anew_is_noticed(folder: Path, corpus, tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def note_process(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+
+
 def wait_until_interrupted(folder: Path) -> None:
     """Work that saves what it has when it is interrupted."""
     try:
@@ -108,6 +112,19 @@ def test_failures_are_told_apart_and_stop_only_what_needs_them(tmp_path: Path) -
     assert failed["after"] == ("left out, it needs death", False)
     assert failed["long after"] == ("left out, it needs after", False)
     assert file.read_text() == "other\n"
+
+
+def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    jobs = [job(tmp_path, "one", note_process, file), job(tmp_path, "two", note_process, file, needs=("one",))]
+
+    def kill(_: Job) -> None:
+        os.kill(int(file.read_text()), signal.SIGKILL)
+        wait_for(lambda: not is_running(int(file.read_text())))
+
+    first: list[int] = []
+    assert not run_jobs(jobs, 1, "test", lambda done: (first.append(int(file.read_text())), kill(done))[0])
+    assert len(set(first)) == 2
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -54,6 +54,14 @@ def test_other_utterances_are_not_compared(tmp_path: Path) -> None:
         change(Results(suite, "test", rows), "dld", "ld", [1])
 
 
+def test_utterances_that_are_missing_are_named(tmp_path: Path) -> None:
+    suite = tiny_suite(tmp_path)
+    rows = [made_up_row(suite, name, 0, 1, [1, 1]) for name in ("ld", "dld")]
+    (suite.out / rows[1]["utterances_file"]).unlink()
+    with pytest.raises(UserError, match=f"{rows[1]['utterances_file']} is missing, the errors of each utterance"):
+        change(Results(suite, "test", rows), "dld", "ld", [1])
+
+
 def test_a_report_has_its_pictures_and_the_bars_that_were_asked_for(tmp_path: Path) -> None:
     suite = tiny_suite(tmp_path, bars=["dld"])
     rows = [

@@ -94,6 +94,11 @@ def test_a_chain_of_another_needs_that_chain_and_has_no_more_rounds(tmp_path: Pa
         ({**CHAIN, "more": {"continues": "ld_long", "rounds": 1}}, "methods.more continues ld_long, a chain itself"),
         ({**CHAIN, "more": {"continues": "ld", "rounds_like": "dld"}}, "rounds_like is 'dld', which is no chain"),
         ({"a/b": {}}, "'a/b' cannot be a name"),
+        ({"a": {"min_gain": 0.1}}, "min_gain is for an entry that continues another"),
+        ({"a": {"depths": []}}, "methods.a.depths: "),
+        ({"a": {"seeds": []}}, "methods.a.seeds: "),
+        ({"a": {"set": {"policy": "none"}}}, "policy: "),
+        ({"a": {"set": {"policy": {"name": "none"}, "objective": "all"}}}, "objective: "),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_suite(tmp_path: Path, methods: dict[str, Any], problem: str) -> None:
@@ -101,6 +106,15 @@ def test_a_mistake_is_one_line_that_names_the_suite(tmp_path: Path, methods: dic
         tiny_suite(tmp_path, methods=methods)
     assert problem in str(raised.value) and "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"suite {tmp_path / 'suite.yaml'}")
+
+
+@pytest.mark.parametrize("key", ["baselines", "bars"])
+def test_what_the_report_compares_has_to_be_there(tmp_path: Path, key: str) -> None:
+    with pytest.raises(
+        UserError, match=f"suite.yaml: {key} has 'bset'; methods are called dld, ld, reference, static$"
+    ):
+        tiny_suite(tmp_path, **{key: ["bset"]})
+    assert tiny_suite(tmp_path).baselines  # what is not said is taken where it is there
 
 
 def test_a_key_that_recipes_get_later_is_no_difference_at_its_default() -> None:

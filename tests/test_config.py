@@ -71,7 +71,7 @@ def test_set_changes_a_key_and_its_value_is_yaml(tmp_path: Path) -> None:
 
 
 def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
-    assert load(tmp_path, "objective.temperature=2").objective.temperature == 2
+    assert load(tmp_path, "objective.exits=all").objective.exits == "all"
     assert load(tmp_path, "model.size=s", model=None).model == ConformerConfig.model_validate({"size": "s"})
 
 
@@ -112,6 +112,16 @@ def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
         (["model.selector=output"], r"model\.selector: .*'input' or 'scores', found 'output'"),
         (["model={size: xs, selector: input, block_norm: true, skip: norm}"], "a selector drops blocks whole"),
         (["objective.distil_weight=1"], "there is no reference to learn from"),
+        (
+            ["reference=a/b", "objective.align_weight=1", "objective.distil_growth=1"],
+            "growth is for the KL from the ref",
+        ),
+        (["objective.temperature=2"], "say how a KL is taken, but there is none; set distil_weight"),
+        (["objective.blank=without_blank"], "say how a KL is taken, but there is none; set distil_weight"),
+        (["optim.schedule=noam", "optim.final_lr_share=0.1"], "final_lr_share is where schedule cosine ends"),
+        (["model.selector_width=8"], "a selector that looks at the input; set selector: input"),
+        (["model.exit_heads=true"], "would never be trained; set objective.exits: all"),
+        (["tokenizer={kind: char, size: 40}"], r"Leave size out, as in tokenizer=\{kind: char\}"),
         (["objective.blank=drop"], r"objective\.blank: .*found 'drop'"),
         (["init=reference"], "there is no reference"),
         (["tokenizer={kind: bpe}"], "kind bpe needs a size"),

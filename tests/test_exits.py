@@ -110,7 +110,7 @@ def test_a_depth_costs_its_own_head_once_and_no_other(block_norm: bool) -> None:
 def test_one_pass_with_exits_has_the_gradient_of_the_weighted_mean_of_all_its_passes(
     key: str, power: float, exit_heads: bool
 ) -> None:
-    """After n of N blocks the weight is that of exits times (N/n)^power; that of the whole pass is 1."""
+    """After n of N blocks the weight is (N/n)^power, for exits times theirs."""
     network, subset = tiny_network(exit_heads=exit_heads).train(), BlockSubset.from_key(key)
     reference_BTV = tiny_network(seed=5)(*noise([61, 40]), FULL)[0].detach()
     teachers, objective = Teachers(reference_BTV), {"distil_weight": 0.7, "distil_growth": 2.0}
@@ -118,7 +118,9 @@ def test_one_pass_with_exits_has_the_gradient_of_the_weighted_mean_of_all_its_pa
     alone = [terms(network, passed, teachers, **objective).total for passed in shorter]
     own = terms(network, subset, teachers, **objective)
     each = [0.3 * (4 / depth) ** power for depth in range(1, subset.depth)]
-    expected = (own.total + sum(weight * total for weight, total in zip(each, alone, strict=True))) / (1 + sum(each))
+    last = (4 / subset.depth) ** power
+    expected = last * own.total + sum(weight * total for weight, total in zip(each, alone, strict=True))
+    expected = expected / (last + sum(each))
     found = terms(network, subset, teachers, **objective, exits="all", exit_weight=0.3, exit_power=power)
     torch.testing.assert_close(found.total, expected)
     assert torch.equal(found.ctc, own.ctc) and torch.equal(found.distil, own.distil)

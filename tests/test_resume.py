@@ -55,6 +55,29 @@ def kill_while_saving(step: int) -> None:
     checkpoints.save_tensors = deadly  # type: ignore[assignment]
 
 
+def kill_in_evaluation(step: int, after: bool = False) -> None:
+    """From now on, this process kills itself when it has made that many steps and evaluates; or right after it."""
+    score, save = loop.dev_scores, checkpoints.save_progress
+
+    def made(run: Path) -> bool:
+        return max(losses(run)) == step
+
+    def deadly_scores(*parts: Any) -> Any:
+        if made(parts[3].out):
+            kill()
+        return score(*parts)
+
+    def deadly_save(folder: Path, progress: checkpoints.Progress) -> None:
+        if progress.step == step:
+            kill()
+        save(folder, progress)
+
+    if after:
+        checkpoints.save_progress = deadly_save
+    else:
+        loop.dev_scores = deadly_scores  # type: ignore[assignment]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
@@ -70,8 +93,15 @@ def uninterrupted(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (0, lambda: kill_at_step(1), 0),
         (0, lambda: kill_while_saving(6), 3),
         (0, lambda: kill_while_saving(3), 0),
+        (0, lambda: kill_in_evaluation(6), 6),
+        (0, lambda: kill_in_evaluation(3), 3),
+        (0, lambda: kill_in_evaluation(6, after=True), 6),
+        (0, lambda: kill_in_evaluation(9), 9),
     ],
-    ids=["in-a-step", "with-workers", "before-the-first-checkpoint", "while-saving", "while-saving-the-first"],
+    ids=[
+        *("in-a-step", "with-workers", "before-the-first-checkpoint", "while-saving", "while-saving-the-first"),
+        *("in-an-evaluation", "in-the-first-evaluation", "after-an-evaluation", "in-the-last-evaluation"),
+    ],
 )
 def test_resumed_equals_uninterrupted(
     corpus, uninterrupted: Path, tmp_path: Path, workers: int, arrange: Callable[[], None], steps_kept: int
@@ -88,7 +118,7 @@ def test_resumed_equals_uninterrupted(
     latest = checkpoints.latest(run / "checkpoints")
     assert steps_kept == (checkpoints.load(latest, *fresh(latest)).step if latest else 0)
     logged_before = losses(run)
-    assert max(logged_before) > steps_kept  # rows that the resumed run must drop and make again
+    assert max(logged_before) >= steps_kept  # rows after it must be dropped and made again
     train(recipe, resume=True)
     rows = read_rows(run / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 10))
@@ -161,20 +191,36 @@ def test_resuming_a_finished_run_keeps_its_ladder(corpus, tmp_path: Path) -> Non
     model = train(recipe)
     (model / "ladder.json").write_text("{}")
     before = weights(model.parent)
-    assert train(recipe, resume=True) == model
-    assert (model / "ladder.json").is_file() and equal(before, weights(model.parent))
+    others = ("train.steps=2", "train.eval_every=2", "train.log_every=2", "train.threads=1")
+    logged_otherwise = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *others)
+    for again in (recipe, logged_otherwise):
+        assert train(again, resume=True) == model
+        assert (model / "ladder.json").is_file() and equal(before, weights(model.parent))
+
+
+def test_a_run_killed_before_its_model_was_written_ends_when_it_is_resumed(corpus, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "train.steps=2", "train.eval_every=2")
+
+    def killed_run() -> None:
+        scoring.save_model = lambda *parts: kill()
+        train(recipe)
+
+    assert in_child(killed_run).code == -signal.SIGKILL
+    assert not (tmp_path / "run/model").exists()
+    train(recipe, resume=True)
+    assert (tmp_path / "run/model/model.safetensors").is_file() and (tmp_path / "run/dev.json").is_file()
 
 
 # ------------------------------------------------------------------------------------------------------- interruption
 
 
-def interrupt_in_step(step: int, again: bool = False) -> None:
-    """From now on, Ctrl-C comes in the middle of that step; again right after it, if asked for."""
+def interrupt_in_step(step: int, again: bool = False, how: signal.Signals = signal.SIGINT) -> None:
+    """From now on, Ctrl-C (or `how`) comes in the middle of that step; again right after it, if asked for."""
     rate, presses = loop.learning_rate, iter([step] * (1 + again))
 
     def interrupting(config: OptimConfig, now: int, steps: int) -> float:  # called for each group of parameters
         if now == step and next(presses, None) is not None:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(how)
         return rate(config, now, steps)
 
     loop.learning_rate = interrupting  # type: ignore[assignment]
@@ -230,17 +276,32 @@ def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:
     assert latest is not None and latest.name == "step-00000003"
 
 
-def test_ctrl_c_is_as_before_once_training_is_over_and_ignored_where_it_was() -> None:
+def test_sigterm_is_an_interrupt_too_also_where_ctrl_c_is_ignored(corpus, uninterrupted: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+
+    def arrange() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupt_in_step(4, how=signal.SIGTERM)
+
+    assert "KeyboardInterrupt" in interrupted(recipe, arrange).err
+    latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name == "step-00000005"
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_as_before_once_training_is_over_and_ignored_where_they_were(number: signal.Signals) -> None:
     for handler in (signal.default_int_handler, signal.SIG_IGN):
-        before = signal.signal(signal.SIGINT, handler)
+        before = signal.signal(number, handler)
         try:
             with interruptions() as came:
                 if handler is signal.SIG_IGN:
-                    signal.raise_signal(signal.SIGINT)
+                    signal.raise_signal(number)
                 assert not came()
-            assert signal.getsignal(signal.SIGINT) is handler
+            assert signal.getsignal(number) is handler
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(number, before)
 
 
 def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(

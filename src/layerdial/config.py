@@ -23,11 +23,13 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Frozen, and without keys that nobody knows."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ConformerConfig(_Strict):
+class ConformerConfig(Strict):
     """The network. `size` names a set of numbers; any of them can be set beside it.
 
     `block_norm` ends every block with a LayerNorm, as the Conformer was published; without it the blocks add to a
@@ -69,6 +71,8 @@ class ConformerConfig(_Strict):
             )
         if self.skip == "norm" and not self.block_norm:
             raise ValueError("skip 'norm' keeps a dropped block's final norm, which needs block_norm: true")
+        if self.selector_width != 32 and self.selector != "input":
+            raise ValueError("selector_width is that of a selector that looks at the input; set selector: input")
         if self.selector and self.skip == "norm":
             raise ValueError("a selector drops blocks whole, but skip 'norm' keeps their norms; leave one of them out")
         if self.kernel % 2 == 0:
@@ -76,7 +80,7 @@ class ConformerConfig(_Strict):
         return self
 
 
-class HuggingFaceConfig(_Strict):
+class HuggingFaceConfig(Strict):
     """A Hugging Face CTC model: WavLM, wav2vec2, HuBERT or Parakeet.
 
     `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
@@ -101,7 +105,7 @@ class HuggingFaceConfig(_Strict):
         return self
 
 
-class TokenizerConfig(_Strict):
+class TokenizerConfig(Strict):
     """`kind` and `size` build one from the training text; `path` takes that of a model folder."""
 
     kind: Literal["word", "char", "bpe"] | None = None
@@ -114,10 +118,15 @@ class TokenizerConfig(_Strict):
             raise ValueError("give either kind (word, char, bpe) or path (a model folder)")
         if self.kind == "bpe" and self.size is None:
             raise ValueError("kind bpe needs a size, for example 256")
+        if self.kind != "bpe" and self.size is not None:
+            raise ValueError(
+                f"size is for kind bpe; {f'kind {self.kind}' if self.kind else 'path'} has the tokens that it finds. "
+                f"Leave size out, as in tokenizer={{{f'kind: {self.kind}' if self.kind else 'path: FOLDER'}}}"
+            )
         return self
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Where the cuts are and how they become batches.
 
     `cache_mb`: memory of each worker for features that later epochs use again; for small corpora.
@@ -135,7 +144,7 @@ class DataConfig(_Strict):
     posteriors: Path | None = None
 
 
-class SpecAugmentConfig(_Strict):
+class SpecAugmentConfig(Strict):
     """SpecAugment (Park et al., arXiv 1904.08779): masked mel bands and stretches of time, filled with the mean.
 
     Widths are in bins and in frames of 10 ms. `freq_masks` is 2 if left out, and 0 for networks that hear samples,
@@ -149,7 +158,7 @@ class SpecAugmentConfig(_Strict):
     time_share: float = Field(default=0.15, ge=0, le=1)
 
 
-class PolicyConfig(_Strict):
+class PolicyConfig(Strict):
     """How the blocks of a step are drawn. `keep_prob` is the chance that a block runs, not that it is dropped.
 
     For uniform_count and sandwich, which draw a depth: `subsets` says which blocks that depth has ("random" if left
@@ -176,7 +185,7 @@ class PolicyConfig(_Strict):
         return self
 
 
-class ObjectiveConfig(_Strict):
+class ObjectiveConfig(Strict):
     """loss = CTC(student, text) + distil_weight * KL(reference || student), see `modules/losses.py`.
 
     `teacher` says what the reference hears: "augmented" (if left out), what the student hears, in every step; "clean",
@@ -187,8 +196,9 @@ class ObjectiveConfig(_Strict):
 
     `exits` adds outputs within a pass, after all blocks that run but the last ("all") or after half of them ("middle",
     intermediate CTC). Each has the losses of the pass's own output, and `exit_distil_weight` times the KL from that
-    output. After n of N blocks all that counts `exit_weight` (N/n)^`exit_power` times, so that a power above 0 favours
-    the shallow ones; the total is divided by the sum of these weights, so that gradients keep their size.
+    output. All that an output after n of N blocks has counts (N/n)^`exit_power` times, so that a power above 0 favours
+    the shallow ones, and that of an exit `exit_weight` times besides; the total is divided by the sum of these weights,
+    so that gradients keep their size.
 
     With the sandwich, `in_place_weight` adds to the other passes the divergence from the step's full-depth posteriors:
     "kl", or "alpha", AlphaNet's (arXiv 2102.07954). `in_place_ctc` is the weight of their CTC loss, 0 in TODM.
@@ -219,6 +229,13 @@ class ObjectiveConfig(_Strict):
             raise ValueError(
                 "align_weight needs the reference in every step, for hidden states are not stored; set teacher: clean"
             )
+        if self.distil_growth and not self.distil_weight:
+            raise ValueError("distil_growth is for the KL from the reference; set distil_weight")
+        kl = (
+            self.distil_weight or self.exit_distil_weight or (self.in_place_weight and self.in_place_divergence == "kl")
+        )
+        if not kl and (self.temperature != 1.0 or self.blank != "keep"):
+            raise ValueError("temperature and blank say how a KL is taken, but there is none; set distil_weight")
         if self.exits == "none" and (self.exit_weight != 1.0 or self.exit_power or self.exit_distil_weight):
             raise ValueError("exit_weight, exit_power and exit_distil_weight are for passes with exits; set exits")
         if not self.in_place_weight and (self.in_place_divergence != "kl" or self.in_place_ctc != 1.0):
@@ -233,7 +250,7 @@ class ObjectiveConfig(_Strict):
         return self.distil_weight > 0 or self.align_weight > 0
 
 
-class OptimConfig(_Strict):
+class OptimConfig(Strict):
     """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at `final_lr_share` of `lr`.
 
     `head_lr` is the peak for the last layer, `lr` if left out: a new head on a pre-trained encoder wants more.
@@ -248,8 +265,14 @@ class OptimConfig(_Strict):
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = Field(default=1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule == "noam" and self.final_lr_share != 0.01:
+            raise ValueError("final_lr_share is where schedule cosine ends; noam has no end")
+        return self
 
-class TrainConfig(_Strict):
+
+class TrainConfig(Strict):
     """Length, precision, evaluation and checkpoints of a run. A step is one update of the weights.
 
     `threads` is for CPUs (default: torch's, all cores). Small networks gain little from a second thread, and on a
@@ -283,7 +306,7 @@ ModelConfig = Annotated[
 ]
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A training run. `reference` is a model folder; `init` is "scratch", "reference" or a model folder.
 
     Both folders can be Hugging Face CTC models, also by their hub id.
@@ -323,6 +346,9 @@ class Recipe(_Strict):
         selector = self.model.selector if isinstance(self.model, ConformerConfig) else None
         if selector and self.init == "scratch" and self.policy.subsets != "chosen":
             raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")
+        heads = isinstance(self.model, ConformerConfig) and self.model.exit_heads
+        if heads and self.policy.name == "none" and self.objective.exits == "none":
+            raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits: all")
         if self.init == "reference" and self.reference is None:
             raise ValueError("init is 'reference' but there is no reference")
         if self.model is None and self.init == "scratch" and self.reference is None:

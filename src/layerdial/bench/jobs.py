@@ -182,6 +182,7 @@ class _Pool:
         return len(self.running) >= self._size
 
     def start(self, job: Job) -> None:
+        self._workers = [worker for worker in self._workers if worker.job is not None or worker.is_there]
         worker = next((worker for worker in self._workers if worker.job is None), None)
         if worker is None:
             worker = _Worker(self._context, self._threads)
@@ -220,9 +221,15 @@ class _Worker:
         self._process.start()
         theirs.close()  # so that its end is seen here
 
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has killed it, which is not noticed while it has nothing to do."""
+        return bool(self._process.is_alive())
+
     def give(self, job: Job) -> None:
         self.job = job
-        self.pipe.send(job)
+        with suppress(OSError):  # killed this very moment: its pipe says so when it is waited for
+            self.pipe.send(job)
 
     def take(self) -> tuple[Job, Failure | None]:
         """The job that ended, and how."""

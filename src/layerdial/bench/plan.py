@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,19 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
         for unimportant in keys:
             key[part].pop(unimportant, None)
     own = {str(suite.model(other, seed)): f"the model of {other}" for other in suite.needs(name)}
-    for part in {"reference", "init"} & key.keys():
-        key[part] = own.get(key[part], key[part])
-    asked = {"recipe": key, "training data": contents(recipe.data.train), "dev data": contents(recipe.data.dev)}
+    starts = {part: key[part] for part in ("reference", "init") if part in key}
+    key |= {part: own.get(path, path) for part, path in starts.items()}
+    asked: dict[str, Any] = {
+        "recipe": key,
+        "training data": contents(recipe.data.train),
+        "dev data": contents(recipe.data.dev),
+    }
     if entry.continues is not None:
         chain = "continues", "rounds", "rounds_like", "min_gain"
         asked |= {part: getattr(entry, part) for part in chain} | {"metric": suite.metric}
+    if not brief:
+        outside = {part: Path(path) for part, path in starts.items() if path and path not in own}
+        asked["models from outside"] = {part: _weights(path) for part, path in outside.items() if path.is_dir()}
     return asked
 
 
@@ -137,15 +145,29 @@ def _title(name: str, seed: int) -> str:
     return f"{name} seed {seed}"
 
 
+def _weights(folder: Path) -> str:
+    """The fingerprint of a model's weights: one that was made anew under the same name is noticed."""
+    from layerdial.models.checkpoint import fingerprint
+
+    return fingerprint(folder)
+
+
 def contents(manifest: Path) -> str:
     """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
     try:
-        with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()[:16]
+        found = manifest.stat()
+        return _hash(manifest, found.st_mtime_ns, found.st_size)
     except FileNotFoundError:
         raise UserError(f"{manifest} does not exist; `layerdial prepare` writes manifests") from None
     except (OSError, EOFError) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
+
+
+@cache
+def _hash(manifest: Path, changed: int, size: int) -> str:
+    """Every run of a suite asks for the same few files."""
+    with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def code_version() -> str:

@@ -13,9 +13,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from layerdial.config import RECIPE_VERSION, ConformerConfig, Recipe, parse, read_yaml, set_key
+from layerdial.config import RECIPE_VERSION, ConformerConfig, Recipe, Strict, parse, read_yaml, set_key
 from layerdial.errors import UserError
 
 SUITE_VERSION = 1
@@ -25,11 +25,7 @@ _ROUND_SEEDS = 1000  # between the seeds of a chain's rounds, so that those of a
 Run = tuple[str, int]  # an entry and a seed
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Method(_Strict):
+class Method(Strict):
     """One entry of a suite: what it changes in the common recipe, and the entries whose models it needs.
 
     `method` labels its rows and its line (default: the entry's name; static models of several depths share one).
@@ -42,7 +38,7 @@ class Method(_Strict):
     """
 
     method: str | None = None
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default={})
     reference: str | None = None
     init: str | None = None
     continues: str | None = None
@@ -50,8 +46,8 @@ class Method(_Strict):
     rounds_like: str | None = None
     min_gain: float = Field(default=0.01, ge=0, lt=1)
     select: Selection | None = None
-    seeds: tuple[int, ...] | None = None
-    depths: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    depths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -59,6 +55,8 @@ class Method(_Strict):
             for name in ("rounds", "rounds_like"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is for an entry that continues another")
+            if self.min_gain != 0.01:
+                raise ValueError("min_gain is for an entry that continues another")
         elif (self.rounds is None) == (self.rounds_like is None):
             raise ValueError("continues needs either rounds, for example 4, or rounds_like, the name of a chain")
         elif self.init is not None:
@@ -66,7 +64,7 @@ class Method(_Strict):
         return self
 
 
-class Suite(_Strict):
+class Suite(Strict):
     """Methods by seeds on one corpus, as the file says."""
 
     suite: Literal[1]
@@ -139,7 +137,8 @@ class Suite(_Strict):
             if (select := self.methods[link].select) is not None:
                 return select
         data = self._changed(name)
-        policy, objective = data.get("policy") or {}, data.get("objective") or {}
+        # what is no table of keys is no recipe, and is refused as one
+        policy, objective = (part if isinstance(part := data.get(key), dict) else {} for key in ("policy", "objective"))
         if policy.get("name") != "none":
             return "search"
         return "prefix" if objective.get("exits") == "all" else "full"
@@ -191,7 +190,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite and check all of it: every recipe, who needs whom, seeds and depths."""
     data = read_yaml(path, "suite", SUITE_VERSION, "benchmarks/suites/smoke.yaml", overrides)
     suite = parse(Suite, data, f"suite {path}")
-    for check in (_check_names, _check_references, _check_runs, _check_labels):
+    for check in (_check_names, _check_references, _check_runs, _check_labels, _check_report):
         try:
             check(suite)
         except UserError as error:
@@ -266,3 +265,12 @@ def _check_labels(suite: Suite) -> None:
                     f"suite {suite.name}: methods.{name} and methods.{other} are both called {suite.label(name)} "
                     f"at depth {depth}; give one of them another method"
                 )
+
+
+def _check_report(suite: Suite) -> None:
+    """What the report is asked to compare is there."""
+    labels = dict.fromkeys(suite.label(name) for name in suite.methods)
+    for key in {"baselines", "bars"} & suite.model_fields_set:
+        for name in getattr(suite, key):
+            if name not in labels:
+                raise UserError(f"suite {suite.name}: {key} has {name!r}; methods are called {', '.join(labels)}")

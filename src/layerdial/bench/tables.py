@@ -162,5 +162,10 @@ def _summed(results: Results, rows: Sequence[Row]) -> dict[str, tuple[int, int]]
 
 @cache
 def _utterances(file: Path, metric: str) -> Mapping[str, tuple[int, int]]:
+    if not file.is_file():
+        raise UserError(
+            f"{file} is missing, the errors of each utterance, of which intervals are made; bring it back, or test "
+            "again with --fresh"
+        )
     keys = ("errors", "words") if metric == "wer" else ("char_errors", "chars")
     return {row["id"]: (row[keys[0]], row[keys[1]]) for row in read_rows(file)}

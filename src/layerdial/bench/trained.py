@@ -70,8 +70,8 @@ def train_entry(suite: Suite, name: str, seed: int, commit: str = "") -> Trained
             done = _train_chain(suite, name, seed)
         done = replace(done, commit=commit)
         done.save(folder)
-        for checkpoints in (*folder.glob("checkpoints"), *folder.glob("round-*/checkpoints")):
-            shutil.rmtree(checkpoints, ignore_errors=True)
+    for checkpoints in (*folder.glob("checkpoints"), *folder.glob("round-*/checkpoints")):
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return done
 
 

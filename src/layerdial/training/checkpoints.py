@@ -43,6 +43,11 @@ def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, pro
         write_json(temporary / "state.json", asdict(progress))
 
 
+def save_progress(folder: Path, progress: Progress) -> None:
+    """Write what is known by now into the checkpoint of this step: its dev score."""
+    write_json(folder / _name(progress.step) / "state.json", asdict(progress))
+
+
 def prune(folder: Path, progress: Progress, keep_best: int) -> None:
     """Keep the newest checkpoint whole and the weights of the best; forget the rest, and what a kill left half done."""
     best = best_steps(progress, keep_best)

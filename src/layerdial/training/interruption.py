@@ -1,4 +1,4 @@
-"""Ctrl-C in a training run: the step that is being made is finished first."""
+"""Ctrl-C or SIGTERM in a training run: the step that is being made is finished first."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from types import FrameType
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether an interrupt came. A second one stops at once, as interrupts always do.
+    """Yield a function that says whether SIGINT or SIGTERM came. A second one does at once what it always does.
 
-    In a thread that is not the main one, where signals never come, and where interrupts are ignored, as a shell has it
-    for what runs in the background, it always says no.
+    In a thread that is not the main one signals never come. One that is ignored stays so, as a shell has SIGINT for
+    what runs in the background.
     """
     came = False
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
+    def restore() -> None:
+        for number in noted:
+            signal.signal(number, before[number])
+
+    here = threading.current_thread() is threading.main_thread()
+    noted = [number for number, handler in before.items() if here and handler not in (signal.SIG_IGN, None)]
+    for number in noted:
+        signal.signal(number, note)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

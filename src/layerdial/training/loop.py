@@ -83,32 +83,46 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
         return run.folder.model  # and its ladder stays
     shown = progress(f"train {recipe.out.name}", steps, run.progress.step)
     with shown if run.accelerator.is_main_process else nullcontext(_show_nothing) as update:
+        if _is_evaluated_here(run) and run.progress.step not in run.progress.scores:
+            _evaluate_and_save(run, update)  # an interrupted evaluation
         if run.progress.step < steps:
-            batches = training_batches(
-                recipe.data,
-                run.tokenizer,
-                run.network.features,
-                recipe.train.seed,
-                run.progress.position,
-                run.accelerator.process_index,
-                run.accelerator.num_processes,
-                run.posteriors,
-            )
-            run.student.train()
-            run.window = Window()
-            # processes of a distributed run would stop at different steps; theirs is the launcher's way to stop
-            alone = run.accelerator.num_processes == 1
-            with interruptions() if alone else nullcontext(lambda: False) as interrupted:
-                while run.progress.step < steps:
-                    _update_weights(run, batches)
-                    _log_when_due(run, update)
-                    if run.progress.step % recipe.train.eval_every == 0 or run.progress.step == steps:
-                        _evaluate_and_save(run, update)
-                    elif interrupted():
-                        _save_where_it_stopped(run)
-                    if interrupted():
-                        raise KeyboardInterrupt
+            _make_updates(run, update)
     return _finish(run)
+
+
+def _make_updates(run: _Run, update: Update) -> None:
+    """All updates that are left, each evaluated and saved where it is due."""
+    recipe = run.recipe
+    batches = training_batches(
+        recipe.data,
+        run.tokenizer,
+        run.network.features,
+        recipe.train.seed,
+        run.progress.position,
+        run.accelerator.process_index,
+        run.accelerator.num_processes,
+        run.posteriors,
+    )
+    run.student.train()
+    run.window = Window()
+    # processes of a distributed run would stop at different steps; theirs is the launcher's way to stop
+    alone = run.accelerator.num_processes == 1
+    with interruptions() if alone else nullcontext(lambda: False) as interrupted:
+        while run.progress.step < recipe.train.steps:
+            _update_weights(run, batches)
+            _log_when_due(run, update)
+            if _is_evaluated_here(run):
+                _evaluate_and_save(run, update)
+            elif interrupted():
+                _save_where_it_stopped(run)
+            if interrupted():
+                raise KeyboardInterrupt
+
+
+def _is_evaluated_here(run: _Run) -> bool:
+    """Whether dev is due after the updates made so far."""
+    step, settings = run.progress.step, run.recipe.train
+    return step > 0 and (step % settings.eval_every == 0 or step == settings.steps)
 
 
 def _prepare(recipe: Recipe, resume: bool) -> _Run:
@@ -134,7 +148,7 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     if resume and folder.latest is not None:
         state = checkpoints.load(folder.latest, network, optimizer)
     accelerator.wait_for_everyone()  # until every rank has looked whether there is a run already
-    folder.begin(recipe, state.step)
+    folder.begin(recipe, state.step, state.step in state.scores)
     expect_unused_parts(accelerator, recipe, network)
     student, optimizer = accelerator.prepare(network, optimizer)
     # accelerate would have every call of the network in half precision, dev scores too; training asks for it by itself
@@ -173,9 +187,11 @@ def _update_weights(run: _Run, batches: Iterator[Batch]) -> None:
         state.audio_seconds += batch.audio_seconds * accelerator.num_processes
         run.window.audio_seconds += batch.audio_seconds * accelerator.num_processes
     parameters = [parameter for parameter in run.student.parameters() if parameter.requires_grad]
-    run.window.norm = accelerator.clip_grad_norm_(parameters, recipe.optim.clip)
-    if accelerator.scaler is None and run.window.norm is not None:  # fp16's scaler skips such updates itself
-        skip_if_not_finite(_plain(run.optimizer), run.window.norm)
+    norm = accelerator.clip_grad_norm_(parameters, recipe.optim.clip)
+    if norm is not None:
+        run.window.add_norm(norm)
+        if accelerator.scaler is None:  # fp16's scaler skips such updates itself
+            skip_if_not_finite(_plain(run.optimizer), norm)
     for group in run.optimizer.param_groups:
         group["lr"] = group["lr_scale"] * learning_rate(recipe.optim, state.step, recipe.train.steps)
     run.optimizer.step()
@@ -251,7 +267,7 @@ def _next_batch(run: _Run, batches: Iterator[Batch]) -> Batch:
 def _log_when_due(run: _Run, update: Update) -> None:
     """Read the losses off the device: at every log line, and on a CPU, where it costs nothing, at every step."""
     step, settings = run.progress.step, run.recipe.train
-    due = step % settings.log_every == 0 or step % settings.eval_every == 0 or step == settings.steps
+    due = step % settings.log_every == 0 or _is_evaluated_here(run)
     if not due and run.accelerator.device.type != "cpu":
         return
     _stop_if_not_finite(run)
@@ -291,14 +307,19 @@ def _stop_if_not_finite(run: _Run) -> None:
 
 
 def _evaluate_and_save(run: _Run, update: Update) -> None:
-    """Dev error at full and low depth, then a checkpoint; the other ranks wait."""
+    """A checkpoint, then dev error at full and low depth; the other ranks wait.
+
+    In this order, because an evaluation can take long, and a kill in it must not cost the updates before.
+    """
     began = time.perf_counter()
     state = run.progress
     if run.accelerator.is_main_process:
+        _save(run)
         row, state.scores[state.step] = dev_scores(run.network, run.tokenizer, run.dev, run.recipe, run.ladder)
         run.folder.log({"step": state.step, "train_seconds": state.train_seconds, **row})
         update(state.step, "  ".join(f"{k.removeprefix('dev_')} {v:.1%}" for k, v in row.items() if "er_at" in k))
-        _save(run)
+        checkpoints.save_progress(run.folder.checkpoints, state)
+        checkpoints.prune(run.folder.checkpoints, state, run.recipe.train.average_best)
     run.accelerator.wait_for_everyone()
     run.student.train()
     run.window.began += time.perf_counter() - began

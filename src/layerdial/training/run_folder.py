@@ -52,27 +52,24 @@ class RunFolder:
                 "begin anew with --set out=ELSEWHERE"
             )
         before, now = _with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
-        # how a run is logged and fed may change, what it computes may not
-        free = {("train", key) for key in ("log_every", "average_best", "threads")} | {
-            ("data", "workers"),
-            ("data", "cache_mb"),
-            ("data", "posteriors"),
-        }
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
                 old = before.get(key) if part is None else (before.get(key) or {}).get(part)
                 new = value if part is None else value[part]
-                if old != new and (key, part) not in free:
+                if old != new and (key, part) not in _FREE:
                     name = key if part is None else f"{key}.{part}"
                     raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
 
-    def begin(self, recipe: Recipe, step: int) -> None:
-        """Say what made this run, and drop what a killed run logged after `step`, since those steps come again."""
+    def begin(self, recipe: Recipe, step: int, evaluated: bool) -> None:
+        """Say what made this run, and drop what a killed run logged after `step`, since those steps come again.
+
+        So does the evaluation of that step, unless it has been `evaluated`.
+        """
         if not self.writes:
             return
         write_json(self.path / "meta.json", {**_meta(recipe), "reference_weights": self._reference_weights})
         if self._metrics.is_file():
-            rows = [row for row in read_rows(self._metrics) if row["step"] <= step]
+            rows = [row for row in read_rows(self._metrics) if row["step"] < step + (evaluated or "loss" in row)]
             write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def note_rejected(self, problems: Iterable[Rejected]) -> None:
@@ -101,11 +98,21 @@ class RunFolder:
     def is_finished(self, recipe: Recipe) -> bool:
         """Whether the final model is there, made as `recipe` says."""
         meta = self.model / "meta.json"
-        return meta.is_file() and read_json(meta)["recipe"]["train"] == recipe.model_dump(mode="json")["train"]
+        if not meta.is_file():
+            return False
+        before, now = _with_defaults(read_json(meta)["recipe"])["train"], recipe.model_dump(mode="json")["train"]
+        decides = [key for key in now if ("train", key) not in _FREE or key == "average_best"]
+        return all(key in before and before[key] == now[key] for key in decides)
 
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+# how a run is logged, fed and averaged may change, what it computes may not
+_FREE = {("train", key) for key in ("log_every", "average_best", "threads")} | {
+    ("data", key) for key in ("workers", "cache_mb", "posteriors")
+}
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:

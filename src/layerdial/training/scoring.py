@@ -73,8 +73,8 @@ def write_final_model(
     }
     own = own_subsets(network, recipe, ladder)  # where there is one of each depth, nothing is left to search
     trained_ladder = _ladder_of(own, TorchRecognizer(network, tokenizer), dev) if own else None
-    save_model(folder.model, network, tokenizer, meta, trained_ladder)
     write_json(folder.path / "dev.json", row)
+    save_model(folder.model, network, tokenizer, meta, trained_ladder)  # last: a run that has it is finished
 
 
 def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list[BlockSubset] | None:

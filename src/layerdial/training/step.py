@@ -67,7 +67,8 @@ def loss_terms(
     aligned = teachers.streams_NBTD is not None
     logp_BTV, _, *more = student(heard.inputs, heard.lengths_B, subset, exits, aligned)
     own = _output_loss(logp_BTV, batch, heard, subset.depth / subset.n_blocks, teachers, objective)
-    total, weights = own.total, 1.0
+    weights = (subset.n_blocks / subset.depth) ** objective.exit_power
+    total = weights * own.total
     for depth, exit_BTV in zip(exits, more[: len(exits)], strict=True):
         weight = objective.exit_weight * (subset.n_blocks / depth) ** objective.exit_power
         terms = _output_loss(exit_BTV, batch, heard, depth / subset.n_blocks, teachers, objective)
@@ -117,7 +118,7 @@ def ask_reference(reference: Reference | None, batch: Batch, heard: Heard, objec
     if not objective.align_weight:
         return Teachers(reference.posteriors(inputs, heard.lengths_B))
     logp_BTV, streams_NBTD = reference.posteriors_and_streams(inputs, heard.lengths_B)
-    return Teachers(logp_BTV, streams_NBTD=streams_NBTD)
+    return Teachers(logp_BTV if objective.distil_weight else None, streams_NBTD=streams_NBTD)
 
 
 def skip_if_not_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:

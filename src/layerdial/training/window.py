@@ -25,11 +25,12 @@ class Window:
 
     audio_seconds: float = 0.0
     waited: float = 0.0
-    norm: Tensor | None = None
     began: float = field(default_factory=time.perf_counter)
     _batches: list[NotFinite] = field(default_factory=list)
     _losses: list[Tensor] = field(default_factory=list)
     _depths: list[int] = field(default_factory=list)
+    _norms: list[Tensor] = field(default_factory=list)
+    _last_passes: list[NotFinite] = field(default_factory=list)  # of the updates that the norms are of
 
     def add(self, step: int, ids: tuple[str, ...], depth: int, terms: LossTerms) -> None:
         """Remember a forward pass, without a synchronisation."""
@@ -37,14 +38,22 @@ class Window:
         self._losses.append(torch.stack([terms.total.detach(), terms.ctc, terms.distil]))
         self._depths.append(depth)
 
+    def add_norm(self, norm: Tensor) -> None:
+        """Remember the norm of the gradient that the passes since the last one made, without a synchronisation."""
+        self._norms.append(norm)
+        self._last_passes.append(self._batches[-1])
+
     def not_finite(self) -> list[NotFinite]:
         """The passes whose loss is not finite. Waits for the device."""
         bad = (~torch.stack(self._losses).isfinite()).any(dim=1)
         return [batch for batch, is_bad in zip(self._batches, bad.tolist(), strict=True) if is_bad]
 
     def gradient_not_finite(self) -> list[NotFinite]:
-        """The last pass, if the gradient that it was part of is not finite though its loss is. Waits for the device."""
-        return self._batches[-1:] if self.norm is not None and not bool(self.norm.isfinite()) else []
+        """The last pass of each update whose gradient is not finite, though its loss may be. Waits for the device."""
+        if not self._norms:
+            return []
+        bad = (~torch.stack(self._norms).isfinite()).tolist()
+        return [batch for batch, is_bad in zip(self._last_passes, bad, strict=True) if is_bad]
 
     def __len__(self) -> int:
         """How many forward passes there were."""
@@ -62,7 +71,7 @@ class Window:
         """What a log line says besides the losses. Waits for the device."""
         seconds = self.seconds()
         return {
-            "gradient_norm": float(self.norm) if self.norm is not None else None,
+            "gradient_norm": float(self._norms[-1]) if self._norms else None,
             "depth": sum(self._depths) / len(self._depths),
             "audio_seconds_per_second": self.audio_seconds / seconds,
             "share_waiting_for_data": self.waited / seconds,

@@ -9,16 +9,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layerdial.errors import UserError
 from layerdial.metrics import Change, paired_change
-from layerdial.picture import draw_sweep
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Row", "append_row", "compare", "compare_table", "draw_sweep", "latest_rows", "read_rows", "sweep_table"]
+__all__ = [
+    *("Counts", "Row", "append_row", "change_of", "compare", "compare_table", "draw_sweep", "latest_rows", "read_rows"),
+    *("sweep_table", "utterance_counts"),
+]
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
 
@@ -206,9 +208,10 @@ def compare(
         base = baselines.get(_comparable(row))
         if base is None or row.get("method") == baseline_method:
             continue
-        pair = _utterances(base, folder), _utterances(row, folder)
-        if pair[0] and pair[1]:
-            found.append((base, row, _change(*pair, samples)))
+        files = [row.get("utterances_file") for row in (base, row)]
+        before, after = (utterance_counts(folder / file) if file else {} for file in files)
+        if before and after:
+            found.append((base, row, change_of(before, after, samples)))
     return found
 
 
@@ -216,13 +219,17 @@ def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["depth"], row.get("select"), row.get("cuts")
 
 
-def _utterances(row: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, int]]:
-    """Errors and words by utterance id; empty where the row has no utterance file."""
-    name = row.get("utterances_file")
-    return {u["id"]: (u["errors"], u["words"]) for u in read_rows(folder / name)} if name else {}
+Counts = Mapping[str, tuple[int, int]]  # errors and words, or characters, by utterance id
 
 
-def _change(base: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]], samples: int) -> Change:
+def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:
+    """What a file of utterances counts: errors and words, or for "cer" errors and characters."""
+    errors, units = ("errors", "words") if metric == "wer" else ("char_errors", "chars")
+    return {row["id"]: (row[errors], row[units]) for row in read_rows(file)}
+
+
+def change_of(base: Counts, other: Counts, samples: int = 1000) -> Change:
+    """The paired change of the same utterances' errors; `UserError` names one that is only on one side."""
     if base.keys() != other.keys():
         odd = sorted(base.keys() ^ other.keys())[0]
         raise UserError(f"a paired comparison needs the same utterances on both sides, but {odd} is only on one")

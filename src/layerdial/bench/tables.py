@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from layerdial.bench.suite import Suite
+from layerdial.bench.suite import Metric, Suite
 from layerdial.errors import UserError
-from layerdial.metrics import Change, paired_change
-from layerdial.report import Row, read_rows
+from layerdial.metrics import Change
+from layerdial.report import Counts, Row, change_of, utterance_counts
 
 RATES = {"wer": "word error rate", "cer": "character error rate"}
 
@@ -143,29 +143,25 @@ def change(results: Results, method: str, baseline: str, depths: Sequence[int]) 
         raise UserError(
             f"{method} and {baseline} were tested on other utterances of {results.test}; remove one with --fresh"
         )
-    ids = sorted(before)
-    errors_a, errors_b = [before[i][0] for i in ids], [after[i][0] for i in ids]
-    return paired_change(errors_a, [before[i][1] for i in ids], errors_b), len(seeds)
+    return change_of(before, after), len(seeds)
 
 
 def _summed(results: Results, rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
     """Errors and words (or characters) of each utterance, summed over rows."""
     total: dict[str, tuple[int, int]] = {}
     for row in rows:
-        for id, (errors, words) in _utterances(
-            results.suite.out / row["utterances_file"], results.suite.metric
-        ).items():
+        counts = _utterances(results.suite.out / row["utterances_file"], results.suite.metric)
+        for id, (errors, words) in counts.items():
             before = total.get(id, (0, 0))
             total[id] = before[0] + errors, before[1] + words
     return total
 
 
 @cache
-def _utterances(file: Path, metric: str) -> Mapping[str, tuple[int, int]]:
+def _utterances(file: Path, metric: Metric) -> Counts:
     if not file.is_file():
         raise UserError(
             f"{file} is missing, the errors of each utterance, of which intervals are made; bring it back, or test "
             "again with --fresh"
         )
-    keys = ("errors", "words") if metric == "wer" else ("char_errors", "chars")
-    return {row["id"]: (row[keys[0]], row[keys[1]]) for row in read_rows(file)}
+    return utterance_counts(file, metric)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from layerdial.errors import UserError
-from layerdial.report import append_row, compare, compare_table, draw_sweep, latest_rows, read_rows, sweep_table
+from layerdial.picture import draw_sweep
+from layerdial.report import append_row, compare, compare_table, latest_rows, read_rows, sweep_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -17,11 +17,8 @@ from layerdial.metrics import Change, paired_change
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = [
-    *("Counts", "Row", "append_row", "change_of", "compare", "compare_table", "draw_sweep", "latest_rows", "read_rows"),
-    *("sweep_table", "utterance_counts"),
-]
 Row = dict[str, Any]
+Counts = Mapping[str, tuple[int, int]]  # errors and words, or characters, by utterance id
 _log = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------------------------------------------------- rows
@@ -217,9 +214,6 @@ def compare(
 
 def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["depth"], row.get("select"), row.get("cuts")
-
-
-Counts = Mapping[str, tuple[int, int]]  # errors and words, or characters, by utterance id
 
 
 def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:

@@ -19,7 +19,8 @@ from layerdial.features import SAMPLE_RATE, fbank
 from layerdial.files import write_text
 from layerdial.ladder import Ladder, blocks_at
 from layerdial.metrics import bootstrap_interval
-from layerdial.report import Row, append_row, draw_sweep, latest_rows, read_rows
+from layerdial.picture import draw_sweep
+from layerdial.report import Row, append_row, latest_rows, read_rows
 from layerdial.subset import Blocks, BlockSubset, check_depth
 
 SELECTION_RULES = ("ladder", "prefix", "even", "random", "chosen")

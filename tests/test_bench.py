@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import yaml
 from layerdial.bench import trained
 from layerdial.bench.command import run_command
 from layerdial.bench.jobs import Failure, Job
-from layerdial.bench.plan import choose, jobs_left, plan, refuse_changed
+from layerdial.bench.plan import choose, code_version, jobs_left, plan, refuse_changed
 from layerdial.bench.rows import forget_rows
 from layerdial.bench.run import alone, remove_fresh
 from layerdial.bench.suite import Suite, load_suite
@@ -154,6 +156,26 @@ def test_a_model_from_outside_that_was_made_anew_is_noticed(folder: Path, corpus
     write_json(first, {key: value for key, value in read_json(first).items() if key != "models from outside"})
     with pytest.raises(UserError, match="ld/seed-1 was begun"):
         refuse_changed(suite, plan(suite))
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")
+def test_a_changed_package_is_dirty_and_changed_results_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = package, results = tmp_path / "src/layerdial/__init__.py", tmp_path / "benchmarks/results.jsonl"
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr("layerdial.__file__", str(package))
+    commit = code_version()
+    assert re.fullmatch("[0-9a-f]{12}", commit)
+    results.write_text("{}\n")
+    assert code_version() == commit
+    package.write_text("changed = 1\n")
+    assert code_version() == f"{commit}-dirty"
 
 
 def test_a_corpus_that_was_made_anew_is_noticed(folder: Path, corpus, tmp_path: Path) -> None:

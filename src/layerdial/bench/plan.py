@@ -171,7 +171,10 @@ def _hash(manifest: Path, changed: int, size: int) -> str:
 
 
 def code_version() -> str:
-    """The commit of the checkout that the package runs from, with -dirty if files were changed; else its version."""
+    """The commit of the checkout that the package runs from, with -dirty if its files were changed; else its version.
+
+    Other files do not count: suites and recipes are in what a run was asked for, and results are written by runs.
+    """
     folder = Path(layerdial.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -180,6 +183,6 @@ def code_version() -> str:
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # installed below somebody else's checkout, it is not in it
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return layerdial.__version__

@@ -220,7 +220,11 @@ def test_pruned_at_a_depth_it_is_a_plain_model_with_the_head_of_that_depth(
     assert torch.equal(pruned(*batch, BlockSubset.full(depth))[0], network(*batch, subset)[0])
 
 
-@NORMS
+@pytest.mark.parametrize(
+    "block_norm",
+    [False, pytest.param(True, marks=pytest.mark.slow)],  # each traces another model, which takes seconds
+    ids=["", "block_norm"],
+)
 def test_the_exported_graph_has_the_head_of_every_depth(tmp_path: Path, block_norm: bool) -> None:
     network, batch = stored(tmp_path / "model", n_blocks=2, exit_heads=True, block_norm=block_norm), noise([61, 40])
     export_model(tmp_path / "model", tmp_path / "edge")

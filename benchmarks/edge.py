@@ -257,7 +257,7 @@ def whisper(options: argparse.Namespace) -> dict[str, Any]:
     audio = options.out / "audio.npz"
     spoken = [(samples, text) for cuts in options.test for samples, text in utterances(cuts)]
     arrays = {f"a{i}": samples for i, (samples, _) in enumerate(spoken)}
-    np.savez(audio, allow_pickle=False, ten_seconds=real_speech(options.test, SECONDS), **arrays)
+    np.savez(audio, **{"ten_seconds": real_speech(options.test, SECONDS), **arrays})  # type: ignore[arg-type]
     script = Path(__file__).with_name("edge_whisper.py")
     words = [options.whisper_python, str(script), str(audio)]
     answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])

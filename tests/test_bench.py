@@ -156,6 +156,20 @@ def test_a_model_from_outside_that_was_made_anew_is_noticed(folder: Path, corpus
     write_json(first, {key: value for key, value in read_json(first).items() if key != "models from outside"})
     with pytest.raises(UserError, match="ld/seed-1 was begun"):
         refuse_changed(suite, plan(suite))
+    shutil.rmtree(teacher)  # what was made with it stays as it is
+    refuse_changed(suite, plan(suite))
+
+
+def test_a_folder_called_scratch_is_no_model(
+    corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("scratch", "reference"):
+        (tmp_path / name).mkdir()
+    methods = {"ld": {}, "best": {"reference": str(learnt), "init": "reference", "set": {"tokenizer": None}}}
+    suite = load_suite(write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev, methods=methods)))
+    found = {run: origin.asked["models from outside"] for run, origin in plan(suite).items()}
+    assert found["ld", 0] == {} and found["best", 0].keys() == {"reference"}
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -214,13 +215,13 @@ def test_a_run_killed_before_its_model_was_written_ends_when_it_is_resumed(corpu
 # ------------------------------------------------------------------------------------------------------- interruption
 
 
-def interrupt_in_step(step: int, again: bool = False, how: signal.Signals = signal.SIGINT) -> None:
-    """From now on, Ctrl-C (or `how`) comes in the middle of that step; again right after it, if asked for."""
-    rate, presses = loop.learning_rate, iter([step] * (1 + again))
+def interrupt_in_step(step: int, *signals: signal.Signals, to: Callable[[int], None] = signal.raise_signal) -> None:
+    """From now on, Ctrl-C (or `signals`, one right after the other) comes in the middle of that step."""
+    rate, presses = loop.learning_rate, iter(signals or [signal.SIGINT])
 
     def interrupting(config: OptimConfig, now: int, steps: int) -> float:  # called for each group of parameters
-        if now == step and next(presses, None) is not None:
-            signal.raise_signal(how)
+        if now == step and (number := next(presses, None)) is not None:
+            to(number)
         return rate(config, now, steps)
 
     loop.learning_rate = interrupting  # type: ignore[assignment]
@@ -271,17 +272,28 @@ def test_ctrl_c_in_the_last_step_ends_the_run_when_its_checkpoint_is_there(
 
 def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
-    assert "KeyboardInterrupt" in interrupted(recipe, lambda: interrupt_in_step(4, again=True)).err
+    assert "KeyboardInterrupt" in interrupted(recipe, lambda: interrupt_in_step(4, signal.SIGINT, signal.SIGINT)).err
     latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
     assert latest is not None and latest.name == "step-00000003"
 
 
-def test_sigterm_is_an_interrupt_too_also_where_ctrl_c_is_ignored(corpus, uninterrupted: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+@pytest.mark.parametrize(
+    ("interrupt", "changes"),
+    [
+        (lambda: (signal.signal(signal.SIGINT, signal.SIG_IGN), interrupt_in_step(4, signal.SIGTERM)), []),
+        (lambda: interrupt_in_step(4, signal.SIGTERM, signal.SIGINT), []),
+        (lambda: interrupt_in_step(4, signal.SIGTERM, to=partial(os.killpg, 0)), ["data.workers=1"]),
+    ],
+    ids=["where-ctrl-c-is-ignored", "and-ctrl-c", "to-data-workers-too"],
+)
+def test_sigterm_is_an_interrupt_too(
+    corpus, uninterrupted: Path, tmp_path: Path, interrupt: Callable[[], object], changes: list[str]
+) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM, *changes)
 
     def arrange() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        interrupt_in_step(4, how=signal.SIGTERM)
+        os.setpgrp()
+        interrupt()
 
     assert "KeyboardInterrupt" in interrupted(recipe, arrange).err
     latest = checkpoints.latest(tmp_path / "run" / "checkpoints")

@@ -223,7 +223,8 @@ class ObjectiveConfig(Strict):
     def _check(self) -> Self:
         if self.teacher is not None and not self.asks_reference:
             raise ValueError(
-                f"teacher is {self.teacher!r} but distil_weight is 0: nothing is asked of it; leave it out"
+                f"teacher is {self.teacher!r} but distil_weight and align_weight are 0: nothing is asked of it; set "
+                "objective.teacher=null"
             )
         if self.align_weight and self.teacher == "cached":
             raise ValueError(
@@ -347,7 +348,8 @@ class Recipe(Strict):
         if selector and self.init == "scratch" and self.policy.subsets != "chosen":
             raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")
         heads = isinstance(self.model, ConformerConfig) and self.model.exit_heads
-        if heads and self.policy.name == "none" and self.objective.exits == "none":
+        untrained = self.init == "scratch" and self.policy.name == "none" and self.objective.exits == "none"
+        if heads and untrained:
             raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits: all")
         if self.init == "reference" and self.reference is None:
             raise ValueError("init is 'reference' but there is no reference")

@@ -55,8 +55,9 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
         chain = "continues", "rounds", "rounds_like", "min_gain"
         asked |= {part: getattr(entry, part) for part in chain} | {"metric": suite.metric}
     if not brief:
-        outside = {part: Path(path) for part, path in starts.items() if path and path not in own}
-        asked["models from outside"] = {part: _weights(path) for part, path in outside.items() if path.is_dir()}
+        named = {part: path for part, path in starts.items() if path not in (None, "scratch", "reference", *own)}
+        folders = {part: Path(path) for part, path in named.items() if Path(path).is_dir()}
+        asked["models from outside"] = {part: _weights(path, _changed(path)) for part, path in folders.items()}
     return asked
 
 
@@ -67,7 +68,14 @@ def refuse_changed(suite: Suite, runs: Mapping[Run, Origin]) -> None:
     """`UserError` for the first run that was begun in another way."""
     for (name, seed), origin in runs.items():
         file = suite.folder(name, seed) / "asked.json"
-        difference = _first_difference(read_json(file), origin.asked, origin.asked_briefly) if file.is_file() else None
+        if not file.is_file():
+            continue
+        before = read_json(file)
+        outside = "models from outside"  # one that is gone by now is missed when it is needed
+        before[outside] = {
+            part: found for part, found in before.get(outside, {}).items() if part in origin.asked[outside]
+        }
+        difference = _first_difference(before, origin.asked, origin.asked_briefly)
         if difference is not None:
             raise UserError(
                 f"{suite.folder(name, seed)} was begun with {difference}; change it back, or remove these runs "
@@ -145,11 +153,16 @@ def _title(name: str, seed: int) -> str:
     return f"{name} seed {seed}"
 
 
-def _weights(folder: Path) -> str:
+@cache
+def _weights(folder: Path, changed: int) -> str:
     """The fingerprint of a model's weights: one that was made anew under the same name is noticed."""
     from layerdial.models.checkpoint import fingerprint
 
     return fingerprint(folder)
+
+
+def _changed(folder: Path) -> int:
+    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0)
 
 
 def contents(manifest: Path) -> str:

@@ -7,6 +7,7 @@ very batch that would have come. Shapes: B batch, T frames, F mel bins, U labels
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -96,6 +97,7 @@ def training_batches(
         batch_size=None,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
+        worker_init_fn=in_its_own_group,
         pin_memory=torch.cuda.is_available(),
     )
     # begun now: a DataLoader draws from torch's generator when it begins, and in a step that would move its dropout
@@ -107,6 +109,15 @@ def _until_stale(batches: Iterator[Batch | StalePosteriors]) -> Iterator[Batch]:
         if isinstance(batch, StalePosteriors):
             raise batch
         yield batch
+
+
+def in_its_own_group(worker: int) -> None:
+    """For data workers: what signals the whole group of a run (timeout, a batch system) must not end them before it.
+
+    torch has a worker's death end the run at once, in the middle of a step. Workers end when their run does.
+    """
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
 
 
 def speeds_of(config: DataConfig) -> tuple[float, ...]:
@@ -167,7 +178,11 @@ class FeatureBatches:
             cuts = CutSet.from_cuts(sorted(cuts, key=lambda cut: cut.duration))
         sampler = SimpleCutSampler(cuts, max_duration=self.batch_seconds, shuffle=False)
         loader = DataLoader(
-            _EvaluationDataset(self.features), sampler=sampler, batch_size=None, num_workers=self.workers
+            _EvaluationDataset(self.features),
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=in_its_own_group,
         )
         return iter(loader)
 

@@ -11,7 +11,9 @@ from types import FrameType
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM came. A second one does at once what it always does.
+    """Yield a function that says whether SIGINT or SIGTERM came. A second of the same does at once what it always does.
+
+    The other may still come: where a whole job is terminated, one who waits for this process may interrupt it as well.
 
     In a thread that is not the main one signals never come. One that is ignored stays so, as a shell has SIGINT for
     what runs in the background.
@@ -22,11 +24,7 @@ def interruptions() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
-        restore()
-
-    def restore() -> None:
-        for number in noted:
-            signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     here = threading.current_thread() is threading.main_thread()
     noted = [number for number, handler in before.items() if here and handler not in (signal.SIG_IGN, None)]
@@ -35,4 +33,5 @@ def interruptions() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: came
     finally:
-        restore()
+        for number in noted:
+            signal.signal(number, before[number])

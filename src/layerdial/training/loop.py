@@ -333,7 +333,7 @@ def _save(run: _Run) -> None:
 
 
 def _save_where_it_stopped(run: _Run) -> None:
-    """Ctrl-C: a checkpoint of this very step, so that --resume goes on from here."""
+    """Ctrl-C or SIGTERM: a checkpoint of this very step, so that --resume goes on from here."""
     _count_seconds(run)
     if run.accelerator.is_main_process:
         _save(run)

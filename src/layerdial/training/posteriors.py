@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from layerdial.audio import AudioProblem, change_speed
 from layerdial.config import DataConfig, Recipe
-from layerdial.data.batching import pad_inputs, speeds_of
+from layerdial.data.batching import in_its_own_group, pad_inputs, speeds_of
 from layerdial.data.manifest import SUFFIX, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, Stored, TopPosteriors, checksum_of, key_of, write_shard
 from layerdial.errors import UserError
@@ -168,6 +168,7 @@ def _batches(data: DataConfig, store: PosteriorStore, features: Features) -> Ite
         batch_size=None,
         num_workers=data.workers,
         prefetch_factor=4 if data.workers else None,
+        worker_init_fn=in_its_own_group,
     )
 
 

@@ -60,7 +60,8 @@ class Reference:
         if (own := self._network.width) != network.width:
             raise UserError(
                 f"objective.align_weight compares hidden states, but the reference {self.folder} is {own} wide and "
-                f"the student {network.width}; set model.width={own}, or leave align_weight out"
+                f"the student {network.width}; make it as wide (model.width, or hidden_size in model.config), or leave "
+                "align_weight out"
             )
 
     def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:

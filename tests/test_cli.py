@@ -320,6 +320,24 @@ def test_our_own_fault_is_not_the_users(tmp_path: Path, corpus, monkeypatch: pyt
     assert ended.code == 1 and "RuntimeError: a bug" in ended.err
 
 
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(
+    tmp_path: Path, corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from layerdial.training import loop
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "make_policy", interrupted)
+    recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
+    ended = command("train", recipe)
+    assert ended.code == 130
+    assert (
+        ended.err
+        == "layerdial: interrupted; what was finished is kept, the same command goes on (train: with --resume)\n"
+    )
+
+
 def test_recipes_written_by_these_tests_are_yaml(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", tmp_path, tmp_path, tmp_path)
     assert yaml.safe_load(recipe.read_text())["recipe"] == 1

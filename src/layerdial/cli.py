@@ -17,6 +17,7 @@ import typer
 from layerdial.errors import UserError
 from layerdial.promises import FIRST, PROMISES
 
+_INTERRUPTED = 130  # the exit code of what SIGINT ended
 Number = TypeVar("Number", int, float)
 
 app = typer.Typer(
@@ -73,9 +74,13 @@ def main() -> NoReturn:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}; free the disk or choose another place")
-    except KeyboardInterrupt:
-        print("layerdial: interrupted; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # which is what typer makes of KeyboardInterrupt
+            print(
+                "layerdial: interrupted; what was finished is kept, the same command goes on (train: with --resume)",
+                file=sys.stderr,
+            )
+        raise
     sys.exit(0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from layerdial import picture
 from layerdial.errors import UserError
 from layerdial.picture import draw_sweep
 from layerdial.report import append_row, compare, compare_table, latest_rows, read_rows, sweep_table
@@ -136,6 +138,21 @@ def test_picture_without_methods_macs_or_intervals(tmp_path: Path) -> None:
     bare = [{"subset": "10", "depth": 1, "wer": 0.5}, {"subset": "11", "depth": 2, "wer": 0.25, "macs_per_second": 1}]
     draw_sweep([*bare, {"subset": "11", "depth": 2, "wer": None}], tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("count", [7, 22])
+def test_many_lines_look_different_and_all_their_names_are_in_the_picture(tmp_path: Path, count: int) -> None:
+    figure, axes = picture.new_figure()
+    styles = list(islice(picture.line_styles(), count))
+    assert len({tuple(style.values()) for style in styles}) == count
+    for number, style in enumerate(styles, 1):
+        picture.draw_line(axes, [1, 2], [number, 2], [number, 2], [number, 2], label=f"method {number}", **style)
+    picture.add_legend(axes, "95 % interval")
+    picture.save_figure(figure, tmp_path / "sweep.png")
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [f"method {n}" for n in range(count, 0, -1)]
+    box, (width, height) = legend.get_window_extent(), figure.get_size_inches() * figure.dpi
+    assert 0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from layerdial.errors import UserError
@@ -14,6 +15,7 @@ from layerdial.files import replacing
 _STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P")]
 _INK, _GREY = "#222222", "#8a8a8a"
 _LINES_INSIDE = 6  # names of so many find room among the lines
+_INCHES_A_NAME = 0.22  # of those beside them
 
 
 def draw_sweep(
@@ -89,7 +91,7 @@ def _cost(row: Mapping[str, Any], unit: float | None) -> float:
 
 def line_styles() -> Iterator[dict[str, Any]]:
     """Colour, marker and dash of one line after another; dashes tell apart those that share a colour."""
-    for dash in itertools.cycle(("-", "--", ":")):
+    for dash in itertools.cycle(("-", "--", ":", "-.")):
         for colour, marker in _STYLES:
             yield {"color": colour, "marker": marker, "linestyle": dash}
 
@@ -162,9 +164,15 @@ def finish_axes(axes: Any, rates: Sequence[float], title: str, **names: str) -> 
 
 
 def add_legend(axes: Any, band: str) -> None:
-    """The names of the lines, and what their bands are; beside the picture where they are many."""
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(axes.get_lines()) > _LINES_INSIDE else {}
-    if beside:
+    """The names of the lines, and what their bands are.
+
+    Where they are many they are beside the picture, which grows with them, highest line first.
+    """
+    lines = axes.get_lines()
+    shown: dict[str, Any] = {"frameon": False, "title": f"shaded: {band}", "title_fontsize": 8.5, "alignment": "left"}
+    if len(lines) > _LINES_INSIDE:
         width, height = axes.figure.get_size_inches()
-        axes.figure.set_size_inches(1.4 * width, height)
-    axes.legend(frameon=False, title=f"shaded: {band}", title_fontsize=8.5, alignment="left", **beside)
+        axes.figure.set_size_inches(1.4 * width, max(height, _INCHES_A_NAME * (len(lines) + 2)))
+        lines = sorted(lines, key=lambda line: -fmean(line.get_ydata()))
+        shown |= {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axes.legend(handles=lines, **shown)

@@ -350,7 +350,7 @@ def test_a_finished_store_needs_no_writing(learnt: Path, cuts: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["objective.distil_weight=0"], "objective: teacher is 'cached' but distil_weight is 0"),
+        (["objective.distil_weight=0"], "objective: teacher is 'cached' but distil_weight and align_weight are 0"),
         (["objective.teacher=clean", "objective.top_k=8"], "objective: top_k .* needs teacher: cached"),
         (["objective.teacher=clean", "data.posteriors=x"], r"data\.posteriors .* needs objective\.teacher: cached"),
         (["objective.teacher=deaf"], r"objective\.teacher: .*found 'deaf'"),

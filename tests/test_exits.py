@@ -211,7 +211,8 @@ def stored(folder: Path, **changes: Any) -> ConformerCTC:
 def test_pruned_at_a_depth_it_is_a_plain_model_with_the_head_of_that_depth(
     tmp_path: Path, depth: int, block_norm: bool
 ) -> None:
-    network = stored(tmp_path / "model", exit_heads=True, selector="input", block_norm=block_norm)
+    changes = {"exit_heads": True, "selector": "input", "selector_width": 8, "block_norm": block_norm}
+    network = stored(tmp_path / "model", **changes)
     subset = prune_model(tmp_path / "model", tmp_path / "out", depth)
     pruned, _ = load_network(tmp_path / "out")
     assert isinstance(pruned, ConformerCTC)

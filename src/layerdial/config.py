@@ -71,8 +71,6 @@ class ConformerConfig(Strict):
             )
         if self.skip == "norm" and not self.block_norm:
             raise ValueError("skip 'norm' keeps a dropped block's final norm, which needs block_norm: true")
-        if self.selector_width != 32 and self.selector != "input":
-            raise ValueError("selector_width is that of a selector that looks at the input; set selector: input")
         if self.selector and self.skip == "norm":
             raise ValueError("a selector drops blocks whole, but skip 'norm' keeps their norms; leave one of them out")
         if self.kernel % 2 == 0:
@@ -344,13 +342,8 @@ class Recipe(Strict):
             raise ValueError("objective.exits is for subsets that are known; policy.subsets 'chosen' has none")
         if self.policy.subsets == "chosen" and self.objective.align_weight:
             raise ValueError("objective.align_weight is for subsets that are known; policy.subsets 'chosen' has none")
-        selector = self.model.selector if isinstance(self.model, ConformerConfig) else None
-        if selector and self.init == "scratch" and self.policy.subsets != "chosen":
-            raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")
-        heads = isinstance(self.model, ConformerConfig) and self.model.exit_heads
-        untrained = self.init == "scratch" and self.policy.name == "none" and self.objective.exits == "none"
-        if heads and untrained:
-            raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits: all")
+        if isinstance(self.model, ConformerConfig):
+            self._check_parts(self.model)
         if self.init == "reference" and self.reference is None:
             raise ValueError("init is 'reference' but there is no reference")
         if self.model is None and self.init == "scratch" and self.reference is None:
@@ -358,6 +351,16 @@ class Recipe(Strict):
         if self.tokenizer is None and self.reference is None and self.init == "scratch":
             raise ValueError("tokenizer is missing; for example tokenizer: {kind: bpe, size: 256}")
         return self
+
+    def _check_parts(self, model: ConformerConfig) -> None:
+        """No part of the network would be without effect. (Stored networks, which were pruned, may have such keys.)"""
+        if model.selector and self.init == "scratch" and self.policy.subsets != "chosen":
+            raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")
+        if model.selector_width != 32 and model.selector != "input":
+            raise ValueError("model.selector_width is that of a selector that looks at the input; set selector: input")
+        untrained = self.init == "scratch" and self.policy.name == "none" and self.objective.exits == "none"
+        if model.exit_heads and untrained:
+            raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits: all")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -42,7 +42,7 @@ RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
-ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "tedlium3", "wavlm")
+ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm")
 each_document_to_run = pytest.mark.parametrize(
     "document",
     [pytest.param(path, marks=pytest.mark.slow if path.parent.name in ALIKE else ()) for path in DOCUMENTS],

@@ -119,8 +119,10 @@ def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path
     jobs = [job(tmp_path, "one", note_process, file), job(tmp_path, "two", note_process, file, needs=("one",))]
 
     def kill(_: Job) -> None:
-        os.kill(int(file.read_text()), signal.SIGKILL)
-        wait_for(lambda: not is_running(int(file.read_text())))
+        pid = int(file.read_text())
+        os.kill(pid, signal.SIGKILL)
+        # a zombie whose threads have not ended yet still counts as alive
+        wait_for(lambda: pid not in {process.pid for process in multiprocessing.active_children()})
 
     first: list[int] = []
     assert not run_jobs(jobs, 1, "test", lambda done: (first.append(int(file.read_text())), kill(done))[0])

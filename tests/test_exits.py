@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from torch import Tensor
 
 from layerdial.config import ObjectiveConfig
 from layerdial.data.batching import Batch
 from layerdial.errors import UserError
 from layerdial.export.run import export_model
+from layerdial.export.sherpa import fix_subset
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import macs_per_second, parameter_count
@@ -235,3 +238,6 @@ def test_the_exported_graph_has_the_head_of_every_depth(tmp_path: Path, block_no
         with torch.no_grad():
             expected = network(*batch, BlockSubset.from_key(key))[0].numpy()
         assert logp_BTV[0] == pytest.approx(expected[0], abs=1e-4)
+        fixed = fix_subset(ir.load(tmp_path / "edge" / "model.onnx"), BlockSubset.from_key(key))  # for sherpa-onnx
+        alone = InferenceSession(ir.to_proto(fixed).SerializeToString())
+        assert alone.run(None, {"x": batch[0].numpy(), "x_lens": batch[1].numpy()})[0] == pytest.approx(logp_BTV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -78,6 +79,13 @@ def test_a_whole_row_without_its_line_break_is_kept(tmp_path: Path) -> None:
     assert read_rows(path) == [{"n": 1}, {"n": 2}]
     append_row(path, {"n": 3})
     assert read_rows(path) == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_rows_of_several_writers_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(lambda n: append_row(path, {"n": n}), range(200)))
+    assert sorted(row["n"] for row in read_rows(path)) == list(range(200))
 
 
 @pytest.mark.parametrize("line", ["WER 3.2", "[1, 2]"])

@@ -259,12 +259,25 @@ def test_rows_are_there_as_soon_as_they_are_made_and_made_once(tmp_path: Path) -
 def test_another_model_or_other_cuts_are_measured_again(tmp_path: Path) -> None:
     subsets = [BlockSubset.full(2)]
     extra = {"method": "ld", "model": "m", "fingerprint": "a", "cuts": "test"}
-    for change in ({}, {"method": "dld"}, {"fingerprint": "b"}, {"cuts": "dev"}):
+    for change in ({}, {"method": "dld"}, {"fingerprint": "b"}, {"cuts": "dev"}, {"cuts_contents": "made anew"}):
         recognizer = additive([1] * 2)
         list(sweep(recognizer, make_batches(), subsets, tmp_path, extra | change, timing=QUICK))
         assert recognizer.calls
-    assert len(read_rows(tmp_path / "sweep.jsonl")) == 4
-    assert len(list((tmp_path / "utterances").iterdir())) == 4
+    assert len(read_rows(tmp_path / "sweep.jsonl")) == 5
+    assert len(list((tmp_path / "utterances").iterdir())) == 5
+
+
+def test_other_threads_are_measured_again(tmp_path: Path) -> None:
+    recognizer = tiny_recognizer()
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 1):
+            torch.set_num_threads(number)
+            (row,) = sweep(recognizer, real_batches(), [BlockSubset.full(3)], tmp_path, timing=QUICK)
+            assert row["threads"] == number
+    finally:
+        torch.set_num_threads(threads)
+    assert [row["threads"] for row in read_rows(tmp_path / "sweep.jsonl")] == [1, 2]
 
 
 def test_the_same_subset_under_another_rule_is_labelled_but_not_measured_again(tmp_path: Path) -> None:

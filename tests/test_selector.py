@@ -14,7 +14,7 @@ from torch import nn
 from layerdial.config import ConformerConfig
 from layerdial.errors import UserError
 from layerdial.export.folder import trace
-from layerdial.ladder import Ladder
+from layerdial.ladder import Ladder, Rung
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import macs_per_second, parameter_count
@@ -22,6 +22,7 @@ from layerdial.modules.selector import InputSelector, LearnedScores, top_gates
 from layerdial.subset import BlockSubset, Budget
 from layerdial.text import build_tokenizer
 from layerdial.training.loop import train
+from layerdial.training.scoring import own_subsets
 from tiny import equal, noise, tiny_network, tiny_recipe, weights
 
 N = 6
@@ -216,6 +217,22 @@ def test_learned_scores_end_in_a_ladder_that_adds_the_next_best_block_at_each_ru
     batch = noise([61])
     with torch.no_grad():
         torch.testing.assert_close(of(*batch, Budget(3, 2))[0], of(*batch, ladder.subset(2))[0])
+
+
+@pytest.mark.parametrize(
+    ("subsets", "expected"),
+    [("chosen", ["001", "101", "111"]), ("ladder", ["010", "011", "111"]), ("prefix", ["100", "110", "111"])],
+)
+def test_the_subset_of_each_depth_is_the_one_that_was_trained(
+    corpus, tmp_path: Path, subsets: str, expected: Any
+) -> None:
+    of = tiny_network(n_blocks=3, selector="scores")
+    of.selector.score_N.data = torch.tensor([0.2, 0.1, 0.3])  # type: ignore[union-attr, assignment]
+    changes = ("model.selector=scores", f"policy.subsets={subsets}", "init=a model")
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes)
+    rungs = tuple(Rung(key.count("1"), key, 0.1, 0.1, 1, 10) for key in ("010", "011", "111"))
+    found = own_subsets(of, recipe, Ladder(3, "loss", "dev", 1, rungs))
+    assert found is not None and [subset.key for subset in found] == expected
 
 
 def test_a_run_that_adds_a_selector_to_a_model_is_a_function_of_its_seed(corpus, learnt: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdial.errors import UserError
-from layerdial.files import check_writable, model_name
+from layerdial.files import check_writable, contents, model_name
 from layerdial.ladder import Ladder
 from layerdial.progress import progress
 from layerdial.runtime import Recognizer, is_exported
@@ -81,7 +81,7 @@ def search_model(
             cuts=str(cuts),
             progress=update,
             journal=journal,
-            fingerprint=f"{weights}/{cuts}",
+            fingerprint=f"{weights}/{contents(cuts)}",
         )
     ladder.save(folder / "ladder.json")
     journal.unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def sweep_model(
         "model": str(name),
         "fingerprint": weights,
         "cuts": str(cuts),
-        "device": str(getattr(recognizer, "device", "cpu")),
+        "cuts_contents": contents(cuts),
     }
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:

@@ -1,14 +1,17 @@
-"""Writing files so that a kill or a full disk leaves either the old file or the new one, never a half."""
+"""Files: written so that a kill or a full disk leaves the old one or the new one, never a half; read; told apart."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from layerdial.errors import UserError
 
@@ -67,7 +70,36 @@ def check_writable(folder: Path) -> None:
     trial = folder / ".writable"
     with replacing(trial) as temporary:
         temporary.touch()
-    trial.unlink()
+    trial.unlink(missing_ok=True)  # another process may have tried the same
+
+
+def wait_for_lock(file: IO[Any]) -> None:
+    """Wait until no other process holds a lock of an open file, and hold it until the file is closed.
+
+    Without effect on systems and disks that have no such locks.
+    """
+    with suppress(ModuleNotFoundError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def contents(manifest: Path) -> str:
+    """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
+    try:
+        found = manifest.stat()
+        return _hash(manifest, found.st_mtime_ns, found.st_size)
+    except FileNotFoundError:
+        raise UserError(f"{manifest} does not exist; `layerdial prepare` writes manifests") from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"{manifest} cannot be read: {error}") from None
+
+
+@cache
+def _hash(manifest: Path, changed: int, size: int) -> str:
+    """Every run of a suite asks for the same few files."""
+    with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def model_name(model: Path) -> str:

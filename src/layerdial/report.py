@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layerdial.errors import UserError
+from layerdial.files import wait_for_lock
 from layerdial.metrics import Change, paired_change
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file:
+            wait_for_lock(file)  # two sweeps may write to one file
             whole, torn = _rows_end(file)
             if _is_object(torn):  # only its line break is missing
                 whole, line = whole + len(torn), b"\n" + line

@@ -25,7 +25,7 @@ from layerdial.subset import Blocks, BlockSubset, check_depth
 
 SELECTION_RULES = ("ladder", "prefix", "even", "random", "chosen")
 # What a measurement belongs to. A row with the same of these is not measured again.
-_MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "device")
+_MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,12 @@ def sweep(
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (gone through once a subset) and yield a row for it, in the order given.
 
-    `extra` goes into every row; `method`, `select`, `model`, `fingerprint` (of the weights) and `cuts` are understood.
+    `extra` goes into every row; `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
+    `cuts_contents` (a hash) are understood.
     With `out`, rows are appended to `out/sweep.jsonl` and utterances to `out/utterances/` as they are made, rows that
     are there already are yielded without measuring again, and `out/sweep.png` shows all rows of these cuts at the end.
     """
-    labels = dict(extra or {})
+    labels = dict(extra or {}) | _where(recognizer)
     subsets = list(dict.fromkeys(subsets))
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
@@ -95,7 +96,8 @@ def sweep(
             progress(done, f"depth {subset.depth}: WER {100 * made['wer']:.2f} %" if made["wer"] is not None else "")
         yield made
     if out:
-        rows = [row for row in read_rows(out / "sweep.jsonl") if row.get("cuts") == labels.get("cuts")]
+        same = ("cuts", "cuts_contents")
+        rows = [row for row in read_rows(out / "sweep.jsonl") if all(row.get(key) == labels.get(key) for key in same)]
         draw_sweep(latest_rows(rows), out / "sweep.png", title)
 
 
@@ -167,19 +169,16 @@ def _time_all(recognizer: Recognizes, subsets: Sequence[Blocks], timing: Timing)
         _recognition(recognizer, subset, timing.seconds, features=True) for subset in subsets
     ]
     found = measure_in_turns([*alone, *whole], timing.warmup, timing.repeats, timing.budget_s)
-    where = _where(network)
     return [
-        {"latency_ms": round(ms_alone, 3), "rtf": round(ms_whole / 1000 / timing.seconds, 6)} | where
+        {"latency_ms": round(ms_alone, 3), "rtf": round(ms_whole / 1000 / timing.seconds, 6)}
         for ms_alone, ms_whole in zip(found[: len(subsets)], found[len(subsets) :], strict=True)
     ]
 
 
-def _where(network: Any) -> Row:
-    if network is None:
-        return {}
-    import torch
-
-    return {"device": str(next(network.parameters()).device), "threads": torch.get_num_threads()}
+def _where(recognizer: Recognizes) -> Row:
+    """What times belong to; exported models run on the CPU."""
+    where = {"device": str(getattr(recognizer, "device", "cpu")), "threads": getattr(recognizer, "threads", None)}
+    return {name: value for name, value in where.items() if value is not None}
 
 
 def _recognition(recognizer: Recognizes, subset: Blocks, seconds: float, features: bool) -> Callable[[], list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -16,7 +14,7 @@ from layerdial.bench.rows import all_rows, missing_rows
 from layerdial.bench.run_one import run_job
 from layerdial.bench.suite import Origin, Run, Suite
 from layerdial.errors import UserError
-from layerdial.files import read_json
+from layerdial.files import contents, read_json
 
 
 def plan(suite: Suite) -> dict[Run, Origin]:
@@ -163,24 +161,6 @@ def _weights(folder: Path, changed: int) -> str:
 
 def _changed(folder: Path) -> int:
     return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0)
-
-
-def contents(manifest: Path) -> str:
-    """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
-    try:
-        found = manifest.stat()
-        return _hash(manifest, found.st_mtime_ns, found.st_size)
-    except FileNotFoundError:
-        raise UserError(f"{manifest} does not exist; `layerdial prepare` writes manifests") from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"{manifest} cannot be read: {error}") from None
-
-
-@cache
-def _hash(manifest: Path, changed: int, size: int) -> str:
-    """Every run of a suite asks for the same few files."""
-    with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def code_version() -> str:

@@ -114,8 +114,14 @@ def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
             for i in range(len(node.inputs)):
                 node.replace_input_with(i, None)
         graph.remove(choice, safe=True)
+    gates = next(value for value in graph.inputs if value.name == INPUTS[2])
+    if gates.uses():  # a head for each depth is looked up by how many blocks run
+        tape = ir_tape.Tape()
+        runs = _constant(tape, [int(block in subset) for block in range(subset.n_blocks)])
+        gates.replace_all_uses_with(tape.op("Cast", [runs], {"to": ir.DataType.BOOL}))
+        _put_first(model, tape)
     RemoveUnusedNodesPass()(model)
-    graph.inputs.remove(next(value for value in graph.inputs if value.name == INPUTS[2]))
+    graph.inputs.remove(gates)
     return model
 
 

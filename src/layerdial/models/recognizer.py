@@ -45,6 +45,11 @@ class TorchRecognizer:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    @property
+    def threads(self) -> int:
+        """How many a pass on the CPU takes: torch's setting for this process."""
+        return torch.get_num_threads()
+
     def subset(self, depth: int | None = None) -> BlockSubset:
         """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
         return choose_subset(self.ladder, self.n_blocks, depth)

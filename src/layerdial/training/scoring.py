@@ -83,10 +83,10 @@ def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list
     `ladder` is that of the model that the run started from, for `policy.subsets: ladder`.
     """
     n_blocks, depths = network.n_blocks, range(1, network.n_blocks + 1)
-    if isinstance(network.selector, LearnedScores):
+    rule = trained_rule(recipe)
+    if rule == "chosen" and isinstance(network.selector, LearnedScores):
         best_first = network.selector.score_N.argsort(descending=True).tolist()
         return [BlockSubset(n_blocks, tuple(sorted(best_first[:depth]))) for depth in depths]
-    rule = trained_rule(recipe)
     if rule in ("random", "chosen"):
         return None
     subsets = [blocks_at(rule, n_blocks, depth, ladder) for depth in depths]

@@ -16,16 +16,17 @@ import yaml
 
 from layerdial.bench import trained
 from layerdial.bench.command import run_command
-from layerdial.bench.jobs import Failure, Job
-from layerdial.bench.plan import choose, code_version, jobs_left, plan, refuse_changed
+from layerdial.bench.plan import choose, jobs_left, plan, refuse_changed
 from layerdial.bench.rows import forget_rows
 from layerdial.bench.run import alone, remove_fresh
 from layerdial.bench.suite import Suite, load_suite
 from layerdial.bench.trained import Point, Trained, train_entry
+from layerdial.bench.workers import Failure, Job
 from layerdial.config import Recipe
 from layerdial.errors import UserError
 from layerdial.files import read_json, write_json
 from layerdial.report import read_rows
+from layerdial.version import code_version
 from test_bench_jobs import is_running, wait_for
 from tiny import command, equal, sentences, weights, write_corpus
 from tiny_suite import METHODS, suite_data, tiny_suite, write_suite

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from layerdial.bench.jobs import Failure, Job, run_jobs
+from layerdial.bench.jobs import run_jobs
+from layerdial.bench.workers import Failure, Job
 from layerdial.errors import UserError
 from layerdial.progress import Part, side_by_side
 
@@ -112,6 +113,17 @@ def test_failures_are_told_apart_and_stop_only_what_needs_them(tmp_path: Path) -
     assert failed["after"] == ("left out, it needs death", False)
     assert failed["long after"] == ("left out, it needs after", False)
     assert file.read_text() == "other\n"
+
+
+def test_a_process_that_failed_by_our_fault_does_nothing_more(tmp_path: Path) -> None:
+    """Of a GPU, an illegal access would fail all that comes after it in that process."""
+    files = [tmp_path / name for name in ("before", "between", "after")]
+    noted = [job(tmp_path, file.name, note_process, file) for file in files]
+    between = [job(tmp_path, "mistake", mistake), job(tmp_path, "crash", crash)]
+    failures = run_jobs([noted[0], between[0], noted[1], between[1], noted[2]], 1, "test")
+    assert [failure.job.name for failure in failures] == ["mistake", "crash"]
+    pids = [int(file.read_text()) for file in files]
+    assert pids[0] == pids[1] != pids[2]
 
 
 def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path: Path) -> None:

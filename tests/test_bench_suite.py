@@ -88,6 +88,12 @@ def test_a_chain_of_another_needs_that_chain_and_has_no_more_rounds(tmp_path: Pa
         ({"ld": {"depths": [4]}}, "methods.ld has 3 blocks and is tested at depth 4"),
         ({"x": {"set": {"policy": {"name": "none"}}, "depths": [1]}}, "methods.x runs whole, at depth 3, its depths"),
         ({"a": {"method": "x"}, "b": {"method": "x"}}, "methods.b and methods.a are both called x at depth 1"),
+        (
+            {"x": {"init": "some/model", "set": {"model": {"family": "hf"}, "policy": {"name": "none"}}}},
+            "methods.x runs whole; set its depths to the number of its blocks, for example [12]",
+        ),
+        ({"a": {"set": {"train.seed": 7}}}, "methods.a has train.seed, which the suite sets by itself"),
+        ({"a": {"set": {"out": "runs/x"}}}, "methods.a has out, which the suite sets by itself"),
         ({"a": {"seeds": [0]}, "b": {"init": "a"}}, "methods.b has seed 1, a, which it needs, has 0"),
         ({"a": {"rounds": 2}}, "rounds is for an entry that continues another"),
         ({"a": {}, "b": {"continues": "a"}}, "continues needs either rounds"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import soundfile
 
 from layerdial.export.folder import Traced
 from layerdial.ladder import Ladder
-from layerdial.runtime import Recognizer
+from layerdial.runtime import Recognizer, commands
 from layerdial.runtime.manifest import Manifest
 from tiny import Ended, command, speak
 
@@ -308,6 +309,17 @@ def test_a_profile_is_stored_and_shown_as_a_table_of_this_device(edge_folder: Pa
 
 def test_a_torch_model_has_no_profile(laddered: Path) -> None:
     assert_users_mistake(command("profile", laddered), "is not an exported model", "layerdial export")
+
+
+def test_ctrl_c_on_a_device_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["layerdial", "profile", "edge"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "layerdial: interrupted\n")
 
 
 @pytest.mark.parametrize("name", ["export", "profile", "prune"])

@@ -118,6 +118,7 @@ def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
         ),
         (["objective.temperature=2"], "say how a KL is taken, but there is none; set distil_weight"),
         (["objective.blank=without_blank"], "say how a KL is taken, but there is none; set distil_weight"),
+        (["optim.betas=[0.9, 2.0]"], r"optim\.betas\.1: .*less than 1"),
         (["optim.schedule=noam", "optim.final_lr_share=0.1"], "final_lr_share is where schedule cosine ends"),
         (["model.selector_width=8"], "a selector that looks at the input; set selector: input"),
         (["model.exit_heads=true"], "would never be trained; set objective.exits: all"),

@@ -28,6 +28,7 @@ from layerdial.models.hf_processor import HuggingFaceTokenizer
 from layerdial.models.recognizer import TorchRecognizer
 from layerdial.subset import BlockSubset
 from layerdial.text import greedy_ctc
+from layerdial.training.reference import Reference
 from layerdial.windows import WINDOW_SECONDS
 from tiny_hf import VARIANTS, save_tiny
 
@@ -489,7 +490,10 @@ def test_features_are_equal_where_they_hear_alike(tmp_path: Path) -> None:
     faster, _ = load_network(save_tiny(tmp_path / "faster", "wavlm-base", conv_stride=[5, 2, 2, 2, 2, 2, 1]))
     assert faster.features != made["wavlm-base"]
     change_extractor(tmp_path / "wavlm-base", do_normalize=False)
-    assert load_network(tmp_path / "wavlm-base")[0].features != again.features
+    quiet, _ = load_network(tmp_path / "wavlm-base")
+    assert quiet.features != again.features
+    with pytest.raises(UserError, match=r"a second \(do_normalize False, the student's True\); frames can only"):
+        Reference.load(tmp_path / "wavlm-base").check_features(again)
 
 
 def test_features_travel_to_workers(pair: Pair) -> None:

@@ -81,6 +81,11 @@ def test_a_whole_row_without_its_line_break_is_kept(tmp_path: Path) -> None:
     assert read_rows(path) == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
+def test_a_budget_is_shown_as_it_is_and_a_subset_as_a_picture() -> None:
+    shown = printed(sweep_table([make_row(2), make_row(1, subset="1-of-10")], width=160))
+    assert "██··" in shown and "1-of-10" in shown
+
+
 def test_rows_of_several_writers_are_all_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with ThreadPoolExecutor(4) as writers:

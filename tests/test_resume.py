@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -22,7 +23,7 @@ from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.report import read_rows
 from layerdial.training import checkpoints, loop, scoring, window
-from layerdial.training.interruption import interruptions
+from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
 from tiny import RANDOM, Ended, equal, in_child, losses, tiny_network, tiny_recipe, weights
@@ -270,6 +271,20 @@ def test_ctrl_c_in_the_last_step_ends_the_run_when_its_checkpoint_is_there(
     assert equal(weights(tmp_path / "run"), weights(uninterrupted))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_is_not_waited_for(corpus, uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+
+    def evaluation_without_end() -> None:
+        loop.dev_scores = lambda *parts: (signal.raise_signal(number), time.sleep(60))  # type: ignore[assignment]
+
+    assert "KeyboardInterrupt" in interrupted(recipe, evaluation_without_end).err
+    latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name == "step-00000003"
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+
+
 def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
     assert "KeyboardInterrupt" in interrupted(recipe, lambda: interrupt_in_step(4, signal.SIGINT, signal.SIGINT)).err
@@ -307,10 +322,10 @@ def test_signals_are_as_before_once_training_is_over_and_ignored_where_they_were
     for handler in (signal.default_int_handler, signal.SIG_IGN):
         before = signal.signal(number, handler)
         try:
-            with interruptions() as came:
+            with interruptions() as interruption:
                 if handler is signal.SIG_IGN:
                     signal.raise_signal(number)
-                assert not came()
+                assert not interruption.came
             assert signal.getsignal(number) is handler
         finally:
             signal.signal(number, before)
@@ -337,7 +352,11 @@ def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(
     monkeypatch.setattr(loop, "Window", lambda: window.Window(began=now[0]))
     monkeypatch.setattr(loop, "learning_rate", step_of_ten)
     monkeypatch.setattr(loop, "dev_scores", slow_scores)
-    monkeypatch.setattr(loop, "interruptions", lambda: nullcontext(lambda: len(updates) == 5))
+
+    class AfterFive(Interruption):
+        came = property(lambda self: len(updates) == 5, lambda self, came: None)  # type: ignore[assignment]
+
+    monkeypatch.setattr(loop, "interruptions", lambda: nullcontext(AfterFive()))
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM, "train.log_every=2")
     with pytest.raises(KeyboardInterrupt):
         train(recipe)

@@ -47,7 +47,11 @@ VerifyOption = Annotated[bool, typer.Option(help="Decode every file to find dama
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 ThreadsOption = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--threads", min=1, help="Threads of one request; as many as there are CPUs, four at most."),
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Threads of one request; else those that were fastest in the profile, or the library's own choice.",
+    ),
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
 

@@ -261,7 +261,7 @@ class OptimConfig(Strict):
     warmup_steps: int = Field(default=200, ge=1)
     final_lr_share: float = Field(default=0.01, ge=0, le=1)
     weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     clip: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")

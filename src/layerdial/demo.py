@@ -71,7 +71,8 @@ def demo_recipe(method: str, out: Path) -> Recipe:
 
 def _train_side_by_side(methods: Sequence[str], out: Path) -> None:
     """Train students in a process each: two networks of this size on one core each are faster than one on two."""
-    from layerdial.bench.jobs import Job, run_jobs
+    from layerdial.bench.jobs import run_jobs
+    from layerdial.bench.workers import Job
 
     jobs = []
     for method in methods:

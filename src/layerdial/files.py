@@ -90,7 +90,7 @@ def contents(manifest: Path) -> str:
         found = manifest.stat()
         return _hash(manifest, found.st_mtime_ns, found.st_size)
     except FileNotFoundError:
-        raise UserError(f"{manifest} does not exist; `layerdial prepare` writes manifests") from None
+        raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
     except (OSError, EOFError) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
 

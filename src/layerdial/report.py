@@ -155,9 +155,14 @@ def _interval(row: Mapping[str, Any]) -> str:
     return "" if row.get("wer_low") is None else f"{_show(row['wer_low'], 100)}-{_show(row['wer_high'], 100)}"
 
 
+def _drawn(subset: str) -> str:
+    """A subset's key as a picture; that of a budget, `6-of-12`, as it is."""
+    return subset.replace("1", "█").replace("0", "·") if set(subset) <= {"0", "1"} else subset
+
+
 _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "depth": lambda row: str(row["depth"]),
-    "blocks": lambda row: str(row["subset"]).replace("1", "█").replace("0", "·"),
+    "blocks": lambda row: _drawn(str(row["subset"])),
     "WER %": lambda row: f"[bold]{_show(row.get('wer'), 100)}[/bold]",
     "95 %": _interval,
     "errors/\nwords": lambda row: f"{row['errors']}/{row['words']}",

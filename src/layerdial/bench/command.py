@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerdial.bench.jobs import Failure
 from layerdial.bench.plan import choose, plan
 from layerdial.bench.report import write_report
 from layerdial.bench.rows import RESULTS, copy_rows, current_rows
 from layerdial.bench.run import run_suite
 from layerdial.bench.suite import Suite, load_suite
 from layerdial.bench.trained import Trained
+from layerdial.bench.workers import Failure
 from layerdial.report import Row
 
 
@@ -34,14 +34,17 @@ def run_command(
     runs = plan(suite)
     chosen = choose(suite, runs, only, seeds)
     failures = [] if report_only else run_suite(suite, runs, chosen, parallel, fresh)
-    rows = current_rows(suite, runs)
-    if rows or not failures:
-        print(f"report:  {write_report(suite, rows, provenance(suite, rows))}")
-        print(f"rows:    {suite.out / RESULTS} ({len(rows)} of {_rows_in_all(suite)})")
-    if results is not None:
-        copy_rows(rows, results)
-        print(f"copied:  {results}")
-    return _tell(failures)
+    try:
+        rows = current_rows(suite, runs)
+        if rows or not failures:
+            print(f"report:  {write_report(suite, rows, provenance(suite, rows))}")
+            print(f"rows:    {suite.out / RESULTS} ({len(rows)} of {_rows_in_all(suite)})")
+        if results is not None:
+            copy_rows(rows, results)
+            print(f"copied:  {results}")
+    finally:  # what failed is named last, and also where no report can be drawn
+        code = _tell(failures)
+    return code
 
 
 def provenance(suite: Suite, rows: Sequence[Row]) -> str:
@@ -68,5 +71,5 @@ def _tell(failures: Sequence[Failure]) -> int:
         print(f"layerdial: {failure.job.name}: {' '.join(failure.message.split())}", file=sys.stderr)
     if not failures:
         return 0
-    own = [failure for failure in failures if not failure.message.startswith("left out")]
+    own = [failure for failure in failures if not failure.left_out]
     return 2 if all(failure.users_mistake for failure in own) else 1

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import layerdial
-from layerdial.bench.jobs import Job
 from layerdial.bench.rows import all_rows, missing_rows
 from layerdial.bench.run_one import run_job
 from layerdial.bench.suite import Origin, Run, Suite
+from layerdial.bench.workers import Job
 from layerdial.errors import UserError
 from layerdial.files import contents, read_json
+from layerdial.version import code_version
 
 
 def plan(suite: Suite) -> dict[Run, Origin]:
@@ -161,21 +160,3 @@ def _weights(folder: Path, changed: int) -> str:
 
 def _changed(folder: Path) -> int:
     return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0)
-
-
-def code_version() -> str:
-    """The commit of the checkout that the package runs from, with -dirty if its files were changed; else its version.
-
-    Other files do not count: suites and recipes are in what a run was asked for, and results are written by runs.
-    """
-    folder = Path(layerdial.__file__).parent
-
-    def git(*arguments: str) -> str:
-        ran = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-        return ran.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # installed below somebody else's checkout, it is not in it
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return layerdial.__version__

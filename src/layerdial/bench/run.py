@@ -9,10 +9,12 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from layerdial.bench.jobs import Failure, Job, run_jobs
+from layerdial.bench.jobs import run_jobs
 from layerdial.bench.plan import check_names, jobs_left, refuse_changed
 from layerdial.bench.rows import forget_rows, gather_rows
+from layerdial.bench.run_one import device_of_suites
 from layerdial.bench.suite import Origin, Run, Suite
+from layerdial.bench.workers import Failure, Job
 from layerdial.errors import UserError
 from layerdial.files import check_writable
 
@@ -44,9 +46,17 @@ def run_suite(
             _, name, seed, _ = job.arguments
             gather_rows(suite, (name, seed))
 
-        on_gpu = _has_gpu()
-        parallel = parallel or (1 if on_gpu else os.cpu_count() or 1)
-        return run_jobs(jobs, parallel, f"bench {suite.name}", gather, threads=None if on_gpu else 1)
+        parallel, threads = _shares(parallel)
+        return run_jobs(jobs, parallel, f"bench {suite.name}", gather, threads)
+
+
+def _shares(parallel: int | None) -> tuple[int, int]:
+    """Jobs at a time and torch's threads of each: on a GPU one that has all, else a core each."""
+    import torch
+
+    if device_of_suites() == "cpu":
+        return parallel or os.cpu_count() or 1, 1
+    return parallel or 1, torch.get_num_threads()
 
 
 def remove_fresh(suite: Suite, runs: Mapping[Run, Origin], names: Sequence[str]) -> None:
@@ -77,9 +87,3 @@ def alone(suite: Suite) -> Iterator[None]:
         except OSError:
             raise UserError(f"{suite.out} is in use by another layerdial bench; wait for it, or set out") from None
         yield
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

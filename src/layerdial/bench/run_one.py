@@ -28,7 +28,7 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
     from layerdial.models.checkpoint import fingerprint
     from layerdial.models.recognizer import load_model
 
-    folder, model, device = suite.folder(name, seed), suite.model(name, seed), _device()
+    folder, model, device = suite.folder(name, seed), suite.model(name, seed), device_of_suites()
     if not (folder / "asked.json").is_file():
         write_json(folder / "asked.json", origin.asked)
     trained = train_entry(suite, name, seed, origin.commit)
@@ -48,7 +48,7 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
                 continue
             evaluation = evaluate(recognizer, batches, subset)
             row = measure_subset(recognizer, evaluation, subset) | row | _took(trained, origin)
-            row["n_blocks"] = recognizer.n_blocks
+            row |= {"n_blocks": recognizer.n_blocks, "rejected": len(batches.rejected)}
             row["utterances_file"] = f"utterances/{name}-{seed}-{test}-{depth}-{select}-{weights[:8]}.jsonl"
             write_text(suite.out / row["utterances_file"], utterance_lines(evaluation))
             append_row(folder / "rows.jsonl", row)
@@ -76,7 +76,8 @@ def _took(trained: Trained, origin: Origin) -> Row:
     }
 
 
-def _device() -> str:
+def device_of_suites() -> str:
+    """Where suites train and test: on a GPU if there is one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -111,7 +111,7 @@ class Suite(Strict):
 
     def recipe_of(self, name: str, seed: int, round_: int = 1) -> Recipe:
         """The recipe of an entry's run; of a chain, that of a round, counted from 1."""
-        data = self._changed(name) | {"recipe": RECIPE_VERSION, "out": str(self.folder(name, seed))}
+        data = self.changed(name) | {"recipe": RECIPE_VERSION, "out": str(self.folder(name, seed))}
         for link in self._line(name):
             for key in ("reference", "init"):
                 if (other := getattr(self.methods[link], key)) is not None:
@@ -136,7 +136,7 @@ class Suite(Strict):
         for link in reversed(self._line(name)):
             if (select := self.methods[link].select) is not None:
                 return select
-        data = self._changed(name)
+        data = self.changed(name)
         # what is no table of keys is no recipe, and is refused as one
         policy, objective = (part if isinstance(part := data.get(key), dict) else {} for key in ("policy", "objective"))
         if policy.get("name") != "none":
@@ -158,7 +158,7 @@ class Suite(Strict):
         graph = {name: self.needs(name) for name in self.methods}
         return list(TopologicalSorter(graph).static_order())
 
-    def _changed(self, name: str) -> dict[str, Any]:
+    def changed(self, name: str) -> dict[str, Any]:
         """The common recipe with the changes of an entry and of what it continues."""
         data = copy.deepcopy(self.recipe)
         for link in self._line(name):
@@ -190,7 +190,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite and check all of it: every recipe, who needs whom, seeds and depths."""
     data = read_yaml(path, "suite", SUITE_VERSION, "benchmarks/suites/smoke.yaml", overrides)
     suite = parse(Suite, data, f"suite {path}")
-    for check in (_check_names, _check_references, _check_runs, _check_labels, _check_report):
+    for check in (_check_names, _check_references, _check_keys, _check_runs, _check_labels, _check_report):
         try:
             check(suite)
         except UserError as error:
@@ -247,11 +247,26 @@ def _check_runs(suite: Suite) -> None:
                 f"suite {suite.name}: methods.{name} has {blocks} blocks and is tested at depth "
                 f"{max(suite.depths_of(name))}; set its depths"
             )
+        if suite.select_of(name) == "full" and blocks is None and len(suite.depths_of(name)) > 1:
+            raise UserError(
+                f"suite {suite.name}: methods.{name} runs whole; set its depths to the number of its blocks, "
+                "for example [12]"
+            )
         if suite.select_of(name) == "full" and blocks is not None and suite.depths_of(name) != (blocks,):
             raise UserError(
                 f"suite {suite.name}: methods.{name} runs whole, at depth {blocks}, its depths are "
                 f"{', '.join(map(str, suite.depths_of(name)))}; leave them out, or set select"
             )
+
+
+def _check_keys(suite: Suite) -> None:
+    """No recipe has a key that the suite itself sets."""
+    for name in suite.methods:
+        changed = suite.changed(name)
+        train = changed.get("train")
+        for key, given in (("out", "out" in changed), ("train.seed", isinstance(train, dict) and "seed" in train)):
+            if given:
+                raise UserError(f"suite {suite.name}: methods.{name} has {key}, which the suite sets by itself")
 
 
 def _check_labels(suite: Suite) -> None:

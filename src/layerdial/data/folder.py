@@ -210,8 +210,9 @@ def _move_speakers(rows: list[Row], hold_out: Mapping[str, Sequence[str]]) -> li
 def _mark_repeated(rows: Iterable[Row]) -> Iterator[Row]:
     """All rows; of those for one file, the first without a problem."""
     seen: set[str] = set()
+    problem = "an earlier row has the same file_name (extensions do not count)"
     for row in rows:
-        yield replace(row, problem="an earlier row has the same file_name") if row.id in seen else row
+        yield replace(row, problem=problem) if row.id in seen else row
         seen.add(row.id)
 
 

@@ -195,7 +195,7 @@ def _model_id(model: ir.Model, manifest: Manifest) -> str:
 
 
 def _trained_with(folder: Path) -> str:
-    """Which weights, trained by which commit, exported by which version."""
+    """Which weights, whose training which commit finished, exported by which version."""
     meta = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else {}
     parts = [f"weights {fingerprint(folder)}", f"commit {meta['commit']}" if meta.get("commit") else ""]
     return ", ".join([part for part in parts if part] + [f"exported by layerdial {__version__}"])

@@ -82,11 +82,14 @@ class HuggingFaceFeatures:
     def __repr__(self) -> str:
         return f"{type(self.extractor).__name__} at {SAMPLE_RATE / self.samples_per_frame:g} frames a second"
 
-    def _identity(self) -> tuple[Any, ...]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides what is heard."""
         settings = self.extractor.to_dict()
-        return self.convolutions, {
-            k: v for k, v in settings.items() if k not in ("processor_class", "return_attention_mask")
-        }
+        return {k: v for k, v in settings.items() if k not in ("processor_class", "return_attention_mask")}
+
+    def _identity(self) -> tuple[Any, ...]:
+        return self.convolutions, self.settings
 
 
 class HuggingFaceTokenizer:

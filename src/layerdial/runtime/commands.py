@@ -83,6 +83,9 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `layerdial … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except KeyboardInterrupt:
+        print("layerdial: interrupted", file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         print(f"layerdial: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -1,37 +1,60 @@
-"""Ctrl-C or SIGTERM in a training run: the step that is being made is finished first."""
+"""Ctrl-C or SIGTERM in a training run: the step that is being made is finished first, an evaluation is not."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
+class Interruption:
+    """Whether SIGINT or SIGTERM came; within `at_once` either raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._raises = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For what can be lost. One that came before is raised as well."""
+        self._raises = True
+        try:
+            self.note(came=False)
+            yield
+        finally:
+            self._raises = False
+
+    def note(self, came: bool = True) -> None:
+        """One came."""
+        self.came = self.came or came
+        if self.came and self._raises:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM came. A second of the same does at once what it always does.
+def interruptions() -> Iterator[Interruption]:
+    """Yield what says whether SIGINT or SIGTERM came. A second of the same does at once what it always does.
 
     The other may still come: where a whole job is terminated, one who waits for this process may interrupt it as well.
 
     In a thread that is not the main one signals never come. One that is ignored stays so, as a shell has SIGINT for
     what runs in the background.
     """
-    came = False
+    interruption = Interruption()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
         signal.signal(number, before[signal.Signals(number)])
+        interruption.note()
 
     here = threading.current_thread() is threading.main_thread()
     noted = [number for number, handler in before.items() if here and handler not in (signal.SIG_IGN, None)]
     for number in noted:
         signal.signal(number, note)
     try:
-        yield lambda: came
+        yield interruption
     finally:
         for number in noted:
             signal.signal(number, before[number])

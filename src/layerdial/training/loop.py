@@ -27,7 +27,7 @@ from layerdial.progress import Update, progress
 from layerdial.subset import Blocks
 from layerdial.text import Tokenizer
 from layerdial.training import checkpoints
-from layerdial.training.interruption import interruptions
+from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.optim import learning_rate, make_optimizer
 from layerdial.training.policies import Policy, make_policy
 from layerdial.training.posteriors import stored_posteriors
@@ -79,18 +79,20 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     """
     run = _prepare(recipe, resume)
     steps = recipe.train.steps
-    if run.progress.step == steps and run.folder.is_finished(recipe):
+    if _is_over(recipe, run.folder, run.progress):
         return run.folder.model  # and its ladder stays
     shown = progress(f"train {recipe.out.name}", steps, run.progress.step)
-    with shown if run.accelerator.is_main_process else nullcontext(_show_nothing) as update:
+    # processes of a distributed run would stop at different steps; theirs is the launcher's way to stop
+    stoppable = interruptions() if run.accelerator.num_processes == 1 else nullcontext(Interruption())
+    with shown if run.accelerator.is_main_process else nullcontext(_show_nothing) as update, stoppable as interruption:
         if _is_evaluated_here(run) and run.progress.step not in run.progress.scores:
-            _evaluate_and_save(run, update)  # an interrupted evaluation
+            _evaluate_and_save(run, update, interruption)  # an interrupted evaluation
         if run.progress.step < steps:
-            _make_updates(run, update)
+            _make_updates(run, update, interruption)
     return _finish(run)
 
 
-def _make_updates(run: _Run, update: Update) -> None:
+def _make_updates(run: _Run, update: Update, interruption: Interruption) -> None:
     """All updates that are left, each evaluated and saved where it is due."""
     recipe = run.recipe
     batches = training_batches(
@@ -105,18 +107,20 @@ def _make_updates(run: _Run, update: Update) -> None:
     )
     run.student.train()
     run.window = Window()
-    # processes of a distributed run would stop at different steps; theirs is the launcher's way to stop
-    alone = run.accelerator.num_processes == 1
-    with interruptions() if alone else nullcontext(lambda: False) as interrupted:
-        while run.progress.step < recipe.train.steps:
-            _update_weights(run, batches)
-            _log_when_due(run, update)
-            if _is_evaluated_here(run):
-                _evaluate_and_save(run, update)
-            elif interrupted():
-                _save_where_it_stopped(run)
-            if interrupted():
-                raise KeyboardInterrupt
+    while run.progress.step < recipe.train.steps:
+        _update_weights(run, batches)
+        _log_when_due(run, update)
+        if _is_evaluated_here(run):
+            _evaluate_and_save(run, update, interruption)
+        elif interruption.came:
+            _save_where_it_stopped(run)
+        if interruption.came:
+            raise KeyboardInterrupt
+
+
+def _is_over(recipe: Recipe, folder: RunFolder, state: checkpoints.Progress) -> bool:
+    """Whether nothing is left to do, nor to be measured."""
+    return state.step == recipe.train.steps and folder.is_finished(recipe)
 
 
 def _is_evaluated_here(run: _Run) -> bool:
@@ -137,16 +141,17 @@ def _prepare(recipe: Recipe, resume: bool) -> _Run:
     if not recipe.objective.asks_reference:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
     folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
-    posteriors, began = None, time.perf_counter()
-    if reference is not None and recipe.objective.teacher == "cached":
-        posteriors = stored_posteriors(recipe, reference, accelerator)
-        reference = None  # and its memory is free
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
-    # what the run waited for posteriors that were not stored yet is part of its time
-    state = checkpoints.Progress(train_seconds=time.perf_counter() - began if posteriors else 0.0)
-    if resume and folder.latest is not None:
-        state = checkpoints.load(folder.latest, network, optimizer)
+    latest = folder.latest if resume else None
+    state = checkpoints.load(latest, network, optimizer) if latest else checkpoints.Progress()
+    posteriors = None
+    if reference is not None and recipe.objective.teacher == "cached" and not _is_over(recipe, folder, state):
+        began = time.perf_counter()
+        posteriors = stored_posteriors(recipe, reference, accelerator)
+        reference = None  # and its memory is free
+        if latest is None:  # what the run waited for posteriors that were not stored yet is part of its time
+            state.train_seconds = time.perf_counter() - began
     accelerator.wait_for_everyone()  # until every rank has looked whether there is a run already
     folder.begin(recipe, state.step, state.step in state.scores)
     expect_unused_parts(accelerator, recipe, network)
@@ -306,16 +311,18 @@ def _stop_if_not_finite(run: _Run) -> None:
         )
 
 
-def _evaluate_and_save(run: _Run, update: Update) -> None:
+def _evaluate_and_save(run: _Run, update: Update, interruption: Interruption) -> None:
     """A checkpoint, then dev error at full and low depth; the other ranks wait.
 
-    In this order, because an evaluation can take long, and a kill in it must not cost the updates before.
+    In this order, because an evaluation can take long, and a kill in it must not cost the updates before. Nor need an
+    interruption wait for its end: --resume makes up for it.
     """
     began = time.perf_counter()
     state = run.progress
     if run.accelerator.is_main_process:
         _save(run)
-        row, state.scores[state.step] = dev_scores(run.network, run.tokenizer, run.dev, run.recipe, run.ladder)
+        with interruption.at_once():
+            row, state.scores[state.step] = dev_scores(run.network, run.tokenizer, run.dev, run.recipe, run.ladder)
         run.folder.log({"step": state.step, "train_seconds": state.train_seconds, **row})
         update(state.step, "  ".join(f"{k.removeprefix('dev_')} {v:.1%}" for k, v in row.items() if "er_at" in k))
         checkpoints.save_progress(run.folder.checkpoints, state)

@@ -51,8 +51,8 @@ class Reference:
         own, other = self._network.features, network.features
         if own != other:
             raise UserError(
-                f"the reference {self.folder} hears {own}, the student {other}; frames can only be compared "
-                "between networks that hear alike"
+                f"the reference {self.folder} hears {own}, the student {other}{_detail(own, other)}; frames can only "
+                "be compared between networks that hear alike"
             )
 
     def check_width(self, network: Network) -> None:
@@ -77,3 +77,12 @@ class Reference:
     def _pass(self, inputs: Tensor, lengths_B: Tensor, streams: bool = False) -> tuple[Tensor, ...]:
         full = BlockSubset.full(self._network.n_blocks)
         return self._network(inputs, lengths_B, full, streams=streams)  # type: ignore[no-any-return]
+
+
+def _detail(own: object, other: object) -> str:
+    """The first setting that differs, where two ways of hearing read alike."""
+    mine, theirs = getattr(own, "settings", {}), getattr(other, "settings", {})
+    name = next((name for name in mine if name in theirs and mine[name] != theirs[name]), None)
+    if name is None or repr(own) != repr(other):
+        return ""
+    return f" ({name} {mine[name]!r}, the student's {theirs[name]!r})"

@@ -18,6 +18,7 @@ from layerdial.errors import UserError
 from layerdial.files import read_json, write_json, write_text
 from layerdial.report import append_row, read_rows
 from layerdial.training import checkpoints
+from layerdial.version import code_version
 
 
 class RunFolder:
@@ -126,6 +127,7 @@ def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
 def _meta(recipe: Recipe) -> dict[str, Any]:
     return {
         "layerdial": layerdial.__version__,
+        "commit": code_version(),
         "recipe": recipe.model_dump(mode="json"),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

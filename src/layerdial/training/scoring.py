@@ -17,6 +17,7 @@ from layerdial.text import Tokenizer
 from layerdial.training import checkpoints
 from layerdial.training.policies import evaluated_subset, trained_rule
 from layerdial.training.run_folder import RunFolder
+from layerdial.version import code_version
 
 
 def dev_scores(
@@ -62,6 +63,7 @@ def write_final_model(
         row, _ = dev_scores(network, tokenizer, dev, recipe, ladder)
     meta = {
         "run": str(folder.path),
+        "commit": code_version(),
         "averaged_steps": sorted(steps),
         "audio_seconds_seen": progress.audio_seconds,
         "train_seconds": progress.train_seconds,

@@ -153,7 +153,7 @@ def test_picture_without_methods_macs_or_intervals(tmp_path: Path) -> None:
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("count", [7, 22])
+@pytest.mark.parametrize("count", [7, 28])
 def test_many_lines_look_different_and_all_their_names_are_in_the_picture(tmp_path: Path, count: int) -> None:
     figure, axes = picture.new_figure()
     styles = list(islice(picture.line_styles(), count))

@@ -91,7 +91,7 @@ def _cost(row: Mapping[str, Any], unit: float | None) -> float:
 
 def line_styles() -> Iterator[dict[str, Any]]:
     """Colour, marker and dash of one line after another; dashes tell apart those that share a colour."""
-    for dash in itertools.cycle(("-", "--", ":", "-.")):
+    for dash in itertools.cycle(("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))):
         for colour, marker in _STYLES:
             yield {"color": colour, "marker": marker, "linestyle": dash}
 

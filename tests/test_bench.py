@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from layerdial.bench import trained
-from layerdial.bench.command import run_command
+from layerdial.bench.command import provenance, run_command
 from layerdial.bench.plan import choose, jobs_left, plan, refuse_changed
-from layerdial.bench.rows import forget_rows
+from layerdial.bench.rows import current_rows, forget_rows
 from layerdial.bench.run import alone, remove_fresh
 from layerdial.bench.suite import Suite, load_suite
 from layerdial.bench.trained import Point, Trained, train_entry
@@ -124,6 +124,19 @@ def test_a_second_run_does_nothing_and_the_report_can_be_drawn_alone(folder: Pat
     (folder / "out/report.md").unlink()
     assert run_command(folder / "suite.yaml", report_only=True) == 0
     assert (folder / "out/report.md").is_file()
+
+
+def test_the_report_says_where_the_runs_were_made_and_not_where_it_is_drawn(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out", tmp_path / "out")
+    for seed, device in ((0, "NVIDIA H200"), (1, "cpu")):
+        meta = tmp_path / f"out/dld/seed-{seed}/meta.json"
+        write_json(
+            meta, read_json(meta) | {"machine": "aarch64", "device": device, "python": "3.12.1", "torch": "2.11"}
+        )
+    suite = suite_of(folder).model_copy(update={"out": tmp_path / "out"})
+    found = provenance(suite, [row for row in current_rows(suite, plan(suite)) if row["name"] == "dld"])
+    places = "aarch64 CPU, Python 3.12.1, torch 2.11 and aarch64 NVIDIA H200, Python 3.12.1, torch 2.11"
+    assert f"; {places}; " in found and found.endswith(" hours of training.")
 
 
 def test_an_entry_that_changed_is_refused_and_fresh_removes_it_and_what_needs_it(folder: Path, tmp_path: Path) -> None:

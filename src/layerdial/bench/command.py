@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from layerdial.bench.plan import choose, plan
 from layerdial.bench.report import write_report
@@ -15,6 +14,7 @@ from layerdial.bench.run import run_suite
 from layerdial.bench.suite import Suite, load_suite
 from layerdial.bench.trained import Trained
 from layerdial.bench.workers import Failure
+from layerdial.files import read_json
 from layerdial.report import Row
 
 
@@ -48,18 +48,23 @@ def run_command(
 
 
 def provenance(suite: Suite, rows: Sequence[Row]) -> str:
-    """One line: code, machine, versions, hours."""
-    import torch
-
+    """One line: code, and of the training runs where they were made and how long they took."""
     seconds: dict[str, float] = {}  # of each training once, whatever was continued or learnt from
+    places: set[str] = set()
     for name, seed in {(row["name"], row["seed"]) for row in rows}:
-        trained = Trained.load(suite.folder(name, seed))
+        folder = suite.folder(name, seed)
+        trained = Trained.load(folder)
         seconds |= trained.seconds_of if trained else {}
+        places |= {_place(read_json(file)) for file in (*folder.glob("meta.json"), *folder.glob("round-*/meta.json"))}
     commits = ", ".join(sorted({str(row["commit"]) for row in rows}))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    hours = sum(seconds.values()) / 3600
-    return f"Code {commits}; {platform.machine()}, {device}; {versions}; {hours:.1f} hours of training."
+    where = " and ".join(sorted(places)) or "machine unknown"
+    return f"Code {commits}; {where}; {sum(seconds.values()) / 3600:.1f} hours of training."
+
+
+def _place(meta: Mapping[str, Any]) -> str:
+    """The machine and the versions that a training run noted."""
+    device = "CPU" if meta["device"] == "cpu" else meta["device"]
+    return f"{meta['machine']} {device}, Python {meta['python']}, torch {meta['torch']}"
 
 
 def _rows_in_all(suite: Suite) -> int:

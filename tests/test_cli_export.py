@@ -59,14 +59,13 @@ def assert_users_mistake(ended: Ended, *parts: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- export
 
 
-def test_export_says_what_it_wrote_how_close_it_is_and_what_comes_next(laddered: Path, tmp_path: Path) -> None:
-    out = tmp_path / "edge"
-    ended = command("export", laddered, out, "--licence", "CC-BY-4.0", "--name", "tones")
-    assert ended.code == 0, ended.err
+def test_export_says_what_it_wrote_how_close_it_is_and_what_comes_next(exported: Path) -> None:
+    out = exported
+    ended = Ended(**json.loads((out.parent / "said.json").read_text(encoding="utf-8")))
     assert ended.err == "tracing 3 blocks, which takes a second or more each\n"
-    exported, compared, following = ended.out.splitlines()
+    written, compared, following = ended.out.splitlines()
     size = (out / "model.onnx").stat().st_size / 1e6
-    assert exported == f"exported: {out} (float32, {size:.1f} MB, 3 blocks)"
+    assert written == f"exported: {out} (float32, {size:.1f} MB, 3 blocks)"
     assert compared.startswith("compared: log-probabilities within ") and compared.endswith("of torch at every depth")
     assert following == f"next:     layerdial profile {out}"
     manifest = Manifest.load(out)

@@ -29,12 +29,14 @@ from transformers import WavLMModel
 from layerdial.bench.suite import load_suite
 from layerdial.cli import app
 from layerdial.config import SIZES
-from layerdial.export.folder import Traced, trace
-from layerdial.models.checkpoint import fingerprint, save_model
+from layerdial.export.folder import Traced
+from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.text import load_tokenizer
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
+
+pytest_plugins = ["tiny_export"]
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
@@ -68,7 +70,6 @@ STAND_INS = {
     "nvidia/parakeet-ctc-1.1b": "parakeet",
 }
 SPEAKERS = ("anna", "bert", "carl")
-TRACED: dict[str, Traced] = {}
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,12 @@ def blocks(document: Path) -> list[Block]:
 
 
 @pytest.fixture
-def workshop(corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the documents suppose is there: the recipes, the demo's models, some audio, a corpus of one's own."""
     place = tmp_path / "workshop"
     place.mkdir()
     monkeypatch.chdir(place)
+    monkeypatch.setattr("layerdial.export.run.trace", lambda *_: traced)  # half a minute less than the stand-in's own
     for folder in ("recipes", "src"):
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "best"):
@@ -222,20 +224,8 @@ def run_layerdial(arguments: list[str]) -> None:
             arguments = ["train", recipe, *rest, *shrunk(Path(recipe), rest)]
         case ["sweep", *_] if "--depths" not in arguments:
             arguments = [*arguments, "--depths", "1,2"]
-    with pytest.MonkeyPatch.context() as patch:
-        if arguments[0] == "export":  # tracing takes most of the time, and documents export the same model
-            prepared = traced(arguments[1])
-            patch.setattr("layerdial.export.run.trace", lambda *_: prepared)
-        ended = command(*on_this_machine(arguments))
+    ended = command(*on_this_machine(arguments))
     assert ended.code == 0, f"layerdial {' '.join(arguments)}\n{ended.err}"
-
-
-def traced(model: str) -> Traced:
-    """A model's graph; the same weights are traced once."""
-    weights = fingerprint(Path(model))
-    if weights not in TRACED:
-        TRACED[weights] = trace(Path(model))
-    return TRACED[weights]
 
 
 def make_source(folder: Path, options: list[str]) -> None:

@@ -6,24 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 import torch
-from onnxruntime import InferenceSession
 from torch import Tensor
 
 from layerdial.config import ObjectiveConfig
 from layerdial.data.batching import Batch
 from layerdial.errors import UserError
-from layerdial.export.run import export_model
-from layerdial.export.sherpa import fix_subset
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import macs_per_second, parameter_count
 from layerdial.models.prune import prune_model
 from layerdial.modules.losses import LossTerms, distillation
-from layerdial.runtime.manifest import Manifest
-from layerdial.runtime.session import Session
 from layerdial.subset import BlockSubset
 from layerdial.text import build_tokenizer
 from layerdial.training.loop import train
@@ -222,22 +216,3 @@ def test_pruned_at_a_depth_it_is_a_plain_model_with_the_head_of_that_depth(
     assert (pruned.n_blocks, pruned.config.exit_heads, pruned.selector) == (depth, False, None)
     batch = noise([61, 40])
     assert torch.equal(pruned(*batch, BlockSubset.full(depth))[0], network(*batch, subset)[0])
-
-
-@pytest.mark.parametrize(
-    "block_norm",
-    [False, pytest.param(True, marks=pytest.mark.slow)],  # each traces another model, which takes seconds
-    ids=["", "block_norm"],
-)
-def test_the_exported_graph_has_the_head_of_every_depth(tmp_path: Path, block_norm: bool) -> None:
-    network, batch = stored(tmp_path / "model", n_blocks=2, exit_heads=True, block_norm=block_norm), noise([61, 40])
-    export_model(tmp_path / "model", tmp_path / "edge")
-    session = Session(tmp_path / "edge", Manifest.load(tmp_path / "edge"), 1)
-    for key in ("10", "01", "11"):
-        logp_BTV, _ = session.posteriors(batch[0].numpy(), batch[1].numpy(), BlockSubset.from_key(key))
-        with torch.no_grad():
-            expected = network(*batch, BlockSubset.from_key(key))[0].numpy()
-        assert logp_BTV[0] == pytest.approx(expected[0], abs=1e-4)
-        fixed = fix_subset(ir.load(tmp_path / "edge" / "model.onnx"), BlockSubset.from_key(key))  # for sherpa-onnx
-        alone = InferenceSession(ir.to_proto(fixed).SerializeToString())
-        assert alone.run(None, {"x": batch[0].numpy(), "x_lens": batch[1].numpy()})[0] == pytest.approx(logp_BTV)

@@ -205,6 +205,7 @@ def _become_child(action: Callable[[], object], out: int, err: int) -> NoReturn:
 
 def command(*arguments: object) -> Ended:
     """`layerdial ARGUMENTS` in a child process."""
+    import matplotlib.pyplot  # noqa: F401 - once here takes less time than in every child that draws
 
     def run() -> None:
         sys.argv = ["layerdial", *map(str, arguments)]

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ import pytest
 
 from conftest import made_once
 from layerdial.runtime import Recognizer
+from tiny import command
 
 if TYPE_CHECKING:
     from layerdial.export.folder import Traced
@@ -33,10 +36,17 @@ def laddered(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(laddered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `layerdial export` makes of it. It is shared: copy it before changing anything in it."""
-    from layerdial.export.run import export_model
+    """The folder that `layerdial export` makes of it. It is shared: copy it before changing anything in it.
 
-    return made_once(tmp_path_factory, "exported", lambda folder: export_model(laddered, folder / "edge")) / "edge"
+    What the command said is beside it, in `said.json`.
+    """
+
+    def make(folder: Path) -> None:
+        ended = command("export", laddered, folder / "edge", "--licence", "CC-BY-4.0", "--name", "tones")
+        (folder / "said.json").write_text(json.dumps(asdict(ended)), encoding="utf-8")
+        assert ended.code == 0, ended.err
+
+    return made_once(tmp_path_factory, "exported", make) / "edge"
 
 
 @pytest.fixture(scope="session")

@@ -21,15 +21,16 @@ class Interruption:
         """For what can be lost. One that came before is raised as well."""
         self._raises = True
         try:
-            self.note(came=False)
+            if self.came:
+                raise KeyboardInterrupt
             yield
         finally:
             self._raises = False
 
-    def note(self, came: bool = True) -> None:
+    def note(self) -> None:
         """One came."""
-        self.came = self.came or came
-        if self.came and self._raises:
+        self.came = True
+        if self._raises:
             raise KeyboardInterrupt
 
 

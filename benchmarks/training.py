@@ -31,11 +31,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from layerdial.config import ConformerConfig, DataConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
+from layerdial.config import DataConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
 from layerdial.data.batching import Batch, Position, speeds_of, training_batches
 from layerdial.data.manifest import cut_text, open_cuts
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.network_config import ConformerConfig
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text import build_tokenizer
 from layerdial.training.optim import make_optimizer

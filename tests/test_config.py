@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 import layerdial
-from layerdial.config import SIZES, ConformerConfig, Recipe, load_recipe, parse
+from layerdial.config import Recipe, load_recipe
 from layerdial.errors import UserError
+from layerdial.network_config import SIZES, ConformerConfig
+from layerdial.strict import parse
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPES = sorted(

@@ -8,7 +8,6 @@ from typing import Literal
 import pytest
 import torch
 
-from layerdial.config import ConformerConfig
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import (
     Cost,
@@ -17,6 +16,7 @@ from layerdial.models.cost import (
     parameter_count,
     subset_cost,
 )
+from layerdial.network_config import ConformerConfig
 from layerdial.subset import BlockSubset
 from layerdial.timing import measure_in_turns, measure_latency
 

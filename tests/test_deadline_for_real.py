@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from layerdial.config import ConformerConfig
 from layerdial.export.run import export_model
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.network_config import ConformerConfig
 from layerdial.runtime import Recognizer
 from layerdial.runtime.profile import profile_device
 from layerdial.text import ListTokenizer

@@ -28,10 +28,10 @@ from transformers import WavLMModel
 
 from layerdial.bench.suite import load_suite
 from layerdial.cli import app
-from layerdial.config import SIZES
 from layerdial.export.folder import Traced
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.network_config import SIZES
 from layerdial.text import load_tokenizer
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor

@@ -11,10 +11,12 @@ import pytest
 import torch
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor, WavLMModel
 
-from layerdial.config import HuggingFaceConfig, OptimConfig, Recipe, parse
+from layerdial.config import OptimConfig, Recipe
 from layerdial.errors import UserError
 from layerdial.models.hf_checkpoint import load_hugging_face, new_hugging_face
 from layerdial.models.hf_processor import HuggingFaceFeatures, HuggingFaceTokenizer, character_processor
+from layerdial.network_config import HuggingFaceConfig
+from layerdial.strict import parse
 from layerdial.training.optim import make_optimizer
 from layerdial.training.reference import Reference
 from layerdial.training.setup import make_student

@@ -311,9 +311,9 @@ def test_no_utterance_is_said() -> None:
 
 
 def tiny_recognizer() -> Any:
-    from layerdial.config import ConformerConfig
     from layerdial.models.conformer_ctc import ConformerCTC
     from layerdial.models.recognizer import TorchRecognizer
+    from layerdial.network_config import ConformerConfig
     from layerdial.text import build_tokenizer
 
     torch.manual_seed(0)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from layerdial.config import ConformerConfig
 from layerdial.errors import UserError
 from layerdial.export.folder import trace
 from layerdial.ladder import Ladder, Rung
@@ -19,6 +18,7 @@ from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import macs_per_second, parameter_count
 from layerdial.modules.selector import InputSelector, LearnedScores, top_gates
+from layerdial.network_config import ConformerConfig
 from layerdial.subset import BlockSubset, Budget
 from layerdial.text import build_tokenizer
 from layerdial.training.loop import train

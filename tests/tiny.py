@@ -25,9 +25,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from layerdial.cli import main
-from layerdial.config import ConformerConfig, Recipe, load_recipe
+from layerdial.config import Recipe, load_recipe
 from layerdial.data.manifest import write_cuts
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.network_config import ConformerConfig
 from layerdial.report import read_rows
 from layerdial.training.reference import Reference
 

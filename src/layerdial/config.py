@@ -1,106 +1,17 @@
-"""Recipes: what a training run is, as strict frozen models. An unknown key or another version is refused."""
+"""Recipes: what a training run is, as strict frozen models."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from layerdial.errors import UserError
+from layerdial.network_config import ConformerConfig, ModelConfig
+from layerdial.strict import Strict, parse, read_yaml
 
 RECIPE_VERSION = 1
-Model = TypeVar("Model", bound=BaseModel)
-
-SIZES: dict[str, dict[str, Any]] = {
-    "xs": {"n_blocks": 8, "width": 96, "heads": 4, "ffn_width": 384, "kernel": 15},
-    "s": {"n_blocks": 12, "width": 144, "heads": 4, "ffn_width": 576, "kernel": 31},
-    "m": {"n_blocks": 12, "width": 192, "heads": 4, "ffn_width": 768, "kernel": 31},
-    "paper": {"n_blocks": 12, "width": 256, "heads": 8, "ffn_width": 2048, "kernel": 31, "block_norm": True},
-}
-
-
-class Strict(BaseModel):
-    """Frozen, and without keys that nobody knows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ConformerConfig(Strict):
-    """The network. `size` names a set of numbers; any of them can be set beside it.
-
-    `block_norm` ends every block with a LayerNorm, as the Conformer was published; without it the blocks add to a
-    plain residual stream that is normalised once, before the head, which learns far sooner from little data.
-    `skip` says what is left of a dropped block: nothing ("identity") or its final norm ("norm", as in LDASR).
-    `exit_heads` gives every depth below N a norm and a head of its own (early exits).
-    `selector` adds a part that chooses the blocks where only their number is given: from what the front end heard
-    ("input"; its hidden layer has `selector_width` units), or by a learned score a block ("scores").
-    """
-
-    family: Literal["conformer"] = "conformer"
-    size: Literal["xs", "s", "m", "paper"] | None = None
-    n_mels: int = Field(default=80, ge=1)
-    n_blocks: int = Field(ge=1)
-    width: int = Field(ge=8)
-    heads: int = Field(ge=1)
-    ffn_width: int = Field(ge=8)
-    kernel: int = Field(ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    block_norm: bool = False
-    skip: Literal["identity", "norm"] = "identity"
-    conv_norm: Literal["layer", "batch"] = "layer"
-    exit_heads: bool = False
-    selector: Literal["input", "scores"] | None = None
-    selector_width: int = Field(default=32, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_size(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("size") in SIZES:
-            return {**SIZES[data["size"]], **data}
-        return data
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} is not a multiple of twice the heads (2 x {self.heads}), as rotary needs"
-            )
-        if self.skip == "norm" and not self.block_norm:
-            raise ValueError("skip 'norm' keeps a dropped block's final norm, which needs block_norm: true")
-        if self.selector and self.skip == "norm":
-            raise ValueError("a selector drops blocks whole, but skip 'norm' keeps their norms; leave one of them out")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
-        return self
-
-
-class HuggingFaceConfig(Strict):
-    """A Hugging Face CTC model: WavLM, wav2vec2, HuBERT or Parakeet.
-
-    `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
-    over a checkpoint, what has no weights, such as `hidden_dropout`. Its `layerdrop` and its own SpecAugment
-    (`mask_time_prob` and the like) are not used: blocks are dropped by `policy`, inputs masked by `spec_augment`.
-    `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
-    """
-
-    family: Literal["hf"] = "hf"
-    config: dict[str, Any] = {}
-    freeze_front_end: bool = True
-    gradient_checkpointing: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        inner = self.config.get("encoder_config")
-        for key in [*self.config, *(inner if isinstance(inner, dict) else ())]:
-            if key == "layerdrop":
-                raise ValueError(f"config.{key} is not used; `policy` says how blocks are dropped")
-            if key.startswith("mask_") or key == "apply_spec_augment":
-                raise ValueError(f"config.{key} is not used; `spec_augment` says what is masked")
-        return self
 
 
 class TokenizerConfig(Strict):
@@ -290,21 +201,6 @@ class TrainConfig(Strict):
     average_best: int = Field(default=1, ge=1)
 
 
-def _family(model: Any) -> str:
-    """Which kind of network: as `family` says, or as keys say that only Hugging Face models have."""
-    if not isinstance(model, dict):
-        return str(getattr(model, "family", "conformer"))
-    only_hugging_face = set(model) & (set(HuggingFaceConfig.model_fields) - set(ConformerConfig.model_fields))
-    return str(model.get("family", "hf" if only_hugging_face else "conformer"))
-
-
-_FAMILIES: dict[str, type[BaseModel]] = {"conformer": ConformerConfig, "hf": HuggingFaceConfig}
-ModelConfig = Annotated[
-    Annotated[ConformerConfig, Tag("conformer")] | Annotated[HuggingFaceConfig, Tag("hf")],
-    Discriminator(_family),
-]
-
-
 class Recipe(Strict):
     """A training run. `reference` is a model folder; `init` is "scratch", "reference" or a model folder.
 
@@ -367,77 +263,3 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `a.b=value` overrides (values are YAML too)."""
     data = read_yaml(path, "recipe", RECIPE_VERSION, "recipes/digits-fsdd/dld.yaml", overrides)
     return parse(Recipe, data, f"recipe {path}")
-
-
-def read_yaml(path: Path, kind: str, version: int, example: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The keys of a YAML file whose key `kind` gives its version, after `a.b=value` overrides."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{kind} {path} does not exist") from None
-    except (IsADirectoryError, UnicodeDecodeError):
-        raise UserError(f"{path} is not a {kind}; give a YAML file such as {example}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{kind} {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{kind} {path} holds no keys; it begins with '{kind}: {version}'")
-    for override in overrides:
-        _apply(data, override)
-    if data.get(kind) != version:
-        found = data.get(kind, "none")
-        raise UserError(f"{kind} {path} has version {found!r}; this layerdial reads '{kind}: {version}'")
-    return data
-
-
-def parse(model: type[Model], data: Any, what: str) -> Model:
-    """Validate `data`; the first problem becomes one line that names the key, the value and what would be right."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        location = [str(part) for part in problem["loc"]]
-        key = ".".join(part for part in location if part not in _FAMILIES)
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(model, location[:-1])
-            close = difflib.get_close_matches(location[-1], known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"{what}: unknown config key {key}; {hint}known keys: {', '.join(known)}") from None
-        if problem["type"] == "union_tag_invalid":
-            found = problem["ctx"]["tag"]
-            raise UserError(f"{what}: {key}.family is {found!r}; choose {' or '.join(_FAMILIES)}") from None
-        message = problem["msg"].removeprefix("Value error, ")
-        found = "" if problem["type"] in ("missing", "value_error") else f", found {problem['input']!r}"
-        raise UserError(f"{what}: {key + ': ' if key else ''}{message}{found}") from None
-
-
-def _known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    for part in location:
-        if part in _FAMILIES:
-            model = _FAMILIES[part]
-            continue
-        if part not in model.model_fields:  # a name that the user gave, in a dictionary of models
-            continue
-        annotation: Any = model.model_fields[part].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
-    return list(model.model_fields)
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override!r} is not of the form a.b=value")
-    try:
-        set_key(data, key, yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def set_key(data: dict[str, Any], key: str, value: Any) -> None:
-    """Put `value` at the dotted `key`, into dictionaries that are made where there are none."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        if not isinstance(data.get(parent), dict):
-            data[parent] = {}
-        data = data[parent]
-    data[last] = value

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from layerdial.config import RECIPE_VERSION, ConformerConfig, Recipe, Strict, parse, read_yaml, set_key
+from layerdial.config import RECIPE_VERSION, Recipe
 from layerdial.errors import UserError
+from layerdial.network_config import ConformerConfig
+from layerdial.strict import Strict, parse, read_yaml, set_key
 
 SUITE_VERSION = 1
 Selection = Literal["search", "prefix", "even", "full", "chosen"]

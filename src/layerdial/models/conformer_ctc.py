@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from layerdial.config import ConformerConfig, parse
 from layerdial.errors import UserError
 from layerdial.features import SAMPLE_RATE, LogMel
 from layerdial.files import read_json, write_json
@@ -24,6 +23,8 @@ from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
+from layerdial.network_config import ConformerConfig
+from layerdial.strict import parse
 from layerdial.subset import Budget
 from layerdial.text import Tokenizer, load_tokenizer
 

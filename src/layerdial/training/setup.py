@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from layerdial.config import ConformerConfig, HuggingFaceConfig, Recipe
+from layerdial.config import Recipe
 from layerdial.errors import UserError
 from layerdial.fbank import N_MELS
 from layerdial.features import SAMPLE_RATE
@@ -19,6 +19,7 @@ from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.network import Network
+from layerdial.network_config import ConformerConfig, HuggingFaceConfig
 from layerdial.subset import check_depth
 from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference

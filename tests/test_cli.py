@@ -309,12 +309,12 @@ def test_a_place_that_cannot_be_written_is_said(model: Path, clip: Path, corpus,
 
 
 def test_our_own_fault_is_not_the_users(tmp_path: Path, corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerdial.training import loop
+    from layerdial.training import run
 
     def broken(*_: object) -> Callable[[int], None]:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loop, "make_policy", broken)
+    monkeypatch.setattr(run, "make_policy", broken)
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     ended = command("train", recipe)
     assert ended.code == 1 and "RuntimeError: a bug" in ended.err
@@ -323,12 +323,12 @@ def test_our_own_fault_is_not_the_users(tmp_path: Path, corpus, monkeypatch: pyt
 def test_an_interrupt_is_one_line_that_says_how_to_go_on(
     tmp_path: Path, corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from layerdial.training import loop
+    from layerdial.training import run
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "make_policy", interrupted)
+    monkeypatch.setattr(run, "make_policy", interrupted)
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     ended = command("train", recipe)
     assert ended.code == 130

@@ -20,9 +20,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 from layerdial.config import Recipe
+from layerdial.modules.losses import LossTerms
 from layerdial.report import read_rows
 from layerdial.subset import BlockSubset
-from layerdial.training import loop
+from layerdial.training import loop, run, update
 from layerdial.training.loop import train
 from layerdial.training.policies import make_policy
 from test_resume import kill_at_step
@@ -58,7 +59,7 @@ def on_two_ranks(action: Callable[[int], object]) -> list[Ended]:
 def train_and_tell(recipe: Recipe, rank: int, resume: bool = False) -> None:
     """Train, and print what this rank drew, heard and ended with. The second rank cannot write any file."""
     seen: dict[str, list[Any]] = {"subsets": [], "ids": []}
-    terms_of, finish = loop.loss_terms, loop._finish
+    terms_of, finish = update.loss_terms, loop._finish
 
     def listening(student: torch.nn.Module, batch: Any, heard: Any, subset: BlockSubset, *rest: Any):
         seen["subsets"].append(subset.key)
@@ -72,7 +73,7 @@ def train_and_tell(recipe: Recipe, rank: int, resume: bool = False) -> None:
         print(json.dumps({**seen, "weights": hashed.hexdigest(), "processes": run.accelerator.num_processes}))
         return finish(run)
 
-    loop.loss_terms, loop._finish = listening, telling
+    update.loss_terms, loop._finish = listening, telling
     if rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     train(recipe, resume)
@@ -118,7 +119,7 @@ def test_a_block_that_no_rank_runs_does_not_stop_them(corpus, learnt: Path, tmp_
     )
 
     def without_the_last_block(rank: int) -> None:
-        loop.make_policy = lambda *_: lambda step: (BlockSubset.prefix(3, 1 + step % 2),)
+        run.make_policy = lambda *_: lambda step: (BlockSubset.prefix(3, 1 + step % 2),)
         train_and_tell(recipe, rank)
 
     first, second = told(on_two_ranks(without_the_last_block))
@@ -150,16 +151,16 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both_with_its_ids(corpus, t
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev)
 
     def broken_on_the_second(rank: int) -> None:
-        terms_of = loop.loss_terms
+        terms_of = update.loss_terms
 
         def terms(student: torch.nn.Module, batch: Any, *rest: Any) -> Any:
             found = terms_of(student, batch, *rest)
             if rank == 0:
                 return found
             print(", ".join(batch.ids))
-            return loop.LossTerms(found.total * float("inf"), found.ctc, found.distil)
+            return LossTerms(found.total * float("inf"), found.ctc, found.distil)
 
-        loop.loss_terms = terms
+        update.loss_terms = terms
         train(recipe)
 
     ended = on_two_ranks(broken_on_the_second)

@@ -11,7 +11,7 @@ import torch
 from layerdial.config import ObjectiveConfig
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.training import loop
+from layerdial.training import update
 from layerdial.training.loop import train
 from layerdial.training.step import Teachers, loss_terms
 from test_exits import spoken
@@ -49,8 +49,8 @@ def test_a_step_has_the_gradient_of_its_passes_taught_by_the_full_one_which_they
             torch.testing.assert_close(parameters[name].grad, wanted, rtol=1e-4, atol=1e-5, msg=name)
             compared.append(name)
 
-    monkeypatch.setattr(loop, "loss_terms", listening)
-    monkeypatch.setattr(loop, "skip_if_not_finite", compare)  # called between the last backward pass and the update
+    monkeypatch.setattr(update, "loss_terms", listening)
+    monkeypatch.setattr(update, "skip_if_not_finite", compare)  # called between the last backward pass and the update
     changes = (*IN_PLACE, f"objective.in_place_divergence={divergence}", "objective.in_place_ctc=0.25")
     changes += (f"init={learnt}", "optim.clip=1e9")
     if teacher:

@@ -22,7 +22,7 @@ from layerdial.config import OptimConfig, Recipe
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.report import read_rows
-from layerdial.training import checkpoints, loop, scoring, window
+from layerdial.training import checkpoints, loop, scoring, update, window
 from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
@@ -35,14 +35,14 @@ def kill() -> None:
 
 def kill_at_step(step: int) -> None:
     """From now on, this process kills itself in the middle of that step."""
-    rate = loop.learning_rate
+    rate = update.learning_rate
 
     def deadly(config: OptimConfig, now: int, steps: int) -> float:
         if now == step:
             kill()
         return rate(config, now, steps)
 
-    loop.learning_rate = deadly  # type: ignore[assignment]
+    update.learning_rate = deadly  # type: ignore[assignment]
 
 
 def kill_while_saving(step: int) -> None:
@@ -218,14 +218,14 @@ def test_a_run_killed_before_its_model_was_written_ends_when_it_is_resumed(corpu
 
 def interrupt_in_step(step: int, *signals: signal.Signals, to: Callable[[int], None] = signal.raise_signal) -> None:
     """From now on, Ctrl-C (or `signals`, one right after the other) comes in the middle of that step."""
-    rate, presses = loop.learning_rate, iter(signals or [signal.SIGINT])
+    rate, presses = update.learning_rate, iter(signals or [signal.SIGINT])
 
     def interrupting(config: OptimConfig, now: int, steps: int) -> float:  # called for each group of parameters
         if now == step and (number := next(presses, None)) is not None:
             to(number)
         return rate(config, now, steps)
 
-    loop.learning_rate = interrupting  # type: ignore[assignment]
+    update.learning_rate = interrupting  # type: ignore[assignment]
 
 
 def interrupted(recipe: Recipe, arrange: Callable[[], None]) -> Ended:
@@ -336,7 +336,7 @@ def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(
 ) -> None:
     """By a clock of our own: an update takes ten seconds, an evaluation a thousand."""
     now, updates = [0.0], set[int]()
-    rate, score = loop.learning_rate, loop.dev_scores
+    rate, score = update.learning_rate, loop.dev_scores
 
     def step_of_ten(config: OptimConfig, step: int, steps: int) -> float:  # called for each group of parameters
         now[0] += 0 if step in updates else 10
@@ -347,10 +347,10 @@ def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(
         now[0] += 1000
         return score(*parts)
 
-    for module in (loop, window):
+    for module in (loop, update, window):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(loop, "Window", lambda: window.Window(began=now[0]))
-    monkeypatch.setattr(loop, "learning_rate", step_of_ten)
+    monkeypatch.setattr(update, "learning_rate", step_of_ten)
     monkeypatch.setattr(loop, "dev_scores", slow_scores)
 
     class AfterFive(Interruption):

@@ -20,9 +20,10 @@ from layerdial.errors import UserError
 from layerdial.evaluate import evaluate
 from layerdial.ladder import Ladder, Rung
 from layerdial.models.recognizer import TorchRecognizer
+from layerdial.modules.losses import LossTerms
 from layerdial.report import read_rows
 from layerdial.subset import BlockSubset
-from layerdial.training import checkpoints, loop, scoring, window
+from layerdial.training import checkpoints, scoring, update, window
 from layerdial.training.loop import train
 from layerdial.training.optim import learning_rate, make_optimizer
 from layerdial.training.step import skip_if_not_finite
@@ -172,7 +173,7 @@ def test_a_non_finite_loss_stops_with_the_ids_and_finite_weights(
 ) -> None:
     seen: list[torch.nn.Module] = []
     bad: list[tuple[str, ...]] = []
-    terms_of = loop.loss_terms
+    terms_of = update.loss_terms
 
     def overflowing(student: torch.nn.Module, batch: Any, *rest: Any) -> Any:
         seen.append(student)
@@ -180,9 +181,9 @@ def test_a_non_finite_loss_stops_with_the_ids_and_finite_weights(
         if len(seen) <= 4:
             return terms
         bad.append(batch.ids)
-        return loop.LossTerms(terms.total * float("inf"), terms.ctc, terms.distil)
+        return LossTerms(terms.total * float("inf"), terms.ctc, terms.distil)
 
-    monkeypatch.setattr(loop, "loss_terms", overflowing)
+    monkeypatch.setattr(update, "loss_terms", overflowing)
     with pytest.raises(UserError, match="loss is not finite at step 4 ") as problem:
         train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "train.eval_every=2", "train.log_every=7"))
     assert f"(batch: {', '.join(bad[0])})" in str(problem.value) and "\n" not in str(problem.value)
@@ -197,7 +198,7 @@ def test_every_gradient_of_a_window_that_is_not_finite_is_named_not_the_last_alo
     seen, fine = window.Window(), torch.tensor(1.0)
     for step, norm in enumerate((fine, torch.tensor(float("inf")), fine)):
         for part in "ab":  # two passes an update
-            seen.add(step, (f"{step}{part}",), 3, loop.LossTerms(fine, fine, fine))
+            seen.add(step, (f"{step}{part}",), 3, LossTerms(fine, fine, fine))
         seen.add_norm(norm)
     assert not seen.not_finite()
     assert [(bad.step, bad.ids) for bad in seen.gradient_not_finite()] == [(1, ("1b",))]
@@ -241,8 +242,8 @@ def test_the_ladder_of_the_model_that_a_run_starts_from_says_what_it_trains_and_
     rungs = tuple(Rung(depth, key, None, 0.0, 0, 1) for depth, key in enumerate(keys, 1))
     Ladder(3, "loss", "dev", 1, rungs).save(start / "ladder.json")
     trained, measured = set[str](), set[str]()
-    terms_of, evaluated = loop.loss_terms, scoring.evaluate
-    monkeypatch.setattr(loop, "loss_terms", lambda *parts: (trained.add(parts[3].key), terms_of(*parts))[1])
+    terms_of, evaluated = update.loss_terms, scoring.evaluate
+    monkeypatch.setattr(update, "loss_terms", lambda *parts: (trained.add(parts[3].key), terms_of(*parts))[1])
     monkeypatch.setattr(scoring, "evaluate", lambda *parts: (measured.add(parts[2].key), evaluated(*parts))[1])
     model = train(recipe)
     assert trained == set(keys) and measured == {"010", "011"}

@@ -1,0 +1,116 @@
+"""The parts of a training run, made of its recipe and, where it goes on, of its last checkpoint."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from layerdial.config import Recipe
+from layerdial.data.batching import FeatureBatches
+from layerdial.data.manifest import open_cuts
+from layerdial.data.posteriors import PosteriorStore
+from layerdial.ladder import Ladder
+from layerdial.models.checkpoint import fingerprint
+from layerdial.models.network import Network
+from layerdial.text import Tokenizer
+from layerdial.training import checkpoints
+from layerdial.training.optim import make_optimizer
+from layerdial.training.policies import Policy, make_policy
+from layerdial.training.posteriors import stored_posteriors
+from layerdial.training.reference import Reference
+from layerdial.training.run_folder import RunFolder
+from layerdial.training.setup import (
+    check_abilities,
+    expect_unused_parts,
+    make_accelerator,
+    make_student,
+    starting_ladder,
+)
+from layerdial.training.window import Window
+
+
+@dataclass
+class Run:
+    """The parts of a run. `network` is the plain model, `student` what accelerate made of it (DDP on many GPUs)."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    folder: RunFolder
+    tokenizer: Tokenizer
+    reference: Reference | None
+    posteriors: PosteriorStore | None
+    network: Network
+    student: nn.Module
+    optimizer: torch.optim.Optimizer
+    policy: Policy
+    ladder: Ladder | None
+    dev: FeatureBatches
+    progress: checkpoints.Progress
+    window: Window
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside accelerate's wrapper."""
+        plain: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return plain
+
+
+def prepare_run(recipe: Recipe, resume: bool) -> Run:
+    """Everything up to the first step. Raises `UserError` for input that does not fit together."""
+    accelerator = make_accelerator(recipe)
+    for cuts in (recipe.data.train, recipe.data.dev):
+        open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
+    reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
+    reference_weights = fingerprint(reference.folder) if reference else None
+    network, tokenizer = make_student(recipe, reference)
+    check_abilities(recipe, network)
+    ladder = starting_ladder(recipe, network.n_blocks)
+    if not recipe.objective.asks_reference:
+        reference = None  # it gave its vocabulary and weights; nothing more is asked of it
+    folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
+    network.to(accelerator.device)
+    optimizer = make_optimizer(network, recipe.optim)
+    latest = folder.latest if resume else None
+    state = checkpoints.load(latest, network, optimizer) if latest else checkpoints.Progress()
+    posteriors = None
+    if reference is not None and recipe.objective.teacher == "cached" and not is_over(recipe, folder, state):
+        began = time.perf_counter()
+        posteriors = stored_posteriors(recipe, reference, accelerator)
+        reference = None  # and its memory is free
+        if latest is None:  # what the run waited for posteriors that were not stored yet is part of its time
+            state.train_seconds = time.perf_counter() - began
+    accelerator.wait_for_everyone()  # until every rank has looked whether there is a run already
+    folder.begin(recipe, state.step, state.step in state.scores)
+    expect_unused_parts(accelerator, recipe, network)
+    student, optimizer = accelerator.prepare(network, optimizer)
+    # accelerate would have every call of the network in half precision, dev scores too; training asks for it by itself
+    accelerator.unwrap_model(student, keep_fp32_wrapper=False)
+    if state.scaler and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state.scaler)
+    policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed, ladder)
+    dev = FeatureBatches(recipe.data.dev, network.features, workers=recipe.data.workers)
+    return Run(
+        recipe=recipe,
+        accelerator=accelerator,
+        folder=folder,
+        tokenizer=tokenizer,
+        reference=reference,
+        posteriors=posteriors,
+        network=network,
+        student=student,
+        optimizer=optimizer,
+        policy=policy,
+        ladder=ladder,
+        dev=dev,
+        progress=state,
+        window=Window(),
+    )
+
+
+def is_over(recipe: Recipe, folder: RunFolder, state: checkpoints.Progress) -> bool:
+    """Whether nothing is left to do, nor to be measured."""
+    return state.step == recipe.train.steps and folder.is_finished(recipe)

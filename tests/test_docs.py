@@ -26,6 +26,7 @@ import typer.main
 import yaml
 from transformers import WavLMModel
 
+from layerdial import __version__
 from layerdial.bench.suite import load_suite
 from layerdial.cli import app
 from layerdial.export.folder import Traced
@@ -69,6 +70,7 @@ STAND_INS = {
     "facebook/hubert-large-ls960-ft": "hubert-large",
     "nvidia/parakeet-ctc-1.1b": "parakeet",
 }
+WHEEL = rf"\./layerdial-{re.escape(__version__)}-py3-none-any\.whl"
 SPEAKERS = ("anna", "bert", "carl")
 
 
@@ -186,7 +188,7 @@ def check_pip(arguments: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert arguments[0] == "install", arguments
     for requirement in arguments[1:]:
-        if match := re.fullmatch(r"(?:layerdial|\.)(?:\[(.+)\])?", requirement):
+        if match := re.fullmatch(rf"(?:layerdial|\.|{WHEEL})(?:\[(.+)\])?", requirement):
             assert set((match[1] or "train").split(",")) <= set(project["optional-dependencies"]), requirement
         else:
             assert requirement.startswith(("-", "torch", "https://")), requirement

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import resource
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -225,3 +227,17 @@ def test_an_interrupted_run_leaves_nothing(digits: Path, tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         prepare_folder(digits, tmp_path / "out", progress=interrupt)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_script_of_the_digits_recipe_makes_folders_of_what_is_public(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "recipes" / "digits-fsdd" / "folders.py"
+    clone, source = tmp_path / "clone", tmp_path / "fsdd"
+    for name in ("0_theo_0", "3_theo_5", "9_lucas_12", "1_lucas_4"):
+        write_audio(clone / "recordings" / f"{name}.wav")
+    made = subprocess.run([sys.executable, script, clone, source], capture_output=True, text=True, check=True)
+    assert [line.rsplit(": ")[-1] for line in made.stdout.splitlines()] == ["2 recordings", "2 recordings"]
+    prepare_folder(source, tmp_path / "cuts", hold_out={"test-unseen": ["lucas"]})
+    assert texts(tmp_path / "cuts" / "train.cuts.jsonl.gz") == {"train/3_theo_5": "three"}
+    assert texts(tmp_path / "cuts" / "test.cuts.jsonl.gz") == {"test/0_theo_0": "zero"}
+    empty = subprocess.run([sys.executable, script, tmp_path, source], capture_output=True, text=True, check=False)
+    assert empty.returncode == 1 and "has no .wav files" in empty.stderr

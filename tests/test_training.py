@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 
 def test_another_init_needs_its_vocabulary(corpus, learnt: Path, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other.cuts.jsonl.gz", ["low high"])
-    with pytest.raises(UserError, match=r"init: .* another vocabulary .4 tokens. .*3.; set tokenizer\.path"):
+    with pytest.raises(UserError, match=r"init: .* another vocabulary .4 tokens. .*3.; set tokenizer=.path: "):
         train(tiny_recipe(tmp_path / "run", other, corpus.dev, f"init={learnt}"))
 
 

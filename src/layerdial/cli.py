@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, Optional, TypeVar
 
 import typer
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, installing
 from layerdial.promises import FIRST, PROMISES
 
 _INTERRUPTED = 130  # the exit code of what SIGINT ended
@@ -70,7 +70,7 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         if (error.name or "layerdial").partition(".")[0] == "layerdial":
             raise
-        _fail(f"this command needs {error.name}, which is not installed: pip install 'layerdial[train,export]'")
+        _fail(f"this command needs {error.name}, which is not installed: {installing('train,export')}")
     except BrokenPipeError:  # `layerdial … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

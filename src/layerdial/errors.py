@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The command line prints it on stderr and exits with 2, without a traceback.
     """
+
+
+def installing(extras: str) -> str:
+    """The command that installs this package with extras, for messages about a package that is missing."""
+    return f"pip install 'layerdial[{extras}]' (in a clone: '.[{extras}]')"

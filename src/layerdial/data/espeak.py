@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerdial.data.room import DIRECT_DB, reverberate, room_response
-from layerdial.errors import UserError
+from layerdial.errors import UserError, installing
 
 Floats = npt.NDArray[np.float32]
 
@@ -189,7 +189,7 @@ def _paths() -> tuple[str, str]:
     try:
         import espeakng_loader
     except ImportError:
-        raise UserError("espeakng-loader is not installed; run: pip install 'layerdial[demo]'") from None
+        raise UserError(f"espeakng-loader is not installed; run: {installing('demo')}") from None
     return espeakng_loader.get_library_path(), _short(espeakng_loader.get_data_path())
 
 

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, installing
 from layerdial.files import read_json, replacing, write_json
 from layerdial.ladder import Ladder
 from layerdial.models.conformer_ctc import load_conformer
 from layerdial.models.network import Network
 from layerdial.text import Tokenizer
-
-_NO_TRANSFORMERS = "Hugging Face models need transformers: pip install 'layerdial[hf]'"
 
 
 def save_model(
@@ -83,5 +81,5 @@ def hugging_face() -> Any:
     except ModuleNotFoundError as error:
         if error.name not in ("transformers", "huggingface_hub"):
             raise
-        raise UserError(_NO_TRANSFORMERS) from None
+        raise UserError(f"Hugging Face models need transformers: {installing('hf')}") from None
     return hf_checkpoint

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, installing
 from layerdial.files import check_writable
 from layerdial.ladder import Ladder
 from layerdial.promises import FIRST, PROMISES
@@ -94,7 +94,7 @@ def main() -> NoReturn:
 def _known(words: Sequence[str]) -> Sequence[str]:
     """`words`, unless they begin with a command that a device does not have."""
     if words and not words[0].startswith("-") and words[0] not in ("transcribe", "profile"):
-        raise UserError(f"a device has transcribe and profile; for {words[0]}: pip install 'layerdial[train]'")
+        raise UserError(f"a device has transcribe and profile; for {words[0]}: {installing('train')}")
     return words
 
 
@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerdial",
-        description="Exported models on this device. For the other commands: pip install 'layerdial[train]'.",
+        description=f"Exported models on this device. For the other commands: {installing('train')}.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     transcribe = commands.add_parser("transcribe", help="Print what is said in audio files of any rate and length.")

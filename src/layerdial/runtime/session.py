@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, installing
 from layerdial.runtime.manifest import FILE, GRAPH, Manifest
 from layerdial.subset import BlockSubset
 
@@ -96,7 +96,7 @@ def _open(file: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise UserError("exported models need ONNX Runtime: pip install 'layerdial[runtime]'") from None
+        raise UserError(f"exported models need ONNX Runtime: {installing('runtime')}") from None
     if not file.is_file():
         raise UserError(f"{file} does not exist; an exported folder holds {GRAPH}, {FILE} and tokens.txt")
     onnxruntime.disable_telemetry_events()

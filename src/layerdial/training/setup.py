@@ -162,7 +162,7 @@ def _conformer_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Confo
     if its_tokenizer.tokens != tokenizer.tokens:
         raise UserError(
             f"init: {folder} has another vocabulary ({len(its_tokenizer.tokens)} tokens) than this run "
-            f"({len(tokenizer.tokens)}); set tokenizer.path to that folder"
+            f"({len(tokenizer.tokens)}); set tokenizer={{path: {folder}}}"
         )
     if not isinstance(recipe.model, ConformerConfig):
         return network

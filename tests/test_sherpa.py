@@ -137,7 +137,7 @@ def test_the_graph_has_the_blocks_of_that_depth_and_no_choice(made: Made, traced
         assert [value.name for value in model.graph.input] == ["x", "x_lens"]
         found = {entry.key: entry.value for entry in model.metadata_props}
         assert traced.ladder is not None
-        assert (found["subset"], found["licence"]) == (traced.ladder.subset(depth).key, "not stated")
+        assert (found["subset"], found["licence"]) == (traced.ladder.subset(depth).key, traced.manifest.licence)
         sizes.append(sum(np.prod(tensor.dims) for tensor in model.graph.initializer))
     assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=0.05) and sizes[0] < sizes[1]
 

@@ -137,6 +137,7 @@ NORM = {"block_norm": True, "skip": "norm", "conv_norm": "batch"}
     "changes",
     [
         {"n_blocks": 2, "exit_heads": True, **NORM},
+        {"n_blocks": 2, "self_condition": True},
         pytest.param({"n_blocks": 2, "exit_heads": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 1}, marks=pytest.mark.slow),  # each traces another model, ten seconds
         pytest.param({"n_blocks": 3, "block_norm": True}, marks=pytest.mark.slow),

@@ -23,6 +23,8 @@ class ConformerConfig(Strict):
     plain residual stream that is normalised once, before the head, which learns far sooner from little data.
     `skip` says what is left of a dropped block: nothing ("identity") or its final norm ("norm", as in LDASR).
     `exit_heads` gives every depth below N a norm and a head of its own (early exits).
+    `self_condition` adds to the stream, before each block that runs, a linear layer of what the head makes of it so far
+    (self-conditioned CTC, arXiv 2104.02724).
     `selector` adds a part that chooses the blocks where only their number is given: from what the front end heard
     ("input"; its hidden layer has `selector_width` units), or by a learned score a block ("scores").
     """
@@ -40,6 +42,7 @@ class ConformerConfig(Strict):
     skip: Literal["identity", "norm"] = "identity"
     conv_norm: Literal["layer", "batch"] = "layer"
     exit_heads: bool = False
+    self_condition: bool = False
     selector: Literal["input", "scores"] | None = None
     selector_width: int = Field(default=32, ge=1)
 
@@ -60,6 +63,10 @@ class ConformerConfig(Strict):
             raise ValueError("skip 'norm' keeps a dropped block's final norm, which needs block_norm: true")
         if self.selector and self.skip == "norm":
             raise ValueError("a selector drops blocks whole, but skip 'norm' keeps their norms; leave one of them out")
+        if self.self_condition and self.exit_heads:
+            raise ValueError(
+                "self_condition tells blocks what the one head hears, but exit_heads gives each depth its own"
+            )
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
         return self

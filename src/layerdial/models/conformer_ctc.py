@@ -49,6 +49,7 @@ class ConformerCTC(Network):
             nn.Sequential(_final_norm(config), nn.Linear(config.width, vocab_size))
             for _ in range(config.n_blocks - 1 if config.exit_heads else 0)
         )
+        self.feedback = nn.Linear(vocab_size, config.width) if config.self_condition else None
         self.selector = _make_selector(config)
         self.apply(_initialise)
 
@@ -78,13 +79,14 @@ class ConformerCTC(Network):
         lengths_B = self.features.frames(lengths_B)
         head_width = self.config.width // self.config.heads
         context = FrameContext.make(lengths_B, x_BTD.shape[1], head_width, x_BTD.dtype)
+        enter = None if self.feedback is None else self._told_what_was_heard
         if isinstance(subset, Budget) and self.selector is not None:
             check_blocks("budget", subset.n_blocks, self.n_blocks)
             gates_BN = self.selector(x_BTD, context.mask_BT, subset.depth)
-            return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN), subset.depth), lengths_B
+            return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN, enter), subset.depth), lengths_B
         after: list[Tensor] = []
         # the list only where it is asked for: it keeps the stream after every block in memory
-        x_BTD = self.encoder(x_BTD, context, subset, after if exits or streams else None)
+        x_BTD = self.encoder(x_BTD, context, subset, enter, after if exits or streams else None)
         if isinstance(subset, Gates) and self.config.exit_heads:
             return self._classify_by_gates(x_BTD, subset.open_N), lengths_B
         depth = self.config.n_blocks if isinstance(subset, Gates) else subset.depth
@@ -96,6 +98,16 @@ class ConformerCTC(Network):
         norm, linear = self.head_of(depth)
         logits_BTV: Tensor = linear(norm(x_BTD))
         return logits_BTV.float().log_softmax(dim=-1)
+
+    def _told_what_was_heard(self, x_BTD: Tensor) -> Tensor:
+        """The stream plus what the head makes of it so far: self-conditioned CTC (Nozaki & Komatsu, arXiv 2104.02724).
+
+        x + W softmax(head(norm(x))) + b, before every block that runs, so a skipped block's share is not computed.
+        """
+        assert self.feedback is not None
+        posteriors_BTV = self.head(self.norm(x_BTD)).float().softmax(dim=-1).to(x_BTD.dtype)
+        told_BTD: Tensor = x_BTD + self.feedback(posteriors_BTV)
+        return told_BTD
 
     def _classify_by_gates(self, x_BTD: Tensor, open_N: Tensor) -> Tensor:
         """The same where the depth is an input of the graph: the weights of its head are looked up."""
@@ -114,13 +126,16 @@ class ConformerCTC(Network):
     def start_from(self, other: ConformerCTC) -> None:
         """Take the weights of a network of the same shape; heads for each depth that it lacks begin as its one head.
 
-        A selector that it has not, or of another size, stays as it is.
+        A feedback that it lacks begins with zeros, so that the network begins as the other one; a selector that it has
+        not, or of another size, stays as it is.
         """
         weights, own = other.state_dict(), self.state_dict()
         if not other.config.exit_heads:
             for i in range(len(self.exit_heads)):
                 for place, part in enumerate((other.norm, other.head)):
                     weights |= {f"exit_heads.{i}.{place}.{name}": tensor for name, tensor in part.state_dict().items()}
+        if self.feedback is not None and other.feedback is None:
+            weights |= {name: torch.zeros_like(own[name]) for name in own if name.startswith("feedback.")}
         for name in [name for name in own if name.startswith("selector.")]:
             if name not in weights or weights[name].shape != own[name].shape:
                 weights[name] = own[name]

@@ -173,6 +173,10 @@ def follow(arguments: list[str]) -> None:
     elif program == "python" and rest[0].endswith(".py"):
         script = (ROOT / rest[0]).read_text()
         assert all(option in script for option in rest[1:] if option.startswith("--"))
+    elif program == "mkdir":
+        assert rest[0] == "-p"
+        for folder in rest[1:]:
+            Path(folder).mkdir(parents=True, exist_ok=True)
     elif program == "cat":
         *files, arrow, target = rest
         assert arrow == ">" and all(Path(file).is_file() for file in files)

@@ -122,3 +122,12 @@ def test_training_with_exits_teaches_it(tmp_path: Path, corpus: Corpus) -> None:
     assert change.abs().max() > 1e-3
     found = losses(tmp_path / "run")
     assert found[max(found)][0] < 0.9 * found[min(found)][0]
+
+
+def test_a_start_that_has_it_is_not_taken_without_it(tmp_path: Path, corpus: Corpus) -> None:
+    data = (corpus.train, corpus.dev)
+    changes = ("model.self_condition=true", "policy.name=none", "objective.exits=all", "train.steps=1")
+    start = train(tiny_recipe(tmp_path / "start", *data, *changes))
+    with pytest.raises(UserError, match="has self_condition, the recipe's model has not; set"):
+        train(tiny_recipe(tmp_path / "run", *data, f"init={start}"))
+    assert not (tmp_path / "run").exists()

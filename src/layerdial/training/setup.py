@@ -171,6 +171,10 @@ def _conformer_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Confo
         asked, found = getattr(recipe.model, name), getattr(network.config, name)
         if asked != found:
             raise UserError(f"init: {folder} has {name} {found}, the recipe's model {asked}; leave `model` out")
+    if (
+        network.config.self_condition and not recipe.model.self_condition
+    ):  # without it, blocks hear what they never heard
+        raise UserError(f"init: {folder} has self_condition, the recipe's model has not; set model.self_condition=true")
     # dropout and the skip rule have no weights: the recipe may change them
     torch.manual_seed(recipe.train.seed)  # for what the folder has not
     rebuilt = ConformerCTC(recipe.model, len(tokenizer.tokens))

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from layerdial.cost import Cost
 from layerdial.models.dynamic import Choice
 from layerdial.models.network import Network
-from layerdial.runtime.manifest import Cost
 from layerdial.subset import BlockSubset, Budget
 
 

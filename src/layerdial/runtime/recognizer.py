@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio import probe
+from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.evaluate import FeatureBatch, collate_features
 from layerdial.features import SAMPLE_RATE, Features
 from layerdial.ladder import Ladder, choose_subset
 from layerdial.runtime.budget import DepthController, Plan, Step, worthwhile
-from layerdial.runtime.manifest import Cost, Manifest, read_features
+from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.profile import Profile, quick_profile
 from layerdial.runtime.session import Cancel, Cancelled, Session, default_threads, usable_cpus
 from layerdial.runtime.watchdog import Watchdog

@@ -16,10 +16,11 @@ import torch
 from layerdial import BlockSubset, UserError, load_model
 from layerdial.audio import to_target_rate
 from layerdial.data.batching import FeatureBatches
-from layerdial.evaluate import collate_features, evaluate
+from layerdial.evaluate import evaluate
 from layerdial.features import fbank
 from layerdial.ladder import Ladder, Rung
 from layerdial.models.recognizer import TorchRecognizer
+from layerdial.recognizer import collate_features
 from layerdial.search import search_ladder
 from layerdial.text import build_tokenizer
 from layerdial.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows

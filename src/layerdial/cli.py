@@ -309,15 +309,15 @@ def transcribe(
     threads: ThreadsOption = None,
 ) -> None:
     """Print what is said in audio files of any sample rate and length."""
-    from layerdial.actions import load_recognizer
-    from layerdial.runtime import Recognizer
+    from layerdial.load import load_model
     from layerdial.runtime.commands import transcribe_files
+    from layerdial.runtime.recognizer import OnnxRecognizer
 
-    recognizer = load_recognizer(model, device, threads)
+    recognizer = load_model(model, device, threads)
     promises: dict[str, Any] = {"deadline_ms": deadline_ms, "target_rtf": target_rtf, "max_cpu": max_cpu}
     promises |= {"confidence": confidence, "first_depth": first_depth}
     wishes = {name: value for name, value in promises.items() if value is not None}
-    if wishes and not isinstance(recognizer, Recognizer):
+    if wishes and not isinstance(recognizer, OnnxRecognizer):
         option = "--" + next(iter(wishes)).replace("_", "-")
         raise UserError(f"{option} needs an exported model: layerdial export {model} OUT, then transcribe with OUT")
     if depth is not None:

@@ -20,7 +20,7 @@ from layerdial.ladder import Ladder
 from layerdial.promises import FIRST, PROMISES
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import pareto, profile_device
-from layerdial.runtime.recognizer import Recognizer
+from layerdial.runtime.recognizer import OnnxRecognizer
 
 
 def transcribe_files(recognizer: Any, audio: Sequence[Path], wishes: dict[str, Any], as_json: bool) -> int:
@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     wishes = {name: getattr(options, name) for name in ("depth", "first_depth", *PROMISES)}
     given = {name: value for name, value in wishes.items() if value is not None}
-    return transcribe_files(Recognizer(options.model, options.threads), options.audio, given, options.json)
+    return transcribe_files(OnnxRecognizer(options.model, options.threads), options.audio, given, options.json)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from layerdial.subset import BlockSubset
 from layerdial.timing import measure_in_turns
 
 if TYPE_CHECKING:
-    from layerdial.runtime.recognizer import Recognizer
+    from layerdial.runtime.recognizer import OnnxRecognizer
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -134,7 +134,7 @@ def profile_device(
     folder: Path, threads: Sequence[int] = (), budget_s: float = 60.0, note: Callable[[str], None] | None = None
 ) -> Profile:
     """Measure a model on this device with each number of threads (default: one, and all that may be used)."""
-    from layerdial.runtime.recognizer import Recognizer
+    from layerdial.runtime.recognizer import OnnxRecognizer
     from layerdial.runtime.session import default_threads
 
     tables = []
@@ -142,14 +142,14 @@ def profile_device(
     for count in wanted:
         if note:
             note(f"{count} thread{'s' * (count > 1)}")
-        recognizer = Recognizer(folder, count)
+        recognizer = OnnxRecognizer(folder, count)
         table = measure_table(recognizer, SECONDS, budget_s / len(wanted))
         tables.append(ThreadProfile(**(vars(table) | {"peak_rss_mb": peak_rss_mb(folder, count, max(SECONDS))})))
     return Profile(recognizer.manifest.model_id, Device.here(), tuple(tables))
 
 
 def measure_table(
-    recognizer: Recognizer,
+    recognizer: OnnxRecognizer,
     seconds: Sequence[float],
     budget_s: float,
     repeats: int = 15,
@@ -170,7 +170,7 @@ def measure_table(
     return ThreadProfile(recognizer.threads, tuple(seconds), rows[0], network, round(share, 3))
 
 
-def quick_profile(recognizer: Recognizer) -> CostTable:
+def quick_profile(recognizer: OnnxRecognizer) -> CostTable:
     """A short measurement for want of a profile: shallowest and full depth, two lengths, at least twice each."""
     depths = sorted({1, recognizer.n_blocks})
     return measure_table(recognizer, (1.0, 5.0), budget_s=0.5, repeats=7, depths=depths).costs()
@@ -182,11 +182,11 @@ def measured_depths(n_blocks: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(round(depth) for depth in np.linspace(1, n_blocks, count)))
 
 
-def _features_run(recognizer: Recognizer, samples: NDArray[np.float32]) -> Callable[[], object]:
+def _features_run(recognizer: OnnxRecognizer, samples: NDArray[np.float32]) -> Callable[[], object]:
     return lambda: recognizer.features(samples)
 
 
-def _network_run(recognizer: Recognizer, inputs: NDArray[np.float32], subset: BlockSubset) -> Callable[[], object]:
+def _network_run(recognizer: OnnxRecognizer, inputs: NDArray[np.float32], subset: BlockSubset) -> Callable[[], object]:
     return lambda: recognizer.run(inputs, subset)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,17 @@ from numpy.typing import NDArray
 from layerdial.audio import probe
 from layerdial.cost import Cost
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, collate_features
 from layerdial.features import SAMPLE_RATE, Features
 from layerdial.ladder import Ladder, choose_subset
+from layerdial.recognizer import (
+    Audio,
+    Chunk,
+    FeatureBatch,
+    Transcript,
+    WindowResult,
+    collate_features,
+    recognize_windows,
+)
 from layerdial.runtime.budget import DepthController, Plan, Step, worthwhile
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.profile import Profile, quick_profile
@@ -26,10 +36,8 @@ from layerdial.runtime.session import Cancel, Cancelled, Session, default_thread
 from layerdial.runtime.watchdog import Watchdog
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text import BLANK, PieceTable, batch_texts, greedy_ctc, read_tokens
-from layerdial.transcript import Chunk, Heard, Transcript, recognize_windows
 from layerdial.windows import WINDOW_SECONDS, windows
 
-Audio = str | Path | NDArray[np.float32]
 _log = logging.getLogger(__name__)
 _WATCHDOG = Watchdog()
 
@@ -71,7 +79,7 @@ class _Window:
     finish: float | None
 
 
-class Recognizer:
+class OnnxRecognizer:
     """An exported folder, loaded. One may serve any number of threads at once; no more run than there are CPUs for.
 
     `threads` are those of one request; the default is what was fastest in the profile, without one as many as the
@@ -113,9 +121,17 @@ class Recognizer:
         """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
         return choose_subset(self.ladder, self.n_blocks, depth)
 
-    def cost(self, subset: BlockSubset) -> Cost:
-        """Parameters in use and multiply-accumulates a second of audio, as counted when the model was exported."""
-        return self.manifest.costs.of(subset)
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    @property
+    def has_loss(self) -> bool:
+        return False
+
+    def cost(self, subset: Blocks) -> Cost:
+        """Return parameters in use and multiply-accumulates per second of audio, as counted at export."""
+        return self.manifest.costs.of(_fixed(subset))
 
     def warm_up(self, seconds: float = 10.0) -> None:
         """Run every block once on so much silence, so that the first request waits for neither memory nor imports."""
@@ -193,10 +209,16 @@ class Recognizer:
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Text of each utterance of a batch. The graph takes gates: it has no selector that a budget could ask."""
-        if not isinstance(subset, BlockSubset):
-            raise UserError("an exported model does not choose its blocks itself; give a subset")
-        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
+        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, _fixed(subset))
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
+
+    def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
+        """Return no loss (infinity), and the text of each utterance of a batch."""
+        return math.inf, self.recognize(batch, subset)
+
+    def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
+        """Return a function that runs the graph alone on a batch."""
+        return partial(self.session.posteriors, batch.inputs, batch.lengths_B, _fixed(subset))
 
     @staticmethod
     def _check_wishes(given: Mapping[str, Any], confidence: float | None, first_depth: int | None) -> None:
@@ -213,7 +235,9 @@ class Recognizer:
 
     # ------------------------------------------------------------------------------------------------- one window
 
-    def _recognize_window(self, samples: NDArray[np.float32], begin: float, end: float, promise: _Promise) -> Heard:
+    def _recognize_window(
+        self, samples: NDArray[np.float32], begin: float, end: float, promise: _Promise
+    ) -> WindowResult:
         asked = time.perf_counter()
         with self._slots:
             start = time.perf_counter()
@@ -228,7 +252,7 @@ class Recognizer:
                 run = self._kept(window) if promise.confidence is None else self._surely(window, promise.confidence)
         waited = 1000.0 * (start - asked)
         reason = f"{run.reason}, after waiting {waited:.0f} ms for others" if run.reason and waited > 5 else run.reason
-        return Heard(run.frame_ids, Chunk(begin, end, run.subset, reason, run.confidence))
+        return WindowResult(run.frame_ids, Chunk(begin, end, run.subset, reason, run.confidence))
 
     @staticmethod
     def _finish(promise: _Promise, start: float, begin: float, end: float) -> float | None:
@@ -323,6 +347,13 @@ class Recognizer:
                     self.warm_up(1.0)
                 self._controller = DepthController(table, worthwhile(self.ladder, self.n_blocks))
             return self._controller
+
+
+def _fixed(subset: Blocks) -> BlockSubset:
+    """Return `subset`; the graph takes gates, and has no selector that a number of blocks could be left to."""
+    if not isinstance(subset, BlockSubset):
+        raise UserError("an exported model does not choose its blocks itself; give a subset")
+    return subset
 
 
 def _seconds_of(audio: Audio) -> float:

@@ -19,7 +19,8 @@ from layerdial.files import check_writable
 from layerdial.ladder import Ladder
 from layerdial.promises import FIRST, PROMISES
 from layerdial.runtime.manifest import Manifest
-from layerdial.runtime.profile import pareto, profile_device
+from layerdial.runtime.profile import pareto
+from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.recognizer import OnnxRecognizer
 
 

@@ -29,9 +29,10 @@ from layerdial.recognizer import (
     collate_features,
     recognize_windows,
 )
-from layerdial.runtime.budget import DepthController, Plan, Step, worthwhile
+from layerdial.runtime.controller import CostTable, DepthController, DepthOption, Plan, worthwhile
 from layerdial.runtime.manifest import Manifest, read_features
-from layerdial.runtime.profile import Profile, quick_profile
+from layerdial.runtime.measure import measure_table
+from layerdial.runtime.profile import Profile
 from layerdial.runtime.session import Cancel, Cancelled, Session, default_threads, usable_cpus
 from layerdial.runtime.watchdog import Watchdog
 from layerdial.subset import Blocks, BlockSubset
@@ -278,7 +279,7 @@ class OnnxRecognizer:
         second = self._kept(window, plan, done=run)
         return replace(second, reason=f"{second.reason}, as the {name} was not sure ({run.confidence:.3f})")
 
-    def _plan(self, window: _Window, after: Step | None = None) -> Plan:
+    def _plan(self, window: _Window, after: DepthOption | None = None) -> Plan:
         """What keeps the promise; `after` has run already."""
         promise = window.promise
         if promise.subset is not None:
@@ -342,11 +343,16 @@ class OnnxRecognizer:
                 table = self._profile.table(self.threads) if self._profile else None
                 if table is None:
                     _log.info("%s: no profile for %d threads here; measuring for a moment", self.folder, self.threads)
-                    table = quick_profile(self)
+                    table = self._measure_costs()
                 else:
                     self.warm_up(1.0)
                 self._controller = DepthController(table, worthwhile(self.ladder, self.n_blocks))
             return self._controller
+
+    def _measure_costs(self) -> CostTable:
+        """Measure for half a second, for want of a profile: shallowest and full depth, two lengths, twice each."""
+        subsets = {depth: self.subset(depth) for depth in sorted({1, self.n_blocks})}
+        return measure_table(self.features, self.run, subsets, self.threads, (1.0, 5.0), 0.5, repeats=7).costs()
 
 
 def _fixed(subset: Blocks) -> BlockSubset:

@@ -1,4 +1,4 @@
-"""Choosing a depth that keeps a promise: what each depth costs, how slow the device is at the moment, what fits.
+"""Choosing a depth that meets a constraint: what each depth costs, how slow the device is at the moment, what fits.
 
 Pure arithmetic on times that others measure, so that it can be tested against a simulated device.
 """
@@ -106,7 +106,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DepthOption:
     """One depth that is worth running: no shallower one does as well."""
 
     depth: int
@@ -114,15 +114,15 @@ class Step:
     wer: float | None
 
 
-def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[Step, ...]:
+def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
     """The ladder's rungs, shallowest first, without those that do no better than a shallower one; even without it."""
     if ladder is None:
         depths = range(1, n_blocks + 1)
-        return tuple(Step(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
-    steps: list[Step] = []
+        return tuple(DepthOption(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
+    steps: list[DepthOption] = []
     for rung in ladder.rungs:
         if not steps or rung.wer < (steps[-1].wer or 0.0):
-            steps.append(Step(rung.depth, BlockSubset.from_key(rung.subset), rung.wer))
+            steps.append(DepthOption(rung.depth, BlockSubset.from_key(rung.subset), rung.wer))
     return tuple(steps)
 
 
@@ -130,7 +130,7 @@ def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[Step, ...]:
 class Plan:
     """What to run, and why; `rescue_ms` from now on the shallowest depth must be begun, if this one is not done."""
 
-    step: Step
+    step: DepthOption
     reason: str
     rescue_ms: float | None = None
 
@@ -147,7 +147,7 @@ class DepthController:
     RESCUE = 2.0  # a rescue happens when the device is slower than it was believed to be
     ROOM = 1.15  # a depth above the last one must fit with so much to spare
 
-    def __init__(self, costs: CostTable, steps: Sequence[Step]) -> None:
+    def __init__(self, costs: CostTable, steps: Sequence[DepthOption]) -> None:
         self.costs = costs
         self.steps = tuple(steps)
         self.load = Load()
@@ -155,14 +155,14 @@ class DepthController:
         self._lock = threading.Lock()
 
     @property
-    def shallowest(self) -> Step:
+    def shallowest(self) -> DepthOption:
         return self.steps[0]
 
     def choose(self, seconds: float, left_ms: float, now: float, have_result: bool = False) -> Plan:
         """The deepest step whose network is done within `left_ms` from now, for `seconds` of audio.
 
         A plan leaves time to run the shallowest step after it: should it take longer than foreseen, it can be stopped
-        at `rescue_ms` and the promise still be kept. With `have_result`, which can be given back instead, it need not.
+        at `rescue_ms` and the constraint still be met. With `have_result`, which can be returned instead, it need not.
         """
         with self._lock:
             slow = self.load.slowdown(now, self.CAUTION)
@@ -181,7 +181,7 @@ class DepthController:
         return Plan(step, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
 
     def choose_by_cpu(
-        self, seconds: float, max_cpu: float, counted: float | None = None, after: Step | None = None
+        self, seconds: float, max_cpu: float, counted: float | None = None, after: DepthOption | None = None
     ) -> Plan:
         """The deepest step that computes for at most `max_cpu` seconds, over all threads, a second of audio.
 
@@ -198,9 +198,9 @@ class DepthController:
             return Plan(self.shallowest, f"shallowest: nothing keeps {max_cpu:g} of a CPU, it needs {least:.2g}")
         return Plan(fitting[-1], f"deepest within {max_cpu:g} of a CPU")
 
-    def step_for(self, subset: BlockSubset) -> Step:
+    def step_for(self, subset: BlockSubset) -> DepthOption:
         """A step for blocks that were asked for."""
-        return next((step for step in self.steps if step.subset == subset), Step(subset.depth, subset, None))
+        return next((step for step in self.steps if step.subset == subset), DepthOption(subset.depth, subset, None))
 
     def observe_network(self, depth: int, seconds: float, took_ms: float, now: float, unfinished: bool = False) -> None:
         """The network at `depth` took `took_ms` for `seconds` of audio; `unfinished`: it was stopped after that."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from layerdial.ladder import Ladder, Rung
-from layerdial.runtime.budget import CostTable, DepthController, Load, Step, worthwhile
+from layerdial.runtime.controller import CostTable, DepthController, DepthOption, Load, worthwhile
 from layerdial.subset import BlockSubset
 
 N = 12
@@ -31,7 +31,7 @@ def costs_of(depths: Sequence[int], cpu_share: float = 1.0) -> CostTable:
 
 
 COSTS = costs_of(range(1, N + 1))
-STEPS = tuple(Step(depth, BlockSubset.prefix(N, depth), 1 / depth) for depth in range(1, N + 1))
+STEPS = tuple(DepthOption(depth, BlockSubset.prefix(N, depth), 1 / depth) for depth in range(1, N + 1))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Device:
         slow: Callable[[float], float] = lambda now: 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        steps: Sequence[Step] = STEPS,
+        steps: Sequence[DepthOption] = STEPS,
         costs: CostTable = COSTS,
     ) -> None:
         self.controller = DepthController(costs, steps)
@@ -340,7 +340,7 @@ def test_a_plan_leaves_the_time_to_run_the_shallowest_after_it() -> None:
 
 
 def test_one_block_is_all_there_is() -> None:
-    steps = (Step(1, BlockSubset.full(1), None),)
+    steps = (DepthOption(1, BlockSubset.full(1), None),)
     device = Device(burst(3.0), steps=steps, costs=costs_of([1]))
     served = device.serve(200, deadline_ms=30.0)
     assert set(depths(served)) == {1} and not any(request.stopped for request in served)
@@ -351,7 +351,7 @@ def test_a_step_for_blocks_that_were_asked_for_need_not_be_of_the_ladder() -> No
     controller = DepthController(COSTS, STEPS)
     assert controller.step_for(BlockSubset.prefix(N, 3)) is STEPS[2]
     other = BlockSubset(N, (3, 7))
-    assert controller.step_for(other) == Step(2, other, None)
+    assert controller.step_for(other) == DepthOption(2, other, None)
 
 
 # ------------------------------------------------------------------------------------------------------ CPU share

@@ -15,8 +15,7 @@ import layerdial
 
 SOURCE = Path(layerdial.__file__).parent
 LAYERS = (
-    "errors promises subset cost strict network_config config text metrics report picture files progress ladder "
-    "version",
+    "errors request subset cost strict network_config config text metrics report picture files progress ladder version",
     "audio fbank nemo_mel features windows timing recognizer evaluate",
     "runtime",
     "data modules",

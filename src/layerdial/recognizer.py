@@ -1,4 +1,4 @@
-"""What a recogniser is given, what it answers, and the one type that torch's and ONNX Runtime's implement.
+"""What a recogniser is given and returns, and the one type that torch's and ONNX Runtime's implement.
 
 Shapes: B batch, T frames, F mel bins, S samples.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from layerdial.cost import Cost
 from layerdial.features import SAMPLE_RATE, Features
 from layerdial.ladder import Ladder
+from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.windows import windows
 
@@ -126,7 +127,11 @@ class Recognizer(Protocol):
         ...
 
     def transcribe(self, audio: Audio, depth: int | None = None, subset: BlockSubset | None = None) -> Transcript:
-        """Return the text of a file or of samples, of any length."""
+        """Return the text of a file or of samples, of any length: `answer` with the fields of a `Request`."""
+        ...
+
+    def answer(self, audio: Audio, request: Request) -> Transcript:
+        """Return the text, by the blocks or the constraint of `request`."""
         ...
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:

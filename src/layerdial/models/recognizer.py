@@ -28,6 +28,7 @@ from layerdial.recognizer import (
     collate_features,
     recognize_windows,
 )
+from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text import Tokenizer, batch_texts, greedy_ctc
 
@@ -78,15 +79,21 @@ class TorchRecognizer:
         return forward_pass(self.network, subset, inputs, torch.from_numpy(batch.lengths_B))
 
     def transcribe(self, audio: Audio, depth: int | None = None, subset: BlockSubset | None = None) -> Transcript:
-        """What is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1].
+        """Return what is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1].
 
         `depth` picks the ladder's subset, `subset` is taken as it is; with neither all blocks run. Files of any
         sample rate, stereo too, and of any length. Raises `UserError` for a file that is not audio or empty, a depth
         that the model does not have, or samples that are not finite.
         """
-        if depth is not None and subset is not None:
-            raise UserError("give depth or subset, not both")
-        subset = subset or self.subset(depth)
+        return self.answer(audio, Request(depth, subset))
+
+    def answer(self, audio: Audio, request: Request) -> Transcript:
+        """Return the text, by the blocks of `request`; `UserError` for a constraint, which needs an exported model."""
+        for name in request.constraints:
+            raise UserError(
+                f"{name} needs an exported model: layerdial export {self.name} OUT, then transcribe with OUT"
+            )
+        subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
 
         def recognize(samples: NDArray[np.float32], begin: float, end: float) -> WindowResult:

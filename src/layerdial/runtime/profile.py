@@ -98,19 +98,19 @@ class Profile:
 
 def pareto(costs: CostTable, ladder: Ladder | None, n_blocks: int, seconds: float = 10.0) -> list[dict[str, Any]]:
     """The depths of which no other is both faster and better: WER on the ladder's cuts, milliseconds for `seconds`."""
-    steps: list[DepthOption] = []
-    for step in reversed(worthwhile(ladder, n_blocks)):  # each does better than those after it
-        if not steps or costs.total(step.depth, seconds) < costs.total(steps[-1].depth, seconds):
-            steps.append(step)
+    options: list[DepthOption] = []
+    for option in reversed(worthwhile(ladder, n_blocks)):  # each does better than those after it
+        if not options or costs.total(option.depth, seconds) < costs.total(options[-1].depth, seconds):
+            options.append(option)
     return [
         {
-            "depth": step.depth,
-            "subset": step.subset.key,
-            "wer": step.wer,
-            "latency_ms": round(costs.total(step.depth, seconds), 3),
-            "rtf": round(costs.total(step.depth, seconds) / 1000.0 / seconds, 6),
+            "depth": option.depth,
+            "subset": option.subset.key,
+            "wer": option.wer,
+            "latency_ms": round(costs.total(option.depth, seconds), 3),
+            "rtf": round(costs.total(option.depth, seconds) / 1000.0 / seconds, 6),
         }
-        for step in reversed(steps)
+        for option in reversed(options)
     ]
 
 

@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     ("change", "part"),
     [
         ("optim.learning_rate=1", "unknown config key optim.learning_rate"),
-        ("recipe=2", "has version 2; this layerdial reads 'recipe: 1'"),
+        ("recipe=3", "has version 3; this layerdial reads 'recipe: 2'"),
         ("data.train=nowhere", "nowhere does not exist"),
         ("data.dev=nowhere", "nowhere does not exist"),
         ("reference={other}", "another vocabulary (2 tokens) than the student (4)"),

@@ -15,7 +15,8 @@ import layerdial
 
 SOURCE = Path(layerdial.__file__).parent
 LAYERS = (
-    "errors promises subset strict network_config config text metrics report picture files progress ladder version",
+    "errors promises subset strict old_keys network_config config"
+    " text metrics report picture files progress ladder version",
     "audio fbank nemo_mel features evaluate windows transcript timing runtime",
     "data modules",
     "models",

@@ -1,4 +1,4 @@
-"""Self-conditioning: every block that runs is told what the head hears so far, at every depth alike."""
+"""Self-conditioning: every block that runs receives the posteriors of the stream so far, at every depth alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = pytest.mark.parametrize("key", ["1111", "0110", "1001", "1000"])
 
 
 def network(**changes: Any) -> ConformerCTC:
-    """A conditioned network whose feedback is loud enough to be heard."""
+    """A conditioned network whose feedback is large enough to matter."""
     made = tiny_network(self_condition=True, **changes)
     assert made.feedback is not None
     nn.init.normal_(made.feedback.weight, std=2.0)
@@ -115,7 +115,7 @@ def test_heads_for_each_depth_are_refused_beside_it() -> None:
 
 def test_training_with_exits_teaches_it(tmp_path: Path, corpus: Corpus) -> None:
     data = (corpus.train, corpus.dev)
-    changes = ("model.self_condition=true", "policy.name=none", "objective.exits=all", "objective.exit_power=2")
+    changes = ("model.self_condition=true", "policy.name=none", "objective.exits.at=all", "objective.exits.power=2")
     train(tiny_recipe(tmp_path / "still", *data, *changes, "train.steps=1", "optim.lr=1e-9"))
     train(tiny_recipe(tmp_path / "run", *data, *changes))
     change = weights(tmp_path / "run")["feedback.weight"] - weights(tmp_path / "still")["feedback.weight"]
@@ -126,7 +126,7 @@ def test_training_with_exits_teaches_it(tmp_path: Path, corpus: Corpus) -> None:
 
 def test_a_start_that_has_it_is_not_taken_without_it(tmp_path: Path, corpus: Corpus) -> None:
     data = (corpus.train, corpus.dev)
-    changes = ("model.self_condition=true", "policy.name=none", "objective.exits=all", "train.steps=1")
+    changes = ("model.self_condition=true", "policy.name=none", "objective.exits.at=all", "train.steps=1")
     start = train(tiny_recipe(tmp_path / "start", *data, *changes))
     with pytest.raises(UserError, match="has self_condition, the recipe's model has not; set"):
         train(tiny_recipe(tmp_path / "run", *data, f"init={start}"))

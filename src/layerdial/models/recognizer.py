@@ -116,7 +116,7 @@ class TorchRecognizer:
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> TorchRecognizer:
-    """Load a model folder (such as `runs/demo/best/model`), with its ladder when it has one.
+    """Load a model folder (such as `runs/demo/sc_exits/model`), with its ladder when it has one.
 
     A Hugging Face CTC folder or hub id will do as well. Raises `UserError` when the folder is not a model, is damaged,
     or its ladder is for another number of blocks, and when the device is not there.

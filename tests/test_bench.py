@@ -180,10 +180,10 @@ def test_a_folder_called_scratch_is_no_model(
     monkeypatch.chdir(tmp_path)
     for name in ("scratch", "reference"):
         (tmp_path / name).mkdir()
-    methods = {"ld": {}, "best": {"reference": str(learnt), "init": "reference", "set": {"tokenizer": None}}}
+    methods = {"ld": {}, "sc_exits": {"reference": str(learnt), "init": "reference", "set": {"tokenizer": None}}}
     suite = load_suite(write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev, methods=methods)))
     found = {run: origin.asked["models from outside"] for run, origin in plan(suite).items()}
-    assert found["ld", 0] == {} and found["best", 0].keys() == {"reference"}
+    assert found["ld", 0] == {} and found["sc_exits", 0].keys() == {"reference"}
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")

@@ -62,8 +62,8 @@ def test_utterances_that_are_missing_are_named(tmp_path: Path) -> None:
         change(Results(suite, "test", rows), "dld", "ld", [1])
 
 
-def test_a_report_has_its_pictures_and_the_bars_that_were_asked_for(tmp_path: Path) -> None:
-    suite = tiny_suite(tmp_path, bars=["dld"])
+def test_a_report_has_its_pictures_and_the_targets_that_were_asked_for(tmp_path: Path) -> None:
+    suite = tiny_suite(tmp_path, targets=["dld"])
     rows = [
         made_up_row(suite, name, seed, depth, [errors, 5 - depth])
         for name, errors in (("ld", 6), ("dld", 3))

@@ -9,6 +9,7 @@ import pytest
 
 from layerdial.bench.plan import _first_difference
 from layerdial.bench.suite import load_suite
+from layerdial.config import DistilConfig
 from layerdial.errors import UserError
 from tiny_suite import METHODS, tiny_suite
 
@@ -39,7 +40,7 @@ def test_the_suite_in_the_documentation_is_one(tmp_path: Path) -> None:
 def test_an_entry_changes_the_common_recipe_where_it_says_and_nowhere_else(tmp_path: Path) -> None:
     suite = tiny_suite(tmp_path)
     ld, dld = suite.recipe_of("ld", 1), suite.recipe_of("dld", 1)
-    assert dld.objective.distil_weight == 1.0 and dld.reference == suite.out / "reference/seed-1/model"
+    assert dld.objective.distil == DistilConfig() and dld.reference == suite.out / "reference/seed-1/model"
     changed = {"out": dld.out, "objective": dld.objective, "reference": dld.reference}
     assert ld.model_copy(update=changed) == dld
     assert ld.train.seed == 1 and ld.out == suite.out / "ld/seed-1"
@@ -114,7 +115,7 @@ def test_a_mistake_is_one_line_that_names_the_suite(tmp_path: Path, methods: dic
     assert str(raised.value).startswith(f"suite {tmp_path / 'suite.yaml'}")
 
 
-@pytest.mark.parametrize("key", ["baselines", "bars"])
+@pytest.mark.parametrize("key", ["baselines", "targets"])
 def test_what_the_report_compares_has_to_be_there(tmp_path: Path, key: str) -> None:
     with pytest.raises(
         UserError, match=f"suite.yaml: {key} has 'bset'; methods are called dld, ld, reference, static$"

@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     ("change", "part"),
     [
         ("optim.learning_rate=1", "unknown config key optim.learning_rate"),
-        ("recipe=2", "has version 2; this layerdial reads 'recipe: 1'"),
+        ("recipe=3", "has version 3; this layerdial reads 'recipe: 2'"),
         ("data.train=nowhere", "nowhere does not exist"),
         ("data.dev=nowhere", "nowhere does not exist"),
         ("reference={other}", "another vocabulary (2 tokens) than the student (4)"),
@@ -340,4 +340,4 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(
 
 def test_recipes_written_by_these_tests_are_yaml(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", tmp_path, tmp_path, tmp_path)
-    assert yaml.safe_load(recipe.read_text())["recipe"] == 1
+    assert yaml.safe_load(recipe.read_text())["recipe"] == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 import layerdial
-from layerdial.config import Recipe, load_recipe
+from layerdial.config import ExitsConfig, Recipe, load_recipe
 from layerdial.errors import UserError
 from layerdial.network_config import SIZES, ConformerConfig
 from layerdial.strict import parse
@@ -19,7 +20,7 @@ RECIPES = sorted(
     file for folder in (REPOSITORY / "recipes", Path(layerdial.__file__).parent) for file in folder.rglob("*.yaml")
 )
 MINIMAL: dict[str, Any] = {
-    "recipe": 1,
+    "recipe": 2,
     "out": "runs/x",
     "model": {"size": "xs"},
     "tokenizer": {"kind": "word"},
@@ -43,7 +44,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_every_recipe_loads(file: Path) -> None:
     recipe = load_recipe(file)
-    assert recipe.objective.distil_weight == 0 or recipe.reference is not None
+    assert recipe.objective.distil is None or recipe.reference is not None
     assert recipe.model is not None or recipe.reference is not None or recipe.init != "scratch"
 
 
@@ -73,7 +74,7 @@ def test_set_changes_a_key_and_its_value_is_yaml(tmp_path: Path) -> None:
 
 
 def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
-    assert load(tmp_path, "objective.exits=all").objective.exits == "all"
+    assert load(tmp_path, "objective.exits.power=2").objective.exits == ExitsConfig(at="all", power=2.0)
     assert load(tmp_path, "model.size=s", model=None).model == ConformerConfig.model_validate({"size": "s"})
 
 
@@ -96,42 +97,23 @@ def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
         (["policy.keep_prob=0.5"], "policy none takes no keep_prob"),
         (["policy={name: bernoulli, keep_prob: 0}"], r"policy\.keep_prob: .*greater than 0, found 0"),
         (["policy.subsets=even"], "policy none takes no subsets; uniform_count and sandwich do"),
-        (["policy={name: prefix, end_share: 0.5}"], "policy prefix takes no end_share; uniform_count and sandwich do"),
-        (["policy={name: sandwich, end_share: 1.5}"], r"policy\.end_share: .*less than or equal to 1, found 1\.5"),
         (["policy={name: sandwich, subsets: ladder}"], "'ladder' but a run from scratch starts from no model"),
-        (["policy={name: sandwich, subsets: chosen}", "objective.exits=all"], "exits is for subsets that are known"),
-        (["objective.exit_weight=2"], "exit_weight, exit_power and exit_distil_weight are for passes with exits"),
-        (["objective.exit_power=2"], "exit_weight, exit_power and exit_distil_weight are for passes with exits"),
-        (["objective.exit_distil_weight=1"], "exit_power and exit_distil_weight are for passes with exits; set exits"),
+        (["policy={name: sandwich, subsets: chosen}", "objective.exits.at=all"], "exits is for subsets that are known"),
         (["model.selector=input"], r"never trained; set policy\.subsets: chosen"),
-        (["objective.exits=some"], r"objective\.exits: .*found 'some'"),
-        (
-            ["objective.in_place_weight=1"],
-            "in_place_weight needs a full-depth pass in every step: policy sandwich, not",
-        ),
-        (["objective.in_place_divergence=alpha"], "say how passes are taught; set in_place_weight"),
-        (["objective.in_place_ctc=0"], "say how passes are taught; set in_place_weight"),
+        (["objective.exits.at=some"], r"objective\.exits\.at: .*found 'some'"),
+        (["objective.exits.pwoer=2"], r"unknown config key objective\.exits\.pwoer; did you mean power\?"),
+        (["objective.in_place.weight=1"], "in_place needs a full-depth pass in every step: policy sandwich, not none"),
         (["model.selector=output"], r"model\.selector: .*'input' or 'scores', found 'output'"),
         (["model={size: xs, selector: input, block_norm: true, skip: norm}"], "a selector drops blocks whole"),
-        (["objective.distil_weight=1"], "there is no reference to learn from"),
-        (
-            ["reference=a/b", "objective.align_weight=1", "objective.distil_growth=1"],
-            "growth is for the KL from the ref",
-        ),
-        (["objective.temperature=2"], "say how a KL is taken, but there is none; set distil_weight"),
-        (["objective.blank=without_blank"], "say how a KL is taken, but there is none; set distil_weight"),
-        (["optim.betas=[0.9, 2.0]"], r"optim\.betas\.1: .*less than 1"),
-        (["optim.schedule=noam", "optim.final_lr_share=0.1"], "final_lr_share is where schedule cosine ends"),
-        (["model.selector_width=8"], "a selector that looks at the input; set selector: input"),
-        (["model.exit_heads=true"], "would never be trained; set objective.exits: all"),
+        (["objective.distil.weight=1"], "there is no reference to learn from"),
+        (["model.exit_heads=true"], "would never be trained; set objective.exits.at: all"),
         (["tokenizer={kind: char, size: 40}"], r"Leave size out, as in tokenizer=\{kind: char\}"),
-        (["objective.blank=drop"], r"objective\.blank: .*found 'drop'"),
         (["init=reference"], "there is no reference"),
         (["tokenizer={kind: bpe}"], "kind bpe needs a size"),
         (["tokenizer={}"], "give either kind"),
         (["data.speeds=[0.0]"], r"data\.speeds\.0: .*greater than or equal to 0\.1, found 0\.0"),
         (["data.speeds=[fast]"], r"data\.speeds\.0: .*found 'fast'"),
-        (["recipe=2"], "has version 2; this layerdial reads 'recipe: 1'"),
+        (["recipe=3"], "has version 3; this layerdial reads 'recipe: 2'"),
         (["optim.lr"], r"--set 'optim\.lr' is not of the form a\.b=value"),
         (["=3"], "--set '=3' is not of the form"),
         (["model={size: xs"], "--set .* is not valid YAML"),
@@ -166,7 +148,7 @@ def test_a_missing_part_is_named(tmp_path: Path, part: str, message: str) -> Non
     [
         (b"", "holds no keys"),
         (b"- a\n- b\n", "holds no keys"),
-        (b"recipe: 1\n  out: [", "not valid YAML"),
+        (b"recipe: 2\n  out: [", "not valid YAML"),
         (b"\xff\xfe\x00", "not a recipe"),
         (None, "does not exist"),
     ],
@@ -190,3 +172,97 @@ def test_configs_are_frozen(tmp_path: Path) -> None:
 def test_parse_names_keys_of_a_config_on_its_own() -> None:
     with pytest.raises(UserError, match=r"config\.json: unknown config key depth; .*known keys: family"):
         parse(ConformerConfig, {"size": "xs", "depth": 3}, "config.json")
+
+
+# ------------------------------------------------------------------------------------------------- the set of keys
+
+KEYS = [
+    "data.batch_seconds",
+    "data.buckets",
+    "data.cache_mb",
+    "data.dev",
+    "data.max_seconds",
+    "data.posteriors",
+    "data.speeds",
+    "data.train",
+    "data.workers",
+    "init",
+    "model.block_norm",
+    "model.config",
+    "model.dropout",
+    "model.exit_heads",
+    "model.family",
+    "model.ffn_width",
+    "model.freeze_front_end",
+    "model.gradient_checkpointing",
+    "model.heads",
+    "model.kernel",
+    "model.n_blocks",
+    "model.selector",
+    "model.self_condition",
+    "model.size",
+    "model.skip",
+    "model.width",
+    "objective.distil.teacher",
+    "objective.distil.top_k",
+    "objective.distil.weight",
+    "objective.exits.at",
+    "objective.exits.distil_weight",
+    "objective.exits.power",
+    "objective.exits.weight",
+    "objective.in_place.ctc_weight",
+    "objective.in_place.divergence",
+    "objective.in_place.weight",
+    "optim.clip",
+    "optim.head_lr",
+    "optim.lr",
+    "optim.schedule",
+    "optim.warmup_steps",
+    "optim.weight_decay",
+    "out",
+    "policy.keep_prob",
+    "policy.name",
+    "policy.subsets",
+    "recipe",
+    "reference",
+    "spec_augment.freq_masks",
+    "spec_augment.freq_width",
+    "spec_augment.time_masks",
+    "spec_augment.time_share",
+    "spec_augment.time_width",
+    "tokenizer.kind",
+    "tokenizer.path",
+    "tokenizer.size",
+    "train.accumulate",
+    "train.average_best",
+    "train.eval_depths",
+    "train.eval_every",
+    "train.log_every",
+    "train.precision",
+    "train.seed",
+    "train.select_by",
+    "train.steps",
+    "train.threads",
+]
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    """The dotted keys of nested models; those of all kinds where there are several."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        inner = models_in(field.annotation)
+        found |= {f"{name}.{key}" for part in inner for key in keys_of(part)} if inner else {name}
+    return found
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in models_in(argument)]
+
+
+def test_recipes_have_these_keys_and_no_others() -> None:
+    advice = (
+        "a new key needs a line in CHANGELOG.md and in docs/; one that goes, also a line in old_keys.py and docs/log.md"
+    )
+    assert sorted(keys_of(Recipe)) == KEYS, advice

@@ -88,13 +88,13 @@ def told(ended: list[Ended]) -> list[dict[str, Any]]:
     "changes",
     [
         ("policy.name=uniform_count",),
-        ("policy.name=sandwich", "objective.in_place_weight=1", "objective.in_place_divergence=alpha"),
-        ("policy.name=none", "model.exit_heads=true", "objective.exits=all"),
+        ("policy.name=sandwich", "objective.in_place.weight=1", "objective.in_place.divergence=alpha"),
+        ("policy.name=none", "model.exit_heads=true", "objective.exits.at=all"),
         # heads and scores that the pass which exchanges gradients does not use, and that differ from rank to rank
         ("policy={name: sandwich, subsets: chosen}", "model.selector=scores", "model.exit_heads=true"),
         pytest.param(("policy.name=none",), marks=pytest.mark.slow),
     ],
-    ids=["uniform_count", "taught-in-place", "exits", "chosen-blocks", "none"],
+    ids=["uniform_count", "in-place", "exits", "chosen-blocks", "none"],
 )
 def test_two_ranks_draw_the_same_blocks_hear_other_speech_and_end_with_the_same_weights(
     corpus, tmp_path: Path, changes: tuple[str, ...]

@@ -53,7 +53,7 @@ each_document_to_run = pytest.mark.parametrize(
 )
 
 # words that stand for something of the reader's
-PLACEHOLDERS = {"MODEL": "runs/demo/best/model", "TEST_CUTS": "data/given/test.cuts.jsonl.gz", "AUDIO": "a.flac"}
+PLACEHOLDERS = {"MODEL": "runs/demo/sc_exits/model", "TEST_CUTS": "data/given/test.cuts.jsonl.gz", "AUDIO": "a.flac"}
 # what the corpora that only a reader has would give
 SPLITS = {
     "demo": ("train", "dev", "test"),
@@ -101,7 +101,7 @@ def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("layerdial.export.run.trace", lambda *_: traced)  # half a minute less than the stand-in's own
     for folder in ("recipes", "src"):
         (place / folder).symlink_to(ROOT / folder)
-    for method in ("reference", "ld", "best"):
+    for method in ("reference", "ld", "sc_exits"):
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
     for hub_id, variant in STAND_INS.items():  # a folder of that name comes before the hub
         save_tiny(place / hub_id, variant, num_hidden_layers=8)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerdial.config import ObjectiveConfig
+from layerdial.config import ExitsConfig, ObjectiveConfig
 from layerdial.data.batching import Batch
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, save_model
@@ -21,7 +21,7 @@ from layerdial.modules.losses import LossTerms, distillation
 from layerdial.subset import BlockSubset
 from layerdial.text import build_tokenizer
 from layerdial.training.loop import train
-from layerdial.training.step import Heard, Teachers, exit_depths, loss_terms
+from layerdial.training.objective import NetworkInputs, Teachers, exit_depths, loss_terms
 from tiny import VOCABULARY, losses, noise, tiny_network, tiny_recipe, weights
 
 FULL = BlockSubset.full(4)
@@ -29,16 +29,18 @@ HEADS = pytest.mark.parametrize("exit_heads", [False, True], ids=["shared-head",
 NORMS = pytest.mark.parametrize("block_norm", [False, True], ids=["", "block_norm"])
 
 
-def spoken(network: ConformerCTC) -> tuple[Batch, Heard]:
+def spoken(network: ConformerCTC) -> tuple[Batch, NetworkInputs]:
     """Two utterances of noise with two labels each."""
     inputs, lengths_B = noise([61, 40])
     tokens = torch.tensor([[1, 2], [3, 1]])
     batch = Batch(("a", "b"), inputs, lengths_B, tokens, torch.tensor([2, 2]), 1.0, 0, 0, ())
-    return batch, Heard(inputs, inputs, lengths_B, network.features.frames(lengths_B))
+    return batch, NetworkInputs(inputs, inputs, lengths_B, network.features.frames(lengths_B))
 
 
 def terms(network: ConformerCTC, subset: BlockSubset, teachers: Teachers | None = None, **objective: Any) -> LossTerms:
-    return loss_terms(network, *spoken(network), subset, teachers or Teachers(), ObjectiveConfig(**objective))
+    return loss_terms(
+        network, *spoken(network), subset, teachers or Teachers(), ObjectiveConfig.model_validate(objective)
+    )
 
 
 def gradients(network: ConformerCTC, total: Tensor) -> dict[str, Tensor]:
@@ -65,11 +67,11 @@ def test_exit_n_is_the_pass_of_the_first_n_kept_blocks(key: str, exit_heads: boo
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_a_depth_teaches_its_own_head_and_no_other(depth: int) -> None:
+def test_a_depth_trains_its_own_head_and_no_other(depth: int) -> None:
     network = tiny_network(exit_heads=True)
     network(*noise([61]), BlockSubset.prefix(4, depth))[0].square().sum().backward()
-    taught = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    heads = {name.rpartition(".")[0] for name in taught if name.startswith(("norm.", "head.", "exit_heads."))}
+    trained = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    heads = {name.rpartition(".")[0] for name in trained if name.startswith(("norm.", "head.", "exit_heads."))}
     assert heads == ({"norm", "head"} if depth == 4 else {f"exit_heads.{depth - 1}.{i}" for i in (0, 1)})
 
 
@@ -110,7 +112,7 @@ def test_one_pass_with_exits_has_the_gradient_of_the_weighted_mean_of_all_its_pa
     """After n of N blocks the weight is (N/n)^power, for exits times theirs."""
     network, subset = tiny_network(exit_heads=exit_heads).train(), BlockSubset.from_key(key)
     reference_BTV = tiny_network(seed=5)(*noise([61, 40]), FULL)[0].detach()
-    teachers, objective = Teachers(reference_BTV), {"distil_weight": 0.7, "distil_growth": 2.0}
+    teachers, objective = Teachers(reference_BTV), {"distil": {"weight": 0.7}}
     shorter = [BlockSubset(4, subset.kept[:depth]) for depth in range(1, subset.depth)]
     alone = [terms(network, passed, teachers, **objective).total for passed in shorter]
     own = terms(network, subset, teachers, **objective)
@@ -118,7 +120,7 @@ def test_one_pass_with_exits_has_the_gradient_of_the_weighted_mean_of_all_its_pa
     last = (4 / subset.depth) ** power
     expected = last * own.total + sum(weight * total for weight, total in zip(each, alone, strict=True))
     expected = expected / (last + sum(each))
-    found = terms(network, subset, teachers, **objective, exits="all", exit_weight=0.3, exit_power=power)
+    found = terms(network, subset, teachers, **objective, exits={"weight": 0.3, "power": power})
     torch.testing.assert_close(found.total, expected)
     assert torch.equal(found.ctc, own.ctc) and torch.equal(found.distil, own.distil)
     ours, theirs = gradients(network, found.total), gradients(network, expected)
@@ -133,9 +135,8 @@ def test_exits_learn_from_the_last_output_which_learns_nothing_from_them() -> No
     frames = network.features.frames(batch[1])
     last, _, first, second, third = network(*batch, subset, exits=(1, 2, 3))
     kl = sum(distillation(last.detach(), early, frames) for early in (first, second, third))
-    weighted = {"exits": "all", "exit_weight": 0.5}
-    with_kl = terms(network, subset, **weighted, exit_distil_weight=2.0).total
-    without = terms(network, subset, **weighted).total
+    with_kl = terms(network, subset, exits={"weight": 0.5, "distil_weight": 2.0}).total
+    without = terms(network, subset, exits={"weight": 0.5}).total
     torch.testing.assert_close(with_kl - without, 0.5 * 2.0 * kl / (1 + 3 * 0.5))
     found = gradients(network, with_kl - without)
     assert not found["head.weight"].any() and not found["encoder.blocks.3.ff_in.expand.weight"].any()
@@ -143,23 +144,13 @@ def test_exits_learn_from_the_last_output_which_learns_nothing_from_them() -> No
 
 
 def test_the_middle_exit_is_after_half_of_the_blocks_that_run() -> None:
-    assert [exit_depths("middle", depth) for depth in (1, 2, 3, 4, 7)] == [(), (1,), (1,), (2,), (3,)]
+    middle = ExitsConfig(at="middle")
+    assert [exit_depths(middle, depth) for depth in (1, 2, 3, 4, 7)] == [(), (1,), (1,), (2,), (3,)]
     network = tiny_network()
     both = [terms(network, BlockSubset.from_key(key)).total for key in ("1011", "1000")]
-    torch.testing.assert_close(terms(network, BlockSubset.from_key("1011"), exits="middle").total, sum(both) / 2)
-    only = terms(network, BlockSubset.from_key("0100"), exits="middle").total
+    torch.testing.assert_close(terms(network, BlockSubset.from_key("1011"), exits=middle).total, sum(both) / 2)
+    only = terms(network, BlockSubset.from_key("0100"), exits=middle).total
     assert torch.equal(only, terms(network, BlockSubset.from_key("0100")).total)
-
-
-def test_the_weight_of_kl_grows_as_blocks_are_left_out() -> None:
-    network = tiny_network()
-    teachers = Teachers(tiny_network(seed=5)(*noise([61, 40]), FULL)[0].detach())
-    for key in ("1111", "0110", "0001"):
-        subset = BlockSubset.from_key(key)
-        found = terms(network, subset, teachers, distil_weight=0.5, distil_growth=3.0)
-        weight = 0.5 * (1 + 3.0 * (1 - subset.depth / 4))
-        torch.testing.assert_close(found.total, found.ctc + weight * found.distil)
-        assert found.distil > 0
 
 
 # ------------------------------------------------------------------------------------------------- training, folders
@@ -170,7 +161,9 @@ def test_early_exits_with_own_heads_train_from_a_plain_model_and_are_measured_as
 ) -> None:
     model = json.loads((learnt / "config.json").read_text())["model"]
     changes = (f"init={learnt}", f"model={model | {'exit_heads': True}}", "policy.name=none")
-    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "objective.exits=all", "train.steps=2")
+    recipe = tiny_recipe(
+        tmp_path / "run", corpus.train, corpus.dev, *changes, "objective.exits.at=all", "train.steps=2"
+    )
     train(recipe)
     assert [row[5] for row in losses(tmp_path / "run").values()] == [3, 3]  # one pass a step
     before, after = weights(learnt.parent), weights(tmp_path / "run")
@@ -191,7 +184,7 @@ def test_exits_that_would_not_be_what_runs_are_refused(
     corpus, tmp_path: Path, changes: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as problem:
-        train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "objective.exits=all", *changes))
+        train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "objective.exits.at=all", *changes))
     assert "\n" not in str(problem.value) and not (tmp_path / "run").exists()
 
 
@@ -208,7 +201,7 @@ def stored(folder: Path, **changes: Any) -> ConformerCTC:
 def test_pruned_at_a_depth_it_is_a_plain_model_with_the_head_of_that_depth(
     tmp_path: Path, depth: int, block_norm: bool
 ) -> None:
-    changes = {"exit_heads": True, "selector": "input", "selector_width": 8, "block_norm": block_norm}
+    changes = {"exit_heads": True, "selector": "input", "block_norm": block_norm}
     network = stored(tmp_path / "model", **changes)
     subset = prune_model(tmp_path / "model", tmp_path / "out", depth)
     pruned, _ = load_network(tmp_path / "out")

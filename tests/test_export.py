@@ -130,7 +130,7 @@ def test_padding_does_not_change_what_an_utterance_gets(session: Session) -> Non
         np.testing.assert_allclose(found[:frames], alone[0], atol=CLOSE)
 
 
-NORM = {"block_norm": True, "skip": "norm", "conv_norm": "batch"}
+NORM = {"block_norm": True, "skip": "norm"}
 
 
 @pytest.mark.parametrize(
@@ -141,17 +141,13 @@ NORM = {"block_norm": True, "skip": "norm", "conv_norm": "batch"}
         pytest.param({"n_blocks": 2, "exit_heads": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 1}, marks=pytest.mark.slow),  # each traces another model, ten seconds
         pytest.param({"n_blocks": 3, "block_norm": True}, marks=pytest.mark.slow),
-        pytest.param({"n_blocks": 6, "conv_norm": "batch"}, marks=pytest.mark.slow),
+        pytest.param({"n_blocks": 6}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 4, "block_norm": True, "skip": "norm"}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: "-".join(f"{name}_{value}" for name, value in changes.items()),
 )
 def test_other_conformers_equal_torch_with_every_subset(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = tiny_network(**changes)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(module.running_mean, std=0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     manifest = export_model(save(tmp_path / "run" / "model", network), tmp_path / "edge")
     session = Session(tmp_path / "edge", Manifest.load(tmp_path / "edge"), threads=1)
     for subset in every_subset(network.n_blocks):

@@ -27,7 +27,7 @@ TINY |= {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embed
 
 
 def recipe(**parts: Any) -> Recipe:
-    told = {"recipe": 1, "out": "x", "data": {"train": "t", "dev": "d"}, "policy": {"name": "none"}}
+    told = {"recipe": 2, "out": "x", "data": {"train": "t", "dev": "d"}, "policy": {"name": "none"}}
     return parse(Recipe, {**told, "train": {"steps": 1}, **parts}, "recipe")
 
 

@@ -176,7 +176,7 @@ def test_exits_train_every_depth_and_the_model_comes_with_its_ladder(
     corpus, request: pytest.FixtureRequest, tmp_path: Path, start: str, checkpointing: bool
 ) -> None:
     folder = request.getfixturevalue(start)
-    exits = ("policy.name=none", "objective={exits: all, exit_power: 2}")
+    exits = ("policy.name=none", "objective={exits: {at: all, power: 2}}")
     changes = (*starting_from(folder, gradient_checkpointing=checkpointing), *exits, *FEW)
     model = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes))
     ladder = Ladder.beside(model, 4)
@@ -312,7 +312,7 @@ def test_a_student_learns_from_a_reference_that_stays_as_it_was(
     corpus, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
     folder, loaded = request.getfixturevalue(start), remember_references(monkeypatch)
-    changes = (f"reference={folder}", "init=reference", "objective.distil_weight=1", "model=null", "tokenizer=null")
+    changes = (f"reference={folder}", "init=reference", "objective.distil.weight=1", "model=null", "tokenizer=null")
     model = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, *FEW))
     assert all(row[2] > 0 for row in losses(tmp_path / "run").values())
     network = loaded[0].network
@@ -323,7 +323,7 @@ def test_a_student_learns_from_a_reference_that_stays_as_it_was(
 
 
 def test_a_student_identical_to_its_reference_has_no_kl_at_full_depth(corpus, wavlm: Path, tmp_path: Path) -> None:
-    changes = (*starting_from(wavlm, NO_DROPOUT), f"reference={wavlm}", "objective.distil_weight=1")
+    changes = (*starting_from(wavlm, NO_DROPOUT), f"reference={wavlm}", "objective.distil.weight=1")
     alike = ("policy.name=none", "train.steps=1", "spec_augment={time_masks: 2}")
     train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, *alike))
     assert losses(tmp_path / "run")[1][2] == pytest.approx(0, abs=1e-6)
@@ -334,10 +334,10 @@ def test_stored_posteriors_teach_as_the_reference_does(
     corpus, request: pytest.FixtureRequest, tmp_path: Path, start: str
 ) -> None:
     folder = request.getfixturevalue(start)
-    objective, found = ("reference=" + str(folder), "objective.distil_weight=1"), {}
-    stored_whole = ("objective.top_k=64", f"data.posteriors={tmp_path / 'store'}")
+    objective, found = ("reference=" + str(folder), "objective.distil.weight=1"), {}
+    stored_whole = ("objective.distil.top_k=64", f"data.posteriors={tmp_path / 'store'}")
     for teacher, settings in (("clean", ()), ("cached", stored_whole)):
-        changes = (f"objective.teacher={teacher}", *settings, "data.speeds=[0.9, 1.1]", *FEW)
+        changes = (f"objective.distil.teacher={teacher}", *settings, "data.speeds=[0.9, 1.1]", *FEW)
         train(tiny_recipe(tmp_path / teacher, corpus.train, corpus.dev, *objective, *starting_from(folder), *changes))
         found[teacher] = losses(tmp_path / teacher)
     for step, row in found["clean"].items():
@@ -347,7 +347,7 @@ def test_stored_posteriors_teach_as_the_reference_does(
 def test_a_student_from_scratch_takes_shape_and_vocabulary_of_its_reference(
     corpus, wavlm: Path, tmp_path: Path
 ) -> None:
-    changes = (f"reference={wavlm}", "objective.distil_weight=1", "tokenizer=null", *FEW)
+    changes = (f"reference={wavlm}", "objective.distil.weight=1", "tokenizer=null", *FEW)
     model = "model={family: hf, freeze_front_end: false}"
     folder = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, model))
     assert {name: tensor.shape for name, tensor in stored(folder).items()} == {

@@ -15,7 +15,8 @@ import layerdial
 
 SOURCE = Path(layerdial.__file__).parent
 LAYERS = (
-    "errors request subset cost strict network_config config text metrics report picture files progress ladder version",
+    "errors request subset cost strict old_keys network_config config text metrics report picture files progress "
+    "ladder version",
     "audio fbank nemo_mel features windows timing recognizer evaluate",
     "runtime",
     "data modules",

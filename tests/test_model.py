@@ -25,7 +25,6 @@ RULES = pytest.mark.parametrize(
     [{}, {"block_norm": True}, {"block_norm": True, "skip": "norm"}],
     ids=["residual", "block_norm", "block_norm_kept"],
 )
-NORMS = pytest.mark.parametrize("conv_norm", ["layer", "batch"])
 
 
 def by_hand(network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset) -> Tensor:
@@ -41,10 +40,9 @@ def by_hand(network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset
     return network.head(network.norm(x_BTD)).log_softmax(-1)
 
 
-@NORMS
 @RULES
-def test_full_subset_equals_the_plain_loop_over_blocks(rule: dict[str, Any], conv_norm: str) -> None:
-    network, batch = tiny_network(**rule, conv_norm=conv_norm), noise([61, 40])
+def test_full_subset_equals_the_plain_loop_over_blocks(rule: dict[str, Any]) -> None:
+    network, batch = tiny_network(**rule), noise([61, 40])
     assert torch.equal(network(*batch, FULL)[0], by_hand(network, *batch, FULL))
 
 
@@ -55,12 +53,11 @@ def test_every_subset_is_the_loop_over_its_blocks(subset: BlockSubset, rule: dic
     assert torch.equal(network(*batch, subset)[0], by_hand(network, *batch, subset))
 
 
-@NORMS
 @pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
 @pytest.mark.parametrize("block_norm", [False, True])
-def test_skipping_equals_deleting(subset: BlockSubset, block_norm: bool, conv_norm: str) -> None:
-    network, batch = tiny_network(conv_norm=conv_norm, block_norm=block_norm), noise([61, 40])
-    smaller = tiny_network(seed=1, n_blocks=subset.depth, conv_norm=conv_norm, block_norm=block_norm)
+def test_skipping_equals_deleting(subset: BlockSubset, block_norm: bool) -> None:
+    network, batch = tiny_network(block_norm=block_norm), noise([61, 40])
+    smaller = tiny_network(seed=1, n_blocks=subset.depth, block_norm=block_norm)
     for part in ("front_end", "norm", "head"):
         getattr(smaller, part).load_state_dict(getattr(network, part).state_dict())
     for block, kept in zip(smaller.encoder.blocks, subset.kept, strict=True):
@@ -105,11 +102,10 @@ def test_kept_blocks_and_only_those_get_gradient(subset: BlockSubset, rule: dict
     assert all(p.grad is not None for p in (*network.front_end.parameters(), *network.head.parameters()))
 
 
-@NORMS
 @RULES
 @pytest.mark.parametrize("lengths", [[83, 40, 61, 1], [7, 6, 5, 4], [33, 2, 3, 9]])
-def test_padding_does_not_change_logits(lengths: list[int], rule: dict[str, Any], conv_norm: str) -> None:
-    network = tiny_network(**rule, conv_norm=conv_norm)
+def test_padding_does_not_change_logits(lengths: list[int], rule: dict[str, Any]) -> None:
+    network = tiny_network(**rule)
     inputs_BTF, lengths_B = noise(lengths)
     wider_BTF = nn.functional.pad(inputs_BTF, (0, 0, 0, 37), value=1e4)
     for row, length in enumerate(lengths):
@@ -123,9 +119,8 @@ def test_padding_does_not_change_logits(lengths: list[int], rule: dict[str, Any]
         torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=2e-5, rtol=0)
 
 
-@NORMS
-def test_batch_1_equals_batch_8(conv_norm: str) -> None:
-    network = tiny_network(conv_norm=conv_norm)
+def test_batch_1_equals_batch_8() -> None:
+    network = tiny_network()
     inputs_BTF, lengths_B = noise([64] * 8)
     for subset in (FULL, BlockSubset.from_key("0100")):
         together = network(inputs_BTF, lengths_B, subset)[0]
@@ -157,7 +152,7 @@ def test_constant_features_are_finite_with_gradient() -> None:
 
 
 def test_a_call_leaves_nothing_behind() -> None:
-    network, batch = tiny_network(conv_norm="batch"), noise([61, 40])
+    network, batch = tiny_network(), noise([61, 40])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     first = network(*batch, FULL)[0]
     network(*batch, BlockSubset.from_key("0001"))
@@ -170,10 +165,9 @@ def test_a_subset_for_other_blocks_is_refused() -> None:
         tiny_network()(*noise([20]), BlockSubset.full(12))
 
 
-@NORMS
 @RULES
-def test_a_stored_model_comes_back_bit_for_bit(tmp_path: Path, rule: dict[str, Any], conv_norm: str) -> None:
-    network = tiny_network(**rule, conv_norm=conv_norm)
+def test_a_stored_model_comes_back_bit_for_bit(tmp_path: Path, rule: dict[str, Any]) -> None:
+    network = tiny_network(**rule)
     save_model(tmp_path / "model", network, build_tokenizer("word", ["a b c d e f"]), {"made": "here"})
     stored, tokenizer = load_network(tmp_path / "model")
     assert stored.config == network.config and not stored.training and len(tokenizer.tokens) == VOCABULARY

@@ -206,25 +206,11 @@ def test_a_rule_says_which_blocks_a_depth_has(tmp_path: Path) -> None:
         (["policy.name=bernoulli", "policy.keep_prob=0.5"], BlockSubset.even),
         (["policy.name=prefix"], BlockSubset.prefix),
         (["policy.name=none"], BlockSubset.even),
-        (["policy.name=none", "objective.exits=all"], BlockSubset.prefix),
-        (["policy.name=uniform_count", "objective.exits=all"], BlockSubset.even),
+        (["policy.name=none", "objective.exits.at=all"], BlockSubset.prefix),
+        (["policy.name=uniform_count", "objective.exits.at=all"], BlockSubset.even),
     ],
 )
 def test_what_is_measured_without_a_rule_is_even_but_prefixes_where_prefixes_were_trained(
     changes: list[str], choose: Callable[[int, int], BlockSubset], tmp_path: Path
 ) -> None:
     assert evaluated_subset(recipe_with(tmp_path, *changes), N, 3) == choose(N, 3)
-
-
-@pytest.mark.parametrize("name", ["uniform_count", "sandwich"])
-def test_end_share_is_the_chance_of_an_end(name: str) -> None:
-    def depths(share: float) -> Counter[int]:
-        policy = make_policy(PolicyConfig.model_validate({"name": name, "end_share": share}), N, 0)
-        return Counter(policy(step)[name == "sandwich"].depth for step in range(STEPS))
-
-    assert set(depths(1.0)) == {1, 2, N}
-    assert all(count / STEPS == pytest.approx(1 / 3, abs=0.05) for count in depths(1.0).values())
-    half = depths(0.5)
-    for depth in range(1, N + 1):
-        expected = 0.5 / N + (0.5 / 3 if depth in (1, 2, N) else 0.0)
-        assert half[depth] / STEPS == pytest.approx(expected, abs=0.04)

@@ -41,8 +41,8 @@ def cuts(tmp_path: Path) -> Path:
 def dld(run: Path, cuts: Path, reference: Path, *changes: str, teacher: str = "cached") -> Recipe:
     """Four steps of DLD from the reference."""
     return tiny_recipe(
-        *(run, cuts, cuts, f"reference={reference}", "init=reference", "objective.distil_weight=1"),
-        *("train.steps=4", "train.eval_every=4", f"objective.teacher={teacher}", *changes),
+        *(run, cuts, cuts, f"reference={reference}", "init=reference", "objective.distil.weight=1"),
+        *("train.steps=4", "train.eval_every=4", f"objective.distil.teacher={teacher}", *changes),
     )
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_stored_are_the_references_own_posteriors_at_every_speed(learnt: Path, cuts: Path, tmp_path: Path) -> None:
-    recipe = dld(tmp_path / "run", cuts, learnt, "data.speeds=[0.9, 1.0, 1.1]", "objective.top_k=2")
+    recipe = dld(tmp_path / "run", cuts, learnt, "data.speeds=[0.9, 1.0, 1.1]", "objective.distil.top_k=2")
     store, reference = make(recipe), Reference.load(learnt)
     assert len(store) == 3 * 8
     for cut in open_cuts(cuts):
@@ -291,7 +291,7 @@ def test_a_kill_while_they_are_computed_costs_what_was_not_yet_written(
 def test_another_reference_has_a_store_of_its_own(learnt: Path, cuts: Path, tmp_path: Path) -> None:
     other = train(tiny_recipe(tmp_path / "other", cuts, cuts, "train.steps=1"))
     stores = [make(dld(tmp_path / "run", cuts, reference)) for reference in (learnt, other)]
-    wider = make(dld(tmp_path / "run", cuts, learnt, "objective.top_k=3"))
+    wider = make(dld(tmp_path / "run", cuts, learnt, "objective.distil.top_k=3"))
     assert len({store.folder for store in (*stores, wider)}) == 3 and all(len(s) == 8 for s in (*stores, wider))
     assert {store.folder.parent for store in stores} == {cuts.parent / "few.posteriors"}
 
@@ -350,10 +350,20 @@ def test_a_finished_store_needs_no_writing(learnt: Path, cuts: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["objective.distil_weight=0"], "objective: teacher is 'cached' but distil_weight and align_weight are 0"),
-        (["objective.teacher=clean", "objective.top_k=8"], "objective: top_k .* needs teacher: cached"),
-        (["objective.teacher=clean", "data.posteriors=x"], r"data\.posteriors .* needs objective\.teacher: cached"),
-        (["objective.teacher=deaf"], r"objective\.teacher: .*found 'deaf'"),
+        (["objective.distil.weight=0"], r"objective\.distil\.weight: .*greater than 0, found 0"),
+        (
+            ["objective.distil=null", "data.posteriors=x"],
+            r"data\.posteriors .* needs objective\.distil\.teacher: cached",
+        ),
+        (
+            ["objective.distil.teacher=clean", "objective.distil.top_k=8"],
+            r"objective\.distil: top_k .* needs teacher: cached",
+        ),
+        (
+            ["objective.distil.teacher=clean", "data.posteriors=x"],
+            r"data\.posteriors .* needs objective\.distil\.teacher",
+        ),
+        (["objective.distil.teacher=deaf"], r"objective\.distil\.teacher: .*found 'deaf'"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(tmp_path: Path, changes: list[str], message: str) -> None:

@@ -22,7 +22,7 @@ from layerdial.config import OptimConfig, Recipe
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.report import read_rows
-from layerdial.training import checkpoints, loop, scoring, update, window
+from layerdial.training import checkpoints, log_window, loop, scoring, update
 from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
@@ -146,7 +146,7 @@ def test_a_run_does_not_go_on_with_another_teacher_of_the_same_name(corpus, lear
     reference = tmp_path / "reference"
     shutil.copytree(learnt, reference)
     changes = (f"reference={reference}", "model=null", "tokenizer=null", "train.steps=2", "train.eval_every=2")
-    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "objective.distil_weight=1")
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "objective.distil.weight=1")
     train(recipe)
     train(recipe, resume=True)
     tensors = load_file(reference / "model.safetensors")
@@ -347,9 +347,9 @@ def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(
         now[0] += 1000
         return score(*parts)
 
-    for module in (loop, update, window):
+    for module in (loop, update, log_window):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(loop, "Window", lambda: window.Window(began=now[0]))
+    monkeypatch.setattr(loop, "LogWindow", lambda: log_window.LogWindow(began=now[0]))
     monkeypatch.setattr(update, "learning_rate", step_of_ten)
     monkeypatch.setattr(loop, "dev_scores", slow_scores)
 

@@ -248,9 +248,9 @@ def test_a_run_that_adds_a_selector_to_a_model_is_a_function_of_its_seed(corpus,
 
 
 @torch.no_grad()
-def test_a_selector_of_another_size_begins_anew_and_everything_else_is_taken() -> None:
+def test_a_selector_of_another_kind_begins_anew_and_everything_else_is_taken() -> None:
     before = network()
-    for changes in ({"selector_width": 5}, {"selector": "scores"}, {"selector": None}):
+    for changes in ({"selector": "scores"}, {"selector": None}):
         config = ConformerConfig.model_validate(before.config.model_dump() | changes)
         after = ConformerCTC(config, before.head.out_features)
         after.start_from(before)

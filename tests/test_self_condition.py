@@ -1,4 +1,4 @@
-"""Self-conditioning: every block that runs is told what the head hears so far, at every depth alike."""
+"""Self-conditioning: every block that runs receives the posteriors of the stream so far, at every depth alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = pytest.mark.parametrize("key", ["1111", "0110", "1001", "1000"])
 
 
 def network(**changes: Any) -> ConformerCTC:
-    """A conditioned network whose feedback is loud enough to be heard."""
+    """A conditioned network whose feedback is large enough to matter."""
     made = tiny_network(self_condition=True, **changes)
     assert made.feedback is not None
     nn.init.normal_(made.feedback.weight, std=2.0)
@@ -87,12 +87,12 @@ def test_a_budget_of_all_blocks_is_the_full_network(kind: str) -> None:
 @KEYS
 def test_it_costs_a_head_and_a_layer_a_block_that_runs(key: str) -> None:
     of, plain, subset = network(), tiny_network(), BlockSubset.from_key(key)
-    both_ways = 2 * plain.width * VOCABULARY
+    both_ways = 2 * plain.config.width * VOCABULARY
     frames = 25
     difference = macs_per_second(of, subset, 2.0) - macs_per_second(plain, subset, 2.0)
     assert difference == subset.depth * both_ways * frames
     more = parameter_count(of, subset) - parameter_count(plain, subset)
-    assert more == VOCABULARY * plain.width + plain.width
+    assert more == VOCABULARY * plain.config.width + plain.config.width
 
 
 @torch.no_grad()
@@ -109,13 +109,13 @@ def test_stored_and_pruned_it_computes_the_same(tmp_path: Path, depth: int) -> N
 
 
 def test_heads_for_each_depth_are_refused_beside_it() -> None:
-    with pytest.raises(UserError, match="self_condition tells blocks what the one head hears, but exit_heads"):
+    with pytest.raises(UserError, match="self_condition feeds the posteriors of the one head back, but exit_heads"):
         parse(ConformerConfig, tiny_config().model_dump() | {"self_condition": True, "exit_heads": True}, "model")
 
 
 def test_training_with_exits_teaches_it(tmp_path: Path, corpus: Corpus) -> None:
     data = (corpus.train, corpus.dev)
-    changes = ("model.self_condition=true", "policy.name=none", "objective.exits=all", "objective.exit_power=2")
+    changes = ("model.self_condition=true", "policy.name=none", "objective.exits.at=all", "objective.exits.power=2")
     train(tiny_recipe(tmp_path / "still", *data, *changes, "train.steps=1", "optim.lr=1e-9"))
     train(tiny_recipe(tmp_path / "run", *data, *changes))
     change = weights(tmp_path / "run")["feedback.weight"] - weights(tmp_path / "still")["feedback.weight"]
@@ -126,7 +126,7 @@ def test_training_with_exits_teaches_it(tmp_path: Path, corpus: Corpus) -> None:
 
 def test_a_start_that_has_it_is_not_taken_without_it(tmp_path: Path, corpus: Corpus) -> None:
     data = (corpus.train, corpus.dev)
-    changes = ("model.self_condition=true", "policy.name=none", "objective.exits=all", "train.steps=1")
+    changes = ("model.self_condition=true", "policy.name=none", "objective.exits.at=all", "train.steps=1")
     start = train(tiny_recipe(tmp_path / "start", *data, *changes))
     with pytest.raises(UserError, match="has self_condition, the recipe's model has not; set"):
         train(tiny_recipe(tmp_path / "run", *data, f"init={start}"))

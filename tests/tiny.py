@@ -115,7 +115,7 @@ def tiny_recipe(out: Path, train: Path, dev: Path, *changes: str) -> Recipe:
 def write_recipe(file: Path, out: Path, train: Path, dev: Path) -> Path:
     """The recipe of `tiny_recipe` as a file."""
     recipe: dict[str, Any] = {
-        "recipe": 1,
+        "recipe": 2,
         "out": str(out),
         "model": tiny_config(n_blocks=3, width=32, ffn_width=64).model_dump(exclude_none=True),
         "tokenizer": {"kind": "word"},

@@ -1,7 +1,7 @@
 """Dynamic speech recognition: one set of weights whose encoder blocks can be left out at run time.
 
 >>> from layerdial import load_model                                # doctest: +SKIP
->>> load_model("runs/demo/best/model").transcribe("a.flac", depth=6)  # doctest: +SKIP
+>>> load_model("runs/demo/sc_exits/model").transcribe("a.flac", depth=6)  # doctest: +SKIP
 """
 
 from __future__ import annotations

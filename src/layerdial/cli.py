@@ -36,7 +36,7 @@ ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A model folder, such as runs/demo/best/model; a folder that layerdial export wrote; or a hub id.",
+        help="A model folder, such as runs/demo/sc_exits/model; a folder that layerdial export wrote; or a hub id.",
     ),
 ]
 CutsArgument = Annotated[Path, typer.Argument(metavar="CUTS", help="A manifest, such as data/x/dev.cuts.jsonl.gz.")]

@@ -9,9 +9,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from layerdial.network_config import ConformerConfig, ModelConfig
+from layerdial.old_keys import refuse_old_recipe
 from layerdial.strict import Strict, parse, read_yaml
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 class TokenizerConfig(Strict):
@@ -39,7 +40,7 @@ class DataConfig(Strict):
     """Where the cuts are and how they become batches.
 
     `cache_mb`: memory of each worker for features that later epochs use again; for small corpora.
-    `posteriors`: folder for those of the reference, with `objective.teacher: cached`; if left out, beside `train`.
+    `posteriors`: folder for those of the reference, with `objective.distil.teacher: cached`; by default beside `train`.
     """
 
     train: Path
@@ -72,14 +73,12 @@ class PolicyConfig(Strict):
 
     For uniform_count and sandwich, which draw a depth: `subsets` says which blocks that depth has ("random" if left
     out): any, the first ones, evenly spaced ones, those of the ladder of the model that the run starts from, or those
-    that the network's selector chooses ("chosen"). `end_share` is the chance that the depth is one of the ends, all
-    of them alike (1, 2, … up to a quarter of the blocks, and all blocks), instead of any.
+    that the network's selector chooses ("chosen").
     """
 
     name: Literal["none", "bernoulli", "uniform_count", "stochastic_depth", "prefix", "sandwich"]
     keep_prob: float | None = Field(default=None, gt=0, le=1)
     subsets: Literal["random", "prefix", "even", "ladder", "chosen"] | None = None
-    end_share: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -88,80 +87,67 @@ class PolicyConfig(Strict):
             raise ValueError(f"policy {self.name} needs keep_prob, for example 0.5")
         if not takes and self.keep_prob is not None:
             raise ValueError(f"policy {self.name} takes no keep_prob")
-        for key in ("subsets", "end_share"):
-            if getattr(self, key) is not None and self.name not in ("uniform_count", "sandwich"):
-                raise ValueError(f"policy {self.name} takes no {key}; uniform_count and sandwich do")
+        if self.subsets is not None and self.name not in ("uniform_count", "sandwich"):
+            raise ValueError(f"policy {self.name} takes no subsets; uniform_count and sandwich do")
         return self
 
 
-class ObjectiveConfig(Strict):
-    """loss = CTC(student, text) + distil_weight * KL(reference || student), see `modules/losses.py`.
+class DistilConfig(Strict):
+    """`weight` * KL(reference || student) at every output, see `modules/losses.py`.
 
-    `teacher` says what the reference hears: "augmented" (if left out), what the student hears, in every step; "clean",
-    the same without SpecAugment; "cached", that too, but computed once, before the first step, and kept on disk: the
-    `top_k` (16 if left out) most probable tokens of each frame, and what is left for the others together.
-    `distil_growth` g multiplies the weight by 1 + g (1 - n/N) where n of N blocks run. `align_weight` adds the distance
-    of hidden states: after each block that runs, from the reference's at the same relative depth.
-
-    `exits` adds outputs within a pass, after all blocks that run but the last ("all") or after half of them ("middle",
-    intermediate CTC). Each has the losses of the pass's own output, and `exit_distil_weight` times the KL from that
-    output. All that an output after n of N blocks has counts (N/n)^`exit_power` times, so that a power above 0 favours
-    the shallow ones, and that of an exit `exit_weight` times besides; the total is divided by the sum of these weights,
-    so that gradients keep their size.
-
-    With the sandwich, `in_place_weight` adds to the other passes the divergence from the step's full-depth posteriors:
-    "kl", or "alpha", AlphaNet's (arXiv 2102.07954). `in_place_ctc` is the weight of their CTC loss, 0 in TODM.
+    `teacher` says which inputs the reference gets: "augmented", those of the student, in every step; "clean", the same
+    without SpecAugment; "cached", that too, but computed once, before the first step, and kept on disk: the `top_k`
+    most probable tokens of each frame, and what is left for the others together.
     """
 
-    distil_weight: float = Field(default=0.0, ge=0)
-    distil_growth: float = Field(default=0.0, ge=0)
-    align_weight: float = Field(default=0.0, ge=0)
-    exits: Literal["none", "middle", "all"] = "none"
-    exit_weight: float = Field(default=1.0, gt=0)
-    exit_power: float = Field(default=0.0, ge=0)
-    exit_distil_weight: float = Field(default=0.0, ge=0)
-    in_place_weight: float = Field(default=0.0, ge=0)
-    in_place_divergence: Literal["kl", "alpha"] = "kl"
-    in_place_ctc: float = Field(default=1.0, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    blank: Literal["keep", "skip_blank_frames", "without_blank"] = "keep"
-    teacher: Literal["augmented", "clean", "cached"] | None = None
-    top_k: int | None = Field(default=None, ge=1)
+    weight: float = Field(default=1.0, gt=0)
+    teacher: Literal["augmented", "clean", "cached"] = "augmented"
+    top_k: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.teacher is not None and not self.asks_reference:
-            raise ValueError(
-                f"teacher is {self.teacher!r} but distil_weight and align_weight are 0: nothing is asked of it; set "
-                "objective.teacher=null"
-            )
-        if self.align_weight and self.teacher == "cached":
-            raise ValueError(
-                "align_weight needs the reference in every step, for hidden states are not stored; set teacher: clean"
-            )
-        if self.distil_growth and not self.distil_weight:
-            raise ValueError("distil_growth is for the KL from the reference; set distil_weight")
-        kl = (
-            self.distil_weight or self.exit_distil_weight or (self.in_place_weight and self.in_place_divergence == "kl")
-        )
-        if not kl and (self.temperature != 1.0 or self.blank != "keep"):
-            raise ValueError("temperature and blank say how a KL is taken, but there is none; set distil_weight")
-        if self.exits == "none" and (self.exit_weight != 1.0 or self.exit_power or self.exit_distil_weight):
-            raise ValueError("exit_weight, exit_power and exit_distil_weight are for passes with exits; set exits")
-        if not self.in_place_weight and (self.in_place_divergence != "kl" or self.in_place_ctc != 1.0):
-            raise ValueError("in_place_divergence and in_place_ctc say how passes are taught; set in_place_weight")
-        if self.top_k is not None and self.teacher != "cached":
+        if self.top_k != 16 and self.teacher != "cached":
             raise ValueError("top_k says how much of the posteriors is stored, which needs teacher: cached")
         return self
 
-    @property
-    def asks_reference(self) -> bool:
-        """Whether the reference teaches; else it gives its vocabulary, and its weights where the run starts there."""
-        return self.distil_weight > 0 or self.align_weight > 0
+
+class ExitsConfig(Strict):
+    """Outputs within a pass, after all blocks that run but the last ("all"), or after half of them ("middle").
+
+    Each has the losses of the pass's own output, and `distil_weight` times the KL from that output. An output after n
+    of N blocks counts (N/n)^`power` times, so that a power above 0 favours the shallow ones, and an exit `weight` times
+    besides, relative to the last output. The sum is divided by the sum of these weights, so that gradients keep their
+    size.
+    """
+
+    at: Literal["all", "middle"] = "all"
+    weight: float = Field(default=1.0, gt=0)
+    power: float = Field(default=0.0, ge=0)
+    distil_weight: float = Field(default=0.0, ge=0)
+
+
+class InPlaceConfig(Strict):
+    """For the sandwich: the passes below full depth learn from the step's full-depth posteriors.
+
+    Their loss is `ctc_weight` * CTC (0 in TODM) + `weight` * divergence: "kl", or "alpha", that of AlphaNet (arXiv
+    2102.07954).
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    divergence: Literal["kl", "alpha"] = "kl"
+    ctc_weight: float = Field(default=1.0, ge=0)
+
+
+class ObjectiveConfig(Strict):
+    """What is added to the CTC loss of a pass. A group that is left out adds nothing."""
+
+    distil: DistilConfig | None = None
+    exits: ExitsConfig | None = None
+    in_place: InPlaceConfig | None = None
 
 
 class OptimConfig(Strict):
-    """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at `final_lr_share` of `lr`.
+    """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at a hundredth of `lr`.
 
     `head_lr` is the peak for the last layer, `lr` if left out: a new head on a pre-trained encoder wants more.
     """
@@ -170,16 +156,8 @@ class OptimConfig(Strict):
     head_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["noam", "cosine"] = "cosine"
     warmup_steps: int = Field(default=200, ge=1)
-    final_lr_share: float = Field(default=0.01, ge=0, le=1)
     weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     clip: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.schedule == "noam" and self.final_lr_share != 0.01:
-            raise ValueError("final_lr_share is where schedule cosine ends; noam has no end")
-        return self
 
 
 class TrainConfig(Strict):
@@ -207,7 +185,7 @@ class Recipe(Strict):
     Both folders can be Hugging Face CTC models, also by their hub id.
     """
 
-    recipe: Literal[1]
+    recipe: Literal[2]
     out: Path
     model: ModelConfig | None = None
     tokenizer: TokenizerConfig | None = None
@@ -222,22 +200,19 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.objective.asks_reference and self.reference is None:
-            asked = "distil_weight" if self.objective.distil_weight else "align_weight"
-            raise ValueError(f"objective.{asked} is above 0 but there is no reference to learn from")
-        if self.data.posteriors is not None and self.objective.teacher != "cached":
-            raise ValueError("data.posteriors is a place for stored posteriors, which needs objective.teacher: cached")
-        if self.objective.in_place_weight and self.policy.name != "sandwich":
+        distil = self.objective.distil
+        if distil is not None and self.reference is None:
+            raise ValueError("objective.distil is set but there is no reference to learn from")
+        if self.data.posteriors is not None and (distil is None or distil.teacher != "cached"):
+            raise ValueError("data.posteriors is for stored posteriors, which needs objective.distil.teacher: cached")
+        if self.objective.in_place is not None and self.policy.name != "sandwich":
             raise ValueError(
-                "objective.in_place_weight needs a full-depth pass in every step: policy sandwich, not "
-                f"{self.policy.name}"
+                f"objective.in_place needs a full-depth pass in every step: policy sandwich, not {self.policy.name}"
             )
         if self.policy.subsets == "ladder" and self.init == "scratch":
             raise ValueError("policy.subsets is 'ladder' but a run from scratch starts from no model that has one")
-        if self.policy.subsets == "chosen" and self.objective.exits != "none":
+        if self.policy.subsets == "chosen" and self.objective.exits is not None:
             raise ValueError("objective.exits is for subsets that are known; policy.subsets 'chosen' has none")
-        if self.policy.subsets == "chosen" and self.objective.align_weight:
-            raise ValueError("objective.align_weight is for subsets that are known; policy.subsets 'chosen' has none")
         if isinstance(self.model, ConformerConfig):
             self._check_parts(self.model)
         if self.init == "reference" and self.reference is None:
@@ -252,14 +227,12 @@ class Recipe(Strict):
         """No part of the network would be without effect. (Stored networks, which were pruned, may have such keys.)"""
         if model.selector and self.init == "scratch" and self.policy.subsets != "chosen":
             raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")
-        if model.selector_width != 32 and model.selector != "input":
-            raise ValueError("model.selector_width is that of a selector that looks at the input; set selector: input")
-        untrained = self.init == "scratch" and self.policy.name == "none" and self.objective.exits == "none"
+        untrained = self.init == "scratch" and self.policy.name == "none" and self.objective.exits is None
         if model.exit_heads and untrained:
-            raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits: all")
+            raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits.at: all")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `a.b=value` overrides (values are YAML too)."""
-    data = read_yaml(path, "recipe", RECIPE_VERSION, "recipes/digits-fsdd/dld.yaml", overrides)
+    data = read_yaml(path, "recipe", RECIPE_VERSION, "recipes/digits-fsdd/dld.yaml", overrides, refuse_old_recipe)
     return parse(Recipe, data, f"recipe {path}")

@@ -15,13 +15,13 @@ from layerdial.config import Recipe, load_recipe
 from layerdial.errors import UserError
 from layerdial.progress import progress
 
-METHODS = ("reference", "ld", "best")
+METHODS = ("reference", "ld", "sc_exits")
 _NEEDS = {"ld": frozenset({"reference"})}
 TITLE = "Spoken digits and commands, voices not heard in training"
 
 
 def run_demo(out: Path) -> None:
-    """Synthesise, train a reference, LD and our student, search, sweep, draw, transcribe; interrupted, it goes on."""
+    """Synthesise, train every method, search, sweep, draw, transcribe; interrupted, it goes on."""
     from layerdial.actions import search_model, sweep_model
     from layerdial.data.batching import FeatureBatches
     from layerdial.data.synth import prepare_demo
@@ -33,7 +33,7 @@ def run_demo(out: Path) -> None:
     _say("1/5  speech: connected digits and commands, read by synthetic voices")
     with progress("speak", None) as update:
         prepare_demo(cuts, progress=lambda done, total: update(done, total=total))
-    _say("2/5  training: ours; beside it a reference, then layer dropping from there")
+    _say("2/5  training: self-conditioned exits; beside it a reference, then layer dropping from there")
     _train_side_by_side([method for method in METHODS if not _is_trained(out / method)], out)
     _say("3/5  ladders: the best blocks for every depth, chosen on dev")
     for method in METHODS:
@@ -62,7 +62,7 @@ def demo_recipe(method: str, out: Path) -> Recipe:
     ]
     if method in _NEEDS:
         paths.append(f"reference={out / 'reference' / 'model'}")
-    with as_file(files("layerdial") / "demo_recipes" / f"{method}.yaml") as recipe:
+    with as_file(files("layerdial") / "demo_recipes" / f"{method.replace('_', '-')}.yaml") as recipe:
         return load_recipe(recipe, paths)
 
 
@@ -98,7 +98,11 @@ def _is_trained(run: Path) -> bool:
 def _redraw(rows: list[dict[str, Any]], out: Path) -> None:
     from layerdial.picture import draw_sweep
 
-    names = {"reference": "reference, blocks left out untrained", "ld": "layer dropping", "best": "ours"}
+    names = {
+        "reference": "reference, blocks left out untrained",
+        "ld": "layer dropping",
+        "sc_exits": "self-conditioned exits",
+    }
     draw_sweep([{**row, "method": names[row["method"]]} for row in rows], out / "sweep.png", TITLE)
 
 
@@ -108,7 +112,7 @@ def _transcribe_clips(out: Path, test: Path) -> None:
     from layerdial.data.manifest import cut_text, open_cuts
     from layerdial.load import load_model
 
-    model = load_model(out / "best" / "model")
+    model = load_model(out / "sc_exits" / "model")
     n_blocks = model.n_blocks
     for cut in islice(open_cuts(test), 3):
         path = cut.recording.sources[0].source
@@ -132,12 +136,12 @@ def _summary(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
         table.add_row(str(depth), *(_cell(cells[method]) for method in METHODS))
     Console().print("\n", table, "\n", compare_table([row for row in rows if row["method"] != "reference"], "ld", out))
     print(f"\neverything is in {out} ({seconds / 60:.1f} minutes)")
-    print("  reference/ ld/ best/  a run each, the model in model/ with its ladder.json")
+    print("  reference/ ld/ sc_exits/  a run each, the model in model/ with its ladder.json")
     print("  cuts/                 the manifests and the audio")
     print("  sweep.jsonl           one row a method and depth")
     print("  sweep.png             WER against multiply-accumulates: open it")
     command = "layerdial" if shutil.which("layerdial") else os.path.relpath(sys.argv[0])
-    print(f"next: {command} transcribe {out}/best/model {out}/cuts/audio/test/*.flac --depth 2")
+    print(f"next: {command} transcribe {out}/sc_exits/model {out}/cuts/audio/test/*.flac --depth 2")
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def _hash(manifest: Path, changed: int, size: int) -> str:
 
 
 def model_name(model: Path) -> str:
-    """`runs/demo/best/model` is called best, a hub id by itself."""
+    """`runs/demo/sc_exits/model` is called sc_exits, a hub id by itself."""
     if not model.exists():
         return str(model)
     return model.resolve().parent.name if model.name == "model" else model.name

@@ -26,12 +26,11 @@ class ConformerConfig(Strict):
     `self_condition` adds to the stream, before each block that runs, a linear layer of what the head makes of it so far
     (self-conditioned CTC, arXiv 2104.02724).
     `selector` adds a part that chooses the blocks where only their number is given: from what the front end heard
-    ("input"; its hidden layer has `selector_width` units), or by a learned score a block ("scores").
+    ("input"), or by a learned score a block ("scores").
     """
 
     family: Literal["conformer"] = "conformer"
     size: Literal["xs", "s", "m", "paper"] | None = None
-    n_mels: int = Field(default=80, ge=1)
     n_blocks: int = Field(ge=1)
     width: int = Field(ge=8)
     heads: int = Field(ge=1)
@@ -40,11 +39,9 @@ class ConformerConfig(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     block_norm: bool = False
     skip: Literal["identity", "norm"] = "identity"
-    conv_norm: Literal["layer", "batch"] = "layer"
     exit_heads: bool = False
     self_condition: bool = False
     selector: Literal["input", "scores"] | None = None
-    selector_width: int = Field(default=32, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +62,7 @@ class ConformerConfig(Strict):
             raise ValueError("a selector drops blocks whole, but skip 'norm' keeps their norms; leave one of them out")
         if self.self_condition and self.exit_heads:
             raise ValueError(
-                "self_condition tells blocks what the one head hears, but exit_heads gives each depth its own"
+                "self_condition feeds the posteriors of the one head back, but exit_heads gives each depth its own"
             )
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -22,8 +22,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def read_yaml(path: Path, kind: str, version: int, example: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The keys of a YAML file whose key `kind` gives its version, after `a.b=value` overrides."""
+def read_yaml(
+    path: Path,
+    kind: str,
+    version: int,
+    example: str,
+    overrides: Sequence[str] = (),
+    refuse_old: Callable[[str, dict[str, Any]], None] = lambda what, data: None,
+) -> dict[str, Any]:
+    """The keys of a YAML file whose key `kind` gives its version, after `a.b=value` overrides.
+
+    `refuse_old` is called with what the file is and its keys before the version is compared: it raises `UserError` for
+    keys of earlier versions.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -36,6 +47,7 @@ def read_yaml(path: Path, kind: str, version: int, example: str, overrides: Sequ
         raise UserError(f"{kind} {path} holds no keys; it begins with '{kind}: {version}'")
     for override in overrides:
         _apply(data, override)
+    refuse_old(f"{kind} {path}", data)
     if data.get(kind) != version:
         found = data.get(kind, "none")
         raise UserError(f"{kind} {path} has version {found!r}; this layerdial reads '{kind}: {version}'")

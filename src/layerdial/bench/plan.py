@@ -13,6 +13,7 @@ from layerdial.bench.suite import Origin, Run, Suite
 from layerdial.bench.workers import Job
 from layerdial.errors import UserError
 from layerdial.files import contents, read_json
+from layerdial.old_keys import gone_key, upgraded
 from layerdial.version import code_version
 
 
@@ -68,6 +69,9 @@ def refuse_changed(suite: Suite, runs: Mapping[Run, Origin]) -> None:
         if not file.is_file():
             continue
         before = read_json(file)
+        if (gone := gone_key(before["recipe"])) is not None:
+            raise UserError(f"{suite.folder(name, seed)} was begun with {gone}; remove these runs with --fresh {name}")
+        before["recipe"] = upgraded(before["recipe"])
         outside = "models from outside"  # one that is gone by now is missed when it is needed
         before[outside] = {
             part: found for part, found in before.get(outside, {}).items() if part in origin.asked[outside]

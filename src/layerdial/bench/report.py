@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from layerdial.bench.suite import Suite
-from layerdial.bench.tables import RATES, Results, bars_table, change_tables, rates_table
+from layerdial.bench.tables import RATES, Results, change_tables, rates_table, targets_table
 from layerdial.bench.times import time_report
 from layerdial.errors import UserError
 from layerdial.files import write_text
@@ -26,7 +26,7 @@ def write_report(suite: Suite, rows: Sequence[Row], provenance: str) -> Path:
             picture = "wer.png" if number == 0 else f"wer-{test}.png"
             _draw(results, suite.out / picture)
             parts += [f"## Test set {test}", f"![error rate against cost]({picture})"]
-            parts += [rates_table(results), *change_tables(results), *bars_table(results)]
+            parts += [rates_table(results), *change_tables(results), *targets_table(results)]
     parts += time_report(suite, {(row["name"], row["seed"]) for row in rows}, suite.out / "time.png")
     path = suite.out / "report.md"
     write_text(path, "\n\n".join(parts) + "\n")

@@ -18,9 +18,10 @@ from pydantic import Field, model_validator
 from layerdial.config import RECIPE_VERSION, Recipe
 from layerdial.errors import UserError
 from layerdial.network_config import ConformerConfig
+from layerdial.old_keys import refuse_old_suite
 from layerdial.strict import Strict, parse, read_yaml, set_key
 
-SUITE_VERSION = 1
+SUITE_VERSION = 2
 Selection = Literal["search", "prefix", "even", "full", "chosen"]
 Metric = Literal["wer", "cer"]
 _ROUND_SEEDS = 1000  # between the seeds of a chain's rounds, so that those of a suite's seeds stay apart
@@ -69,7 +70,7 @@ class Method(Strict):
 class Suite(Strict):
     """Methods by seeds on one corpus, as the file says."""
 
-    suite: Literal[1]
+    suite: Literal[2]
     name: str
     out: Path
     corpus: str
@@ -80,7 +81,7 @@ class Suite(Strict):
     recipe: dict[str, Any]
     methods: dict[str, Method] = Field(min_length=1)
     baselines: tuple[str, ...] = ("ld_long", "ld", "ld_from_reference", "early_exit", "static", "reference")
-    bars: tuple[str, ...] = ("dld", "best")
+    targets: tuple[str, ...] = ("dld", "sc_exits")
 
     def label(self, name: str) -> str:
         """What an entry is called in rows and pictures."""
@@ -113,7 +114,7 @@ class Suite(Strict):
 
     def recipe_of(self, name: str, seed: int, round_: int = 1) -> Recipe:
         """The recipe of an entry's run; of a chain, that of a round, counted from 1."""
-        data = self.changed(name) | {"recipe": RECIPE_VERSION, "out": str(self.folder(name, seed))}
+        data = {"recipe": RECIPE_VERSION} | self.changed(name) | {"out": str(self.folder(name, seed))}
         for link in self._line(name):
             for key in ("reference", "init"):
                 if (other := getattr(self.methods[link], key)) is not None:
@@ -143,7 +144,9 @@ class Suite(Strict):
         policy, objective = (part if isinstance(part := data.get(key), dict) else {} for key in ("policy", "objective"))
         if policy.get("name") != "none":
             return "search"
-        return "prefix" if objective.get("exits") == "all" else "full"
+        exits = objective.get("exits")
+        every_depth = isinstance(exits, dict) and exits.get("at", "all") == "all"
+        return "prefix" if every_depth else "full"
 
     def depths_of(self, name: str) -> tuple[int, ...]:
         """The depths at which an entry is tested."""
@@ -190,7 +193,7 @@ class Origin:
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite and check all of it: every recipe, who needs whom, seeds and depths."""
-    data = read_yaml(path, "suite", SUITE_VERSION, "benchmarks/suites/smoke.yaml", overrides)
+    data = read_yaml(path, "suite", SUITE_VERSION, "benchmarks/suites/smoke.yaml", overrides, refuse_old_suite)
     suite = parse(Suite, data, f"suite {path}")
     for check in (_check_names, _check_references, _check_keys, _check_runs, _check_labels, _check_report):
         try:
@@ -287,7 +290,7 @@ def _check_labels(suite: Suite) -> None:
 def _check_report(suite: Suite) -> None:
     """What the report is asked to compare is there."""
     labels = dict.fromkeys(suite.label(name) for name in suite.methods)
-    for key in {"baselines", "bars"} & suite.model_fields_set:
+    for key in {"baselines", "targets"} & suite.model_fields_set:
         for name in getattr(suite, key):
             if name not in labels:
                 raise UserError(f"suite {suite.name}: {key} has {name!r}; methods are called {', '.join(labels)}")

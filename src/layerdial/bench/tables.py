@@ -93,9 +93,9 @@ def change_tables(results: Results) -> list[str]:
     return found
 
 
-def bars_table(results: Results) -> list[str]:
-    """The methods that the suite asks about: high dropping, each depth between, and all blocks."""
-    methods = [name for name in results.suite.bars if name in results.methods]
+def targets_table(results: Results) -> list[str]:
+    """Compare the methods that the suite has targets for: high dropping, each depth between, and all blocks."""
+    methods = [name for name in results.suite.targets if name in results.methods]
     n_blocks = results.n_blocks
     high = [depth for depth in results.depths if depth <= n_blocks / 4]
     between = [depth for depth in results.depths if n_blocks / 4 < depth < n_blocks]

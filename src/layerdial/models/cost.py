@@ -33,7 +33,7 @@ def parameter_count(network: Network, subset: Choice) -> int:
     optional = [
         block for i, block in enumerate(network.blocks) if not (isinstance(subset, BlockSubset) and i in subset)
     ]
-    optional += network.side_heads
+    optional += network.optional_heads
     if network.selector is not None and not isinstance(subset, Budget):
         optional.append(network.selector)
     skipped = {module for part in optional for module in part.modules()}

@@ -25,7 +25,7 @@ class Gates:
 
 
 Choice = BlockSubset | Gates | Budget
-Enter = Callable[[Tensor], Tensor]
+Condition = Callable[[Tensor], Tensor]
 
 
 class DynamicEncoder(nn.Module):
@@ -44,27 +44,29 @@ class DynamicEncoder(nn.Module):
         x_BTD: Tensor,
         context: FrameContext,
         subset: BlockSubset | Gates,
-        enter: Enter | None = None,
+        condition: Condition | None = None,
         after: list[Tensor] | None = None,
     ) -> Tensor:
         """The stream (B, T, D) after the blocks of `subset`; what it is after each one that runs goes to `after`.
 
-        `enter`, if given, is applied to the stream before each block that runs.
+        `condition`, if given, is applied to the stream before each block that runs.
         """
 
         def run(block: nn.Module, x_BTD: Tensor) -> Tensor:
-            return block(x_BTD if enter is None else enter(x_BTD), context)  # type: ignore[no-any-return]
+            return block(x_BTD if condition is None else condition(x_BTD), context)  # type: ignore[no-any-return]
 
         def skipped(block: nn.Module, x_BTD: Tensor) -> Tensor:
             return block.skipped(x_BTD)  # type: ignore[operator, no-any-return]
 
         return run_blocks(list(self.blocks), x_BTD, subset, run, skipped if self.skip == "norm" else None, after)
 
-    def run_chosen(self, x_BTD: Tensor, context: FrameContext, gates_BN: Tensor, enter: Enter | None = None) -> Tensor:
+    def run_chosen(
+        self, x_BTD: Tensor, context: FrameContext, gates_BN: Tensor, condition: Condition | None = None
+    ) -> Tensor:
         """The stream after the blocks whose gate is 1; each block is called with the utterances that chose it.
 
-        Gates (1, N) hold for all utterances. Which blocks to call is data here, so this waits for the device. `enter`
-        as in `forward`.
+        Gates (1, N) hold for all utterances. Which blocks to call is data here, so this waits for the device.
+        `condition` as in `forward`.
         """
         gates_BN = gates_BN.expand(len(x_BTD), -1)
         for i, (block, chosen_B) in enumerate(zip(self.blocks, (gates_BN.detach() > 0.5).t().cpu(), strict=True)):
@@ -72,7 +74,7 @@ class DynamicEncoder(nn.Module):
                 continue
             rows_R = chosen_B.nonzero().squeeze(1).to(x_BTD.device)
             before_RTD = x_BTD[rows_R]
-            entering_RTD = before_RTD if enter is None else enter(before_RTD)
+            entering_RTD = before_RTD if condition is None else condition(before_RTD)
             change_RTD = block(entering_RTD, context.rows(rows_R)) - before_RTD
             x_BTD = x_BTD.index_add(0, rows_R, change_RTD * gates_BN[rows_R, i].view(-1, 1, 1).to(x_BTD.dtype))
         return x_BTD

@@ -98,27 +98,22 @@ class HuggingFaceCTC(Network):
     def blocks(self) -> Sequence[nn.Module]:
         return self.encoder_of(self.model).layers.blocks  # type: ignore[no-any-return]
 
-    @property
-    def width(self) -> int:
-        return self.encoder_of(self.model).config.hidden_size  # type: ignore[no-any-return]
-
     def forward(
-        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = (), streams: bool = False
+        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
     ) -> tuple[Tensor, ...]:
         """Samples (B, S) or the model's own log-mel (B, T, F) -> log-probabilities (B, T', V), valid frames (B,).
 
         An utterance gets what it would get alone, whatever stands beside it in the batch. When `lengths_B` is on the
-        CPU and says that nothing is padded, no mask is made. Exits and streams as in `Network`.
+        CPU and says that nothing is padded, no mask is made. Exits as in `Network`.
         """
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
         after: list[Tensor] = []
         # the list only where it is asked for: it keeps the stream after every block in memory
-        for_blocks = {"subset": subset, "after": after} if exits or streams else {"subset": subset}
+        for_blocks = {"subset": subset, "after": after} if exits else {"subset": subset}
         x_BTD = self._encode(inputs, lengths_B if padded else None, for_blocks)
-        more = [self._classify(self._leave_encoder(after[n - 1])) for n in exits]
-        more += [torch.stack(after)] if streams else []
-        return self._classify(x_BTD), self.features.frames(lengths_B), *more
+        exits_BTV = [self._classify(self._leave_encoder(after[n - 1])) for n in exits]
+        return self._classify(x_BTD), self.features.frames(lengths_B), *exits_BTV
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         """The encoder's output (B, T', D). `for_blocks`: keyword arguments that the library hands on to the blocks."""

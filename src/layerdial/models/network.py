@@ -38,23 +38,17 @@ class Network(nn.Module):
         return len(self.blocks)
 
     @property
-    def width(self) -> int:
-        """The width D of the stream that goes through the blocks."""
-        raise NotImplementedError
-
-    @property
-    def side_heads(self) -> Sequence[nn.Module]:
-        """Heads that some depths use and others do not."""
+    def optional_heads(self) -> Sequence[nn.Module]:
+        """The parts of heads that some depths use and others do not."""
         return ()
 
     def forward(
-        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = (), streams: bool = False
+        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
     ) -> tuple[Tensor, ...]:
         """Inputs as `features` makes them, zero-padded -> log-probabilities (B, T', V) in float32, valid frames (B,).
 
         Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding. Each
-        number n in `exits` adds the log-probabilities after n of the blocks that run; `streams` adds, last, what the
-        stream is after each of the K blocks that run (K, B, T', D).
+        number n in `exits` adds the log-probabilities after n of the blocks that run.
         """
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ class InputSelector(nn.Module):
     al., arXiv 2507.07954). The budget is an input too, so that a block may be first choice at one and not at another.
     """
 
-    def __init__(self, width: int, n_blocks: int, hidden: int) -> None:
+    def __init__(self, width: int, n_blocks: int, hidden: int = 32) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, hidden)

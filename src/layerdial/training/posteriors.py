@@ -29,7 +29,6 @@ from layerdial.models.checkpoint import fingerprint
 from layerdial.progress import progress
 from layerdial.training.reference import Reference
 
-TOP_K = 16
 _FORMAT = 1
 _SHARD_SECONDS = 3600.0  # of audio in a file: what a kill can lose
 _log = logging.getLogger(__name__)
@@ -43,7 +42,8 @@ def stored_posteriors(recipe: Recipe, reference: Reference, accelerator: Acceler
     beside the manifest, in a folder whose name is a hash of the reference's weights, its features and `top_k`.
     Raises `UserError` when something is to be computed and the place cannot be written.
     """
-    top_k = recipe.objective.top_k or TOP_K
+    assert recipe.objective.distil is not None
+    top_k = recipe.objective.distil.top_k
     vocabulary = len(reference.tokenizer.tokens)
     made_by = {
         "format": _FORMAT,

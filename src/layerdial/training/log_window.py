@@ -20,8 +20,8 @@ class NotFinite:
 
 
 @dataclass
-class Window:
-    """Losses and times of the steps since the last log line; one entry a forward pass."""
+class LogWindow:
+    """Collect losses and times of the steps since the last log line; one entry a forward pass."""
 
     audio_seconds: float = 0.0
     waited: float = 0.0

@@ -60,7 +60,7 @@ def test_exit_n_is_the_pass_of_the_first_n_kept_blocks(key: str, exit_heads: boo
     network, batch = tiny_network(exit_heads=exit_heads, block_norm=block_norm), noise([61, 40])
     subset = BlockSubset.from_key(key)
     depths = range(1, subset.depth)
-    last, _, *early = network(*batch, subset, exits=depths)
+    last, _, early = network(*batch, subset, exits=depths)
     assert torch.equal(last, network(*batch, subset)[0])
     for depth, found in zip(depths, early, strict=True):
         assert torch.equal(found, network(*batch, BlockSubset(4, subset.kept[:depth]))[0])
@@ -133,7 +133,7 @@ def test_exits_learn_from_the_last_output_which_learns_nothing_from_them() -> No
     network = tiny_network(exit_heads=True)
     batch, subset = noise([61, 40]), BlockSubset.full(4)
     frames = network.features.frames(batch[1])
-    last, _, first, second, third = network(*batch, subset, exits=(1, 2, 3))
+    last, _, (first, second, third) = network(*batch, subset, exits=(1, 2, 3))
     kl = sum(distillation(last.detach(), early, frames) for early in (first, second, third))
     with_kl = terms(network, subset, exits={"weight": 0.5, "distil_weight": 2.0}).total
     without = terms(network, subset, exits={"weight": 0.5}).total

@@ -64,7 +64,7 @@ def assert_as_torch(session: Session, network: Network, lengths: Sequence[int], 
     inputs, lengths_B = noise(lengths, seed=len(lengths))
     ours_BTV, frames_B = session.posteriors(inputs.numpy(), lengths_B.numpy(), subset)
     with torch.inference_mode():
-        theirs_BTV, expected_B = network(inputs, lengths_B, subset)
+        theirs_BTV, expected_B, _ = network(inputs, lengths_B, subset)
     assert frames_B.tolist() == expected_B.tolist() == [(length + 3) // 4 for length in lengths]
     for ours, theirs, frames in zip(ours_BTV, theirs_BTV.numpy(), frames_B, strict=True):
         assert np.isfinite(ours[:frames]).all()

@@ -79,7 +79,7 @@ def assert_as_torch(pair: Pair, lengths: Sequence[int], subset: BlockSubset, clo
     lengths_B = np.array([len(row) for row in rows])
     ours_BTV, frames_B = pair.onnx.session.posteriors(inputs, lengths_B, subset)
     with torch.inference_mode():
-        theirs_BTV, expected_B = pair.network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset)
+        theirs_BTV, expected_B, _ = pair.network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset)
     assert frames_B.tolist() == expected_B.tolist()
     for ours, theirs, frames in zip(ours_BTV, theirs_BTV.numpy(), frames_B, strict=True):
         assert np.isfinite(ours[:frames]).all()

@@ -72,7 +72,7 @@ class Pair:
 
     def ours_says(self, samples: Sequence[np.ndarray], subset: BlockSubset = FULL) -> list[Tensor]:
         """Log-probabilities (T, V) of each utterance, heard in one padded batch."""
-        logp_BTV, frames_B = self.network(*self.inputs(samples), subset)
+        logp_BTV, frames_B, _ = self.network(*self.inputs(samples), subset)
         return [logp_TV[:frames] for logp_TV, frames in zip(logp_BTV, frames_B.tolist(), strict=True)]
 
     def theirs_says(self, **inputs: Tensor) -> Tensor:
@@ -159,8 +159,8 @@ def test_a_padded_batch_equals_the_library_with_its_attention_mask(pair: Pair) -
 def test_a_wider_batch_changes_nothing(exact: Pair) -> None:
     inputs, lengths_B = exact.inputs(noise(*LENGTHS))
     wider = nn.functional.pad(inputs, (*(0, 0) * (inputs.ndim - 2), 0, 5000 if inputs.ndim == 2 else 31))
-    narrow, frames_B = exact.network(inputs, lengths_B, FULL)
-    wide, same_B = exact.network(wider, lengths_B, FULL)
+    narrow, frames_B, _ = exact.network(inputs, lengths_B, FULL)
+    wide, same_B, _ = exact.network(wider, lengths_B, FULL)
     assert wide.shape[1] > narrow.shape[1] and torch.equal(frames_B, same_B)
     for row, frames in enumerate(frames_B.tolist()):
         assert difference(narrow[row, :frames], wide[row, :frames]) < 1e-10
@@ -219,7 +219,7 @@ def test_every_subset_equals_the_library_with_only_these_blocks(exact: Pair, sub
 def test_exit_n_is_the_pass_of_the_first_n_kept_blocks(pair: Pair, key: str) -> None:
     inputs, subset = pair.inputs(noise(5000, 8000)), BlockSubset.from_key(key)
     depths = range(1, subset.depth)
-    last, _, *early = pair.network(*inputs, subset, exits=depths)
+    last, _, early = pair.network(*inputs, subset, exits=depths)
     assert torch.equal(last, pair.network(*inputs, subset)[0])
     for depth, found in zip(depths, early, strict=True):
         assert torch.equal(found, pair.network(*inputs, BlockSubset(N_BLOCKS, subset.kept[:depth]))[0])
@@ -291,7 +291,7 @@ def backward(pair: Pair, subset: BlockSubset, freeze: bool, checkpointing: bool)
     torch.manual_seed(0)  # of dropout
     with torch.enable_grad():
         inputs = torch.randn(2, 8000) if network.features.hears_samples else torch.randn(2, 60, 80)
-        logp_BTV, _ = network(inputs.double(), torch.tensor([inputs.shape[1], inputs.shape[1] // 2]), subset)
+        logp_BTV, _, _ = network(inputs.double(), torch.tensor([inputs.shape[1], inputs.shape[1] // 2]), subset)
         (logp_BTV * torch.randn_like(logp_BTV)).sum().backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return Backward(network, gradients, [calls[i] for i in range(N_BLOCKS)])
@@ -363,7 +363,7 @@ def test_the_library_drops_and_masks_nothing_by_itself(tmp_path: Path, variant: 
     network = load_pair(save_tiny(tmp_path, variant, layerdrop=0.9, **own, **none), torch.float64).network
     inputs = torch.randn(2, 8000) if network.features.hears_samples else torch.randn(2, 60, 80)
     lengths_B = torch.tensor([inputs.shape[1], inputs.shape[1] // 2])
-    evaluated, _ = network(inputs.double(), lengths_B, FULL)
+    evaluated, _, _ = network(inputs.double(), lengths_B, FULL)
     for _ in range(5):
         assert difference(network.train()(inputs.double(), lengths_B, FULL)[0], evaluated) < 1e-10
 
@@ -448,7 +448,7 @@ def test_frames_are_those_that_the_network_makes(pair: Pair) -> None:
         assert heard.dtype == np.float32
         if length >= 400:
             assert len(heard) == length * features.per_second // SECOND
-        logp_BTV, frames_B = pair.network(*pair.inputs([samples]), FULL)
+        logp_BTV, frames_B, _ = pair.network(*pair.inputs([samples]), FULL)
         assert logp_BTV.shape[:2] == (1, frames_B.item()) and features.frames(len(heard)) == frames_B.item() >= 1
         assert abs(frames_B.item() - length / features.samples_per_frame) < 1.26
     lengths = torch.tensor([400, 720, 16000]) * features.per_second // SECOND

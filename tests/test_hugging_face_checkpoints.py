@@ -176,7 +176,7 @@ def test_tokens_beyond_the_head_are_left_out(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     network, tokenizer = load_network(tmp_path)
     assert tokenizer.tokens == tokens and tokenizer.decode(tokenizer.encode("hello higher")) == "HELLO HIGHER"
-    log_probs, _ = network(torch.randn(1, 8000), torch.tensor([8000]), BlockSubset.full(4))
+    log_probs, _, _ = network(torch.randn(1, 8000), torch.tensor([8000]), BlockSubset.full(4))
     assert log_probs.shape[-1] == len(tokens)
 
 

@@ -89,7 +89,7 @@ def test_a_skipped_block_is_never_called(subset: BlockSubset, rule: dict[str, An
 @pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
 def test_kept_blocks_and_only_those_get_gradient(subset: BlockSubset, rule: dict[str, Any]) -> None:
     network = tiny_network(**rule).train()
-    logp_BTV, _ = network(*noise([61, 40]), subset)
+    logp_BTV, _, _ = network(*noise([61, 40]), subset)
     (logp_BTV * torch.randn(logp_BTV.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     for i, block in enumerate(network.encoder.blocks):
         for name, parameter in block.named_parameters():
@@ -111,10 +111,10 @@ def test_padding_does_not_change_logits(lengths: list[int], rule: dict[str, Any]
     for row, length in enumerate(lengths):
         wider_BTF[row, length:] = float("nan")
     subset = BlockSubset.from_key("1011")
-    together, out_lengths_B = network(wider_BTF, lengths_B, subset)
+    together, out_lengths_B, _ = network(wider_BTF, lengths_B, subset)
     assert out_lengths_B.tolist() == [-(-length // 4) for length in lengths]
     for row, length in enumerate(lengths):
-        alone, _ = network(inputs_BTF[row : row + 1, :length], lengths_B[row : row + 1], subset)
+        alone, _, _ = network(inputs_BTF[row : row + 1, :length], lengths_B[row : row + 1], subset)
         assert alone.shape[1] == out_lengths_B[row]
         torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=2e-5, rtol=0)
 
@@ -131,7 +131,7 @@ def test_batch_1_equals_batch_8() -> None:
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 4, 5, 41, 3001, 9001])
 def test_there_is_no_shortest_and_no_longest_audio(n_frames: int) -> None:
-    logp_BTV, lengths_B = tiny_network()(*noise([n_frames]), FULL)
+    logp_BTV, lengths_B, _ = tiny_network()(*noise([n_frames]), FULL)
     assert logp_BTV.shape == (1, -(-n_frames // 4), VOCABULARY) and lengths_B.item() == logp_BTV.shape[1]
     assert logp_BTV.isfinite().all() and logp_BTV.dtype == torch.float32
     torch.testing.assert_close(logp_BTV.exp().sum(-1), torch.ones(logp_BTV.shape[:2]))
@@ -145,7 +145,7 @@ def test_the_level_of_the_audio_does_not_matter() -> None:
 
 def test_constant_features_are_finite_with_gradient() -> None:
     network = tiny_network().train()
-    logp_BTV, _ = network(torch.zeros(2, 20, 80), torch.tensor([20, 1]), FULL)
+    logp_BTV, _, _ = network(torch.zeros(2, 20, 80), torch.tensor([20, 1]), FULL)
     logp_BTV[..., 1].sum().backward()
     assert logp_BTV.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

@@ -17,7 +17,7 @@ import pytest
 
 from layerdial.config import PolicyConfig, Recipe
 from layerdial.ladder import Ladder, Rung
-from layerdial.subset import Blocks, BlockSubset, Budget
+from layerdial.subset import Blocks, BlockSubset, SelectorDepth
 from layerdial.training.policies import evaluated_subset, make_policy
 from tiny import tiny_recipe
 
@@ -187,7 +187,7 @@ def test_a_rule_says_which_blocks_a_depth_has(tmp_path: Path) -> None:
         "prefix": {BlockSubset.prefix(4, depth) for depth in range(1, 5)},
         "even": {BlockSubset.even(4, depth) for depth in range(1, 5)},
         "ladder": {LADDER.subset(depth) for depth in range(1, 5)},
-        "chosen": {full, *(Budget(4, depth) for depth in range(1, 4))},
+        "chosen": {full, *(SelectorDepth(4, depth) for depth in range(1, 4))},
     }
     for rule, subsets in expected.items():
         assert {subset for (subset,) in of_rule(rule)} == subsets

@@ -17,12 +17,12 @@ import torch
 from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.features import LogMel
-from layerdial.ladder import Ladder
+from layerdial.ladder import Ladder, select_all
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.report import compare, read_rows
 from layerdial.search import most_evaluations, search_ladder
 from layerdial.subset import BlockSubset
-from layerdial.sweep import Timing, select_subsets, sweep
+from layerdial.sweep import Timing, sweep
 
 QUICK = Timing(seconds=0.2, warmup=0, repeats=1)
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -62,7 +62,7 @@ class Scripted:
         return [" ".join(["no"] * wrong + text.split()[wrong:]) for text in batch.texts]
 
     def subset(self, depth: int | None = None) -> BlockSubset:
-        return select_subsets("even", [depth or self.n_blocks], self.n_blocks)[0]
+        return select_all("even", [depth or self.n_blocks], self.n_blocks)[0]
 
     def cost(self, subset: BlockSubset) -> Cost:
         return Cost(parameters=100 * subset.depth, macs_per_second=1e6 * subset.depth)
@@ -231,20 +231,20 @@ def test_a_damaged_ladder_is_one_clear_line(tmp_path: Path, change: Callable[[An
 
 def test_selection_rules() -> None:
     ladder = search_ladder(additive([1, 4, 2, 3]), make_batches(2))
-    keys = {rule: [s.key for s in select_subsets(rule, [1, 3], 4, ladder)] for rule in ("ladder", "prefix", "even")}
+    keys = {rule: [s.key for s in select_all(rule, [1, 3], 4, ladder)] for rule in ("ladder", "prefix", "even")}
     assert keys == {"ladder": ["0100", "0111"], "prefix": ["1000", "1110"], "even": ["1000", "1011"]}
-    assert [s.depth for s in select_subsets("random", None, 4, seed=3)] == [1, 2, 3, 4]
-    assert select_subsets("random", None, 8, seed=3) == select_subsets("random", None, 8, seed=3)
-    assert select_subsets("random", None, 8, seed=3) != select_subsets("random", None, 8, seed=4)
+    assert [s.depth for s in select_all("random", None, 4, seed=3)] == [1, 2, 3, 4]
+    assert select_all("random", None, 8, seed=3) == select_all("random", None, 8, seed=3)
+    assert select_all("random", None, 8, seed=3) != select_all("random", None, 8, seed=4)
 
 
 def test_selection_refuses_what_is_not_there() -> None:
     with pytest.raises(UserError, match=r"no ladder\.json; run layerdial search first, or choose --select even"):
-        select_subsets("ladder", [1], 4)
+        select_all("ladder", [1], 4)
     with pytest.raises(UserError, match="choose one of ladder, prefix, even, random"):
-        select_subsets("best", [1], 4)
+        select_all("best", [1], 4)
     with pytest.raises(UserError, match="depth 0 does not exist"):
-        select_subsets("even", [0], 4)
+        select_all("even", [0], 4)
 
 
 def test_a_row_says_what_was_counted() -> None:
@@ -261,7 +261,7 @@ def test_a_row_says_what_was_counted() -> None:
 
 
 def test_rows_are_there_as_soon_as_they_are_made_and_made_once(tmp_path: Path) -> None:
-    subsets = select_subsets("even", None, 4)
+    subsets = select_all("even", None, 4)
     extra = {"method": "ld", "select": "even", "model": "runs/ld/model", "fingerprint": "f", "cuts": "test"}
     rows = sweep(additive([1] * 4), make_batches(), subsets, tmp_path, extra, timing=QUICK)
     first = [next(rows), next(rows)]
@@ -352,7 +352,7 @@ def test_a_real_network_is_searched_and_swept(tmp_path: Path) -> None:
     recognizer = tiny_recognizer()
     ladder = search_ladder(recognizer, real_batches(), journal=tmp_path / "search.jsonl")
     assert all(rung.loss is not None and rung.loss > 0 for rung in ladder.rungs)
-    subsets = select_subsets("ladder", None, 3, ladder)
+    subsets = select_all("ladder", None, 3, ladder)
     rows = list(sweep(recognizer, real_batches(), subsets, tmp_path, {"method": "dld"}, timing=QUICK))
     assert read_rows(tmp_path / "sweep.jsonl") == rows
     macs = [row["macs_per_second"] for row in rows]

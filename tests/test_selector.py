@@ -19,7 +19,7 @@ from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import macs_per_second, parameter_count
 from layerdial.modules.selector import InputSelector, LearnedScores, top_gates
 from layerdial.network_config import ConformerConfig
-from layerdial.subset import BlockSubset, Budget
+from layerdial.subset import BlockSubset, SelectorDepth
 from layerdial.text import build_tokenizer
 from layerdial.training.loop import train
 from layerdial.training.scoring import own_subsets
@@ -50,7 +50,7 @@ def choice(of: ConformerCTC, inputs: torch.Tensor, lengths_B: torch.Tensor, dept
     """The blocks that run for one utterance."""
     counted = calls(of)
     with torch.no_grad():
-        of(inputs, lengths_B, Budget(N, depth))
+        of(inputs, lengths_B, SelectorDepth(N, depth))
     return BlockSubset(N, tuple(sorted(counted)))
 
 
@@ -66,7 +66,7 @@ def test_exactly_as_many_blocks_as_the_budget_says_run_for_each_utterance(kind: 
         alone = inputs[row : row + 1, :length], lengths_B[row : row + 1]
         subset = choice(of, *alone, depth)
         assert subset.depth == depth
-        torch.testing.assert_close(of(*alone, Budget(N, depth))[0], of(*alone, subset)[0])
+        torch.testing.assert_close(of(*alone, SelectorDepth(N, depth))[0], of(*alone, subset)[0])
 
 
 @torch.no_grad()
@@ -76,9 +76,9 @@ def test_utterances_choose_and_sound_in_a_batch_as_alone_whatever_stands_in_the_
     wider = nn.functional.pad(inputs, (0, 0, 0, 37))
     for row, length in enumerate(LENGTHS):
         wider[row, length:] = float("nan")
-    together, frames_B = of(wider, lengths_B, Budget(N, 2))
+    together, frames_B, _ = of(wider, lengths_B, SelectorDepth(N, 2))
     for row, (length, frames) in enumerate(zip(LENGTHS, frames_B.tolist(), strict=True)):
-        alone = of(inputs[row : row + 1, :length], lengths_B[row : row + 1], Budget(N, 2))[0]
+        alone = of(inputs[row : row + 1, :length], lengths_B[row : row + 1], SelectorDepth(N, 2))[0]
         torch.testing.assert_close(together[row, :frames], alone[0], rtol=1e-4, atol=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_a_block_is_called_with_the_utterances_that_chose_it_and_never_when_none
     expected = Counter(block for subset in chosen for block in subset.kept)
     assert len(expected) < N
     counted = calls(of)
-    of(inputs, lengths_B, Budget(N, 2))
+    of(inputs, lengths_B, SelectorDepth(N, 2))
     assert counted == expected
 
 
@@ -110,7 +110,9 @@ def test_the_first_choice_of_one_budget_may_be_left_out_by_a_larger() -> None:
 @pytest.mark.parametrize("changes", [{}, {"block_norm": True}, {"exit_heads": True}], ids=["", "block_norm", "heads"])
 def test_a_budget_of_all_blocks_is_the_full_network(kind: str, changes: dict[str, Any]) -> None:
     of, batch = network(kind, **changes), noise([61, 40])
-    torch.testing.assert_close(of(*batch, Budget(N, N))[0], of(*batch, BlockSubset.full(N))[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        of(*batch, SelectorDepth(N, N))[0], of(*batch, BlockSubset.full(N))[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @KINDS
@@ -119,22 +121,22 @@ def test_a_selector_costs_something_only_where_it_is_asked(kind: str) -> None:
     assert of.selector is not None
     assert parameter_count(of, subset) == parameter_count(plain, subset)
     own = sum(p.numel() for p in of.selector.parameters())
-    assert parameter_count(of, Budget(N, 2)) == parameter_count(plain, subset) + own
-    difference = macs_per_second(of, Budget(N, 2), 2.0) - macs_per_second(plain, subset, 2.0)
+    assert parameter_count(of, SelectorDepth(N, 2)) == parameter_count(plain, subset) + own
+    difference = macs_per_second(of, SelectorDepth(N, 2), 2.0) - macs_per_second(plain, subset, 2.0)
     assert difference == (0 if kind == "scores" else (8 * 32 + 32 * N) / 2)
 
 
 def test_what_cannot_choose_refuses_a_budget_in_one_line() -> None:
     for of, budget, message in (
-        (tiny_network(), Budget(4, 2), "this network has no selector .* give a subset, or set model.selector"),
-        (network(), Budget(12, 2), f"budget is for 12 blocks, this encoder has {N}"),
+        (tiny_network(), SelectorDepth(4, 2), "this network has no selector .* give a subset, or set model.selector"),
+        (network(), SelectorDepth(12, 2), f"the depth is for 12 blocks, this encoder has {N}"),
     ):
         with pytest.raises(UserError, match=message) as problem:
             of(*noise([30]), budget)
         assert "\n" not in str(problem.value)
     for depth in (0, 5):
         with pytest.raises(UserError, match=f"depth {depth} does not exist in an encoder of 4 blocks; choose 1 to 4"):
-            Budget(4, depth)
+            SelectorDepth(4, depth)
 
 
 # ----------------------------------------------------------------------------------------------------------- learning
@@ -144,7 +146,7 @@ def test_what_cannot_choose_refuses_a_budget_in_one_line() -> None:
 def test_scores_learn_and_of_the_blocks_those_that_ran_alone(kind: str) -> None:
     of = network(kind)
     counted = calls(of)
-    logp_BTV, _ = of(*noise([61, 40]), Budget(N, 2))
+    logp_BTV, _, _ = of(*noise([61, 40]), SelectorDepth(N, 2))
     (logp_BTV * torch.randn(logp_BTV.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     for i, block in enumerate(of.encoder.blocks):
         assert all((p.grad is not None) == (i in counted) for p in block.parameters())
@@ -172,9 +174,9 @@ def test_training_explores_by_the_odds_of_the_scores_and_evaluation_does_not() -
     assert torch.equal(top_gates(scores, 1, explore=False)[:, 0], torch.ones(4000))
     of, batch = network(), noise([61, 40])
     with torch.no_grad():
-        assert torch.equal(of(*batch, Budget(N, 2))[0], of(*batch, Budget(N, 2))[0])
+        assert torch.equal(of(*batch, SelectorDepth(N, 2))[0], of(*batch, SelectorDepth(N, 2))[0])
         of.train()  # without dropout: what changes is the choice
-        outputs = [of(*batch, Budget(N, 2))[0] for _ in range(8)]
+        outputs = [of(*batch, SelectorDepth(N, 2))[0] for _ in range(8)]
     assert any(not torch.equal(outputs[0], other) for other in outputs[1:])
 
 
@@ -216,7 +218,7 @@ def test_learned_scores_end_in_a_ladder_that_adds_the_next_best_block_at_each_ru
     of, _ = load_network(model)
     batch = noise([61])
     with torch.no_grad():
-        torch.testing.assert_close(of(*batch, Budget(3, 2))[0], of(*batch, ladder.subset(2))[0])
+        torch.testing.assert_close(of(*batch, SelectorDepth(3, 2))[0], of(*batch, ladder.subset(2))[0])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from layerdial.models.cost import macs_per_second, parameter_count
 from layerdial.models.prune import prune_model
 from layerdial.network_config import ConformerConfig
 from layerdial.strict import parse
-from layerdial.subset import BlockSubset, Budget
+from layerdial.subset import BlockSubset, SelectorDepth
 from layerdial.text import build_tokenizer
 from layerdial.training.loop import train
 from tiny import VOCABULARY, losses, noise, tiny_config, tiny_network, tiny_recipe, weights
@@ -60,7 +60,7 @@ def test_each_block_that_runs_hears_the_stream_and_what_the_head_makes_of_it(key
 def test_exit_n_is_the_pass_of_the_first_n_kept_blocks(key: str) -> None:
     of, batch, subset = network(), noise([61, 40]), BlockSubset.from_key(key)
     depths = range(1, subset.depth)
-    last, _, *early = of(*batch, subset, exits=depths)
+    last, _, early = of(*batch, subset, exits=depths)
     assert torch.equal(last, of(*batch, subset)[0])
     for depth, found in zip(depths, early, strict=True):
         assert torch.equal(found, of(*batch, BlockSubset(4, subset.kept[:depth]))[0])
@@ -81,7 +81,9 @@ def test_begun_from_a_network_without_it_is_that_network(key: str) -> None:
 @pytest.mark.parametrize("kind", ["input", "scores"])
 def test_a_budget_of_all_blocks_is_the_full_network(kind: str) -> None:
     of, batch = network(selector=kind), noise([61, 40])
-    torch.testing.assert_close(of(*batch, Budget(4, 4))[0], of(*batch, BlockSubset.full(4))[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        of(*batch, SelectorDepth(4, 4))[0], of(*batch, BlockSubset.full(4))[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @KEYS

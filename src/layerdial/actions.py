@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from layerdial.errors import UserError
 from layerdial.files import check_writable, contents, model_name
-from layerdial.ladder import Ladder
+from layerdial.ladder import Ladder, select_all
 from layerdial.load import load_model
 from layerdial.progress import progress
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
 from layerdial.search import Metric, most_evaluations, search_ladder
-from layerdial.sweep import Timing, select_subsets, sweep
+from layerdial.sweep import Timing, sweep
 
 if TYPE_CHECKING:
     from layerdial.data.batching import FeatureBatches
@@ -92,11 +92,11 @@ def sweep_model(
     name = folder
     folder, weights = _resolve(folder)
     recognizer = load_model(folder, device, threads)
-    select = select or ("ladder" if recognizer.ladder else "even")
-    subsets = select_subsets(select, depths, recognizer.n_blocks, recognizer.ladder, seed)
+    rule = select or ("ladder" if recognizer.ladder else "even")
+    subsets = select_all(rule, depths, recognizer.n_blocks, recognizer.ladder, seed)
     labels = {
         "method": method,
-        "select": select,
+        "select": rule,
         "model": str(name),
         "fingerprint": weights,
         "cuts": str(cuts),

@@ -19,15 +19,13 @@ from layerdial.errors import UserError
 from layerdial.evaluate import Batches, Evaluation, evaluate
 from layerdial.features import SAMPLE_RATE
 from layerdial.files import write_text
-from layerdial.ladder import Ladder, blocks_at
 from layerdial.metrics import bootstrap_interval
 from layerdial.picture import draw_sweep
 from layerdial.recognizer import FeatureBatch, Recognizer, collate_features
 from layerdial.report import Row, append_row, latest_rows, read_rows
-from layerdial.subset import Blocks, BlockSubset, check_depth
+from layerdial.subset import Blocks
 from layerdial.timing import measure_in_turns
 
-SELECTION_RULES = ("ladder", "prefix", "even", "random", "chosen")
 # What a measurement belongs to. A row with the same of these is not measured again.
 _MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
 
@@ -43,18 +41,6 @@ class Timing:
     warmup: int = 2
     repeats: int = 7
     budget_s: float = 60.0
-
-
-def select_subsets(
-    rule: str, depths: Sequence[int] | None, n_blocks: int, ladder: Ladder | None = None, seed: int = 0
-) -> list[Blocks]:
-    """The subset of each depth (none given: every depth from 1 to n_blocks) by one of `SELECTION_RULES`."""
-    if rule not in SELECTION_RULES:
-        raise UserError(f"unknown selection rule {rule!r}; choose one of {', '.join(SELECTION_RULES)}")
-    depths = [check_depth(depth, n_blocks) for depth in (range(1, n_blocks + 1) if depths is None else depths)]
-    if rule == "random":
-        return [BlockSubset.random(n_blocks, depth, seed) for depth in depths]
-    return [blocks_at(rule, n_blocks, depth, ladder) for depth in depths]
 
 
 def sweep(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerdial.bench.rows import labels, measured_for
-from layerdial.bench.suite import Origin, Selection, Suite
+from layerdial.bench.suite import Origin, Suite
 from layerdial.bench.trained import Trained, train_entry
-from layerdial.errors import UserError
 from layerdial.evaluate import evaluate
 from layerdial.files import write_json, write_text
-from layerdial.ladder import Ladder
+from layerdial.ladder import select_all
 from layerdial.report import Row, append_row, read_rows
-from layerdial.subset import Blocks, BlockSubset
-from layerdial.sweep import measure_subset, select_subsets, utterance_lines
+from layerdial.sweep import measure_subset, utterance_lines
 
 if TYPE_CHECKING:
     from layerdial.data.batching import FeatureBatches
@@ -39,7 +36,8 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
     if select == "search" and ladder is None:
         dev = suite.recipe_of(name, seed).data.dev
         _, ladder = search_model(model, dev, device=device, batches=_features_of(dev, recognizer.features))
-    subsets = subsets_for(select, suite.depths_of(name), recognizer.n_blocks, ladder)
+    rule = "ladder" if select == "search" else select
+    subsets = select_all(rule, suite.depths_of(name), recognizer.n_blocks, ladder)
     done = {measured_for(row) for row in read_rows(folder / "rows.jsonl")}
     for test, cuts in suite.test.items():
         batches = _features_of(cuts, recognizer.features)
@@ -53,15 +51,6 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
             row["utterances_file"] = f"utterances/{name}-{seed}-{test}-{depth}-{select}-{weights[:8]}.jsonl"
             write_text(suite.out / row["utterances_file"], utterance_lines(evaluation))
             append_row(folder / "rows.jsonl", row)
-
-
-def subsets_for(select: Selection, depths: Sequence[int], n_blocks: int, ladder: Ladder | None) -> list[Blocks]:
-    """What runs at each depth, by the entry's `select`."""
-    if select == "full":
-        if any(depth != n_blocks for depth in depths):
-            raise UserError(f"a model of {n_blocks} blocks that runs whole is tested at depth {n_blocks} alone")
-        return [BlockSubset.full(n_blocks) for _ in depths]
-    return select_subsets("ladder" if select == "search" else select, depths, n_blocks, ladder)
 
 
 def _took(trained: Trained, origin: Origin) -> Row:

@@ -20,7 +20,7 @@ from layerdial.export.graph import to_onnx
 from layerdial.export.tokens import piece_table
 from layerdial.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
 from layerdial.files import model_name, read_json, replacing
-from layerdial.ladder import Ladder, choose_subset
+from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
 from layerdial.models.network import Network
@@ -161,13 +161,13 @@ def compare(session: Session, traced: Traced, seconds: Sequence[float] = (1.3, 2
     inputs, lengths_B = batch.inputs, batch.lengths_B
     found = []
     for depth in range(1, network.n_blocks + 1):
-        subset = choose_subset(traced.ladder, network.n_blocks, depth)
+        subset = select(None, network.n_blocks, depth, traced.ladder)
         ours_BTV, frames_B = session.posteriors(inputs, lengths_B, subset)
         with torch.inference_mode():
-            theirs, lengths = network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset)
-        if lengths.tolist() != frames_B.tolist():
-            raise RuntimeError(f"the exported graph makes {frames_B} frames, torch {lengths.tolist()}")
-        both = zip(ours_BTV, theirs.numpy(), frames_B, strict=True)
+            theirs = network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset)
+        if theirs.lengths_B.tolist() != frames_B.tolist():
+            raise RuntimeError(f"the exported graph makes {frames_B} frames, torch {theirs.lengths_B.tolist()}")
+        both = zip(ours_BTV, theirs.log_probs_BTV.numpy(), frames_B, strict=True)
         largest = max(float(np.abs(ours[:n] - torchs[:n]).max()) for ours, torchs, n in both)
         found.append(Parity(depth, subset.key, largest))
     return tuple(found)

@@ -31,8 +31,8 @@ class _Gated(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, x_lens: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-        logp_BTV, lengths_B = self.network(x, x_lens, Gates(self.network.n_blocks, gates))
-        return logp_BTV, lengths_B
+        output = self.network(x, x_lens, Gates(self.network.n_blocks, gates))
+        return output.log_probs_BTV, output.lengths_B
 
 
 def to_onnx(network: Network) -> ir.Model:

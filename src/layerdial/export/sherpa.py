@@ -20,7 +20,7 @@ from layerdial.export.folder import Precision, Traced, save_graph
 from layerdial.export.precision import to_float16, to_int8
 from layerdial.features import LogMel, Samples, fewest_inputs
 from layerdial.files import replacing, write_json, write_text
-from layerdial.ladder import choose_subset
+from layerdial.ladder import select
 from layerdial.models.network import Network
 from layerdial.runtime.manifest import FILE, SHERPA_KIND, read_features
 from layerdial.runtime.session import INPUTS
@@ -37,7 +37,7 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
 
     Raises `UserError` for a model that the loaders cannot feed as it was trained.
     """
-    subset = choose_subset(traced.ladder, traced.network.n_blocks, depth)
+    subset = select(None, traced.network.n_blocks, depth, traced.ladder)
     features = read_features(traced.manifest.features)
     model = fix_subset(traced.model, subset)
     if isinstance(features, LogMel):

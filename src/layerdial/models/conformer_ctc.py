@@ -18,7 +18,7 @@ from layerdial.fbank import N_MELS
 from layerdial.features import SAMPLE_RATE, LogMel
 from layerdial.files import read_json, write_json
 from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
-from layerdial.models.network import Network
+from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import load_weights, save_tensors
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
@@ -27,7 +27,7 @@ from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, Utteranc
 from layerdial.network_config import ConformerConfig
 from layerdial.old_keys import without_gone
 from layerdial.strict import parse
-from layerdial.subset import Budget
+from layerdial.subset import SelectorDepth
 from layerdial.text import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -65,11 +65,8 @@ class ConformerCTC(Network):
 
     def forward(
         self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
-    ) -> tuple[Tensor, ...]:
-        """Log-mel (B, T, F) -> log-probabilities (B, ceil(T/4), V) in float32, and their valid lengths (B,).
-
-        Exits as in `Network`.
-        """
+    ) -> EncoderOutput:
+        """Run the blocks of `subset` on log-mel (B, T, F), of which T' = ceil(T/4) frames are made; see `Network`."""
         lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):
             normalised_BTF = self.normalise(inputs_BTF, lengths_B)
@@ -78,18 +75,17 @@ class ConformerCTC(Network):
         head_width = self.config.width // self.config.heads
         context = FrameContext.make(lengths_B, x_BTD.shape[1], head_width, x_BTD.dtype)
         condition = None if self.feedback is None else self._condition
-        if isinstance(subset, Budget) and self.selector is not None:
-            check_blocks("budget", subset.n_blocks, self.n_blocks)
+        if isinstance(subset, SelectorDepth) and self.selector is not None:
+            check_blocks("the depth", subset.n_blocks, self.n_blocks)
             gates_BN = self.selector(x_BTD, context.mask_BT, subset.depth)
-            return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN, condition), subset.depth), lengths_B
-        after: list[Tensor] = []
-        # the list only where it is asked for: it keeps the stream after every block in memory
-        x_BTD = self.encoder(x_BTD, context, subset, condition, after if exits else None)
+            x_BTD = self.encoder.run_chosen(x_BTD, context, gates_BN, condition)
+            return EncoderOutput(self._classify(x_BTD, subset.depth), lengths_B)
+        x_BTD, states = self.encoder(x_BTD, context, subset, condition, keep_states=bool(exits))
         if isinstance(subset, Gates) and self.config.exit_heads:
-            return self._classify_by_gates(x_BTD, subset.open_N), lengths_B
+            return EncoderOutput(self._classify_by_gates(x_BTD, subset.open_N), lengths_B)
         depth = self.config.n_blocks if isinstance(subset, Gates) else subset.depth
-        exits_BTV = [self._classify(after[n - 1], n) for n in exits]
-        return self._classify(x_BTD, depth), lengths_B, *exits_BTV
+        exits_BTV = tuple(self._classify(states[n - 1], n) for n in exits)
+        return EncoderOutput(self._classify(x_BTD, depth), lengths_B, exits_BTV)
 
     def _classify(self, x_BTD: Tensor, depth: int) -> Tensor:
         """Log-probabilities after `depth` blocks, by the head for that depth where each has its own."""

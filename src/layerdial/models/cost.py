@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layerdial.cost import Cost
 from layerdial.models.dynamic import Choice
 from layerdial.models.network import Network
-from layerdial.subset import BlockSubset, Budget
+from layerdial.subset import BlockSubset, SelectorDepth
 
 
 def subset_cost(network: Network, subset: Choice, seconds: float = 10.0) -> Cost:
@@ -34,7 +34,7 @@ def parameter_count(network: Network, subset: Choice) -> int:
         block for i, block in enumerate(network.blocks) if not (isinstance(subset, BlockSubset) and i in subset)
     ]
     optional += network.optional_heads
-    if network.selector is not None and not isinstance(subset, Budget):
+    if network.selector is not None and not isinstance(subset, SelectorDepth):
         optional.append(network.selector)
     skipped = {module for part in optional for module in part.modules()}
     called = _called(network, skipped, subset)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layerdial.errors import UserError
 from layerdial.modules.attention import FrameContext
-from layerdial.subset import BlockSubset, Budget
+from layerdial.subset import BlockSubset, SelectorDepth
 
 SkipRule = Literal["identity", "norm"]
 
@@ -24,7 +24,7 @@ class Gates:
     open_N: Tensor
 
 
-Choice = BlockSubset | Gates | Budget
+Choice = BlockSubset | Gates | SelectorDepth
 Condition = Callable[[Tensor], Tensor]
 
 
@@ -45,9 +45,9 @@ class DynamicEncoder(nn.Module):
         context: FrameContext,
         subset: BlockSubset | Gates,
         condition: Condition | None = None,
-        after: list[Tensor] | None = None,
-    ) -> Tensor:
-        """The stream (B, T, D) after the blocks of `subset`; what it is after each one that runs goes to `after`.
+        keep_states: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the stream (B, T, D) after the blocks of `subset`, and its states as `run_blocks` does.
 
         `condition`, if given, is applied to the stream before each block that runs.
         """
@@ -58,7 +58,8 @@ class DynamicEncoder(nn.Module):
         def skipped(block: nn.Module, x_BTD: Tensor) -> Tensor:
             return block.skipped(x_BTD)  # type: ignore[operator, no-any-return]
 
-        return run_blocks(list(self.blocks), x_BTD, subset, run, skipped if self.skip == "norm" else None, after)
+        skip = skipped if self.skip == "norm" else None
+        return run_blocks(list(self.blocks), x_BTD, subset, run, skip, keep_states)
 
     def run_chosen(
         self, x_BTD: Tensor, context: FrameContext, gates_BN: Tensor, condition: Condition | None = None
@@ -80,38 +81,40 @@ class DynamicEncoder(nn.Module):
         return x_BTD
 
 
-Step = Callable[[nn.Module, Tensor], Tensor]
+BlockFn = Callable[[nn.Module, Tensor], Tensor]
 
 
 def run_blocks(
     blocks: Sequence[nn.Module],
     x_BTD: Tensor,
     subset: Choice,
-    run: Step,
-    skipped: Step | None = None,
-    after: list[Tensor] | None = None,
-) -> Tensor:
-    """`run(block, x)` for each kept block in turn; a skipped one is not touched, unless `skipped` says what is left.
+    run: BlockFn,
+    skipped: BlockFn | None = None,
+    keep_states: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """Call `run(block, x)` for each kept block; a skipped one is not touched, unless `skipped` says what is left.
 
-    What the stream is after each block that ran is added to `after`.
+    Returns the stream at the end and, with `keep_states`, what it was after each block that ran; without, it holds none
+    of them in memory.
     """
-    if isinstance(subset, Budget):
+    if isinstance(subset, SelectorDepth):
         raise UserError("this network has no selector that could choose blocks; give a subset, or set model.selector")
     check_blocks("subset", subset.n_blocks, len(blocks))
+    states: list[Tensor] = []
     for i, block in enumerate(blocks):
         if isinstance(subset, Gates):  # both are traced; the export makes them the branches of an If
             left_BTD = x_BTD if skipped is None else skipped(block, x_BTD)
             x_BTD = torch.where(subset.open_N[i], run(block, x_BTD), left_BTD)
         elif i in subset:
             x_BTD = run(block, x_BTD)
-            if after is not None:
-                after.append(x_BTD)
+            if keep_states:
+                states.append(x_BTD)
         elif skipped is not None:
             x_BTD = skipped(block, x_BTD)
-    return x_BTD
+    return x_BTD, states
 
 
 def check_blocks(what: str, asked: int, found: int) -> None:
-    """`UserError` where a subset or a budget is for another number of blocks than there are."""
+    """`UserError` where a subset or a depth is for another number of blocks than there are."""
     if asked != found:
         raise UserError(f"{what} is for {asked} blocks, this encoder has {found}")

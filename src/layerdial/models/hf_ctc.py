@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as library_logging
 
 from layerdial.features import Features
-from layerdial.models.dynamic import Choice, run_blocks
-from layerdial.models.network import Network
+from layerdial.models.dynamic import BlockFn, Choice, run_blocks
+from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
 
@@ -45,8 +45,15 @@ class BlocksAsOneLayer(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         yield self
 
-    def forward(self, x_BTD: Tensor, *, subset: Choice, after: list[Tensor] | None = None, **rest: Any) -> Tensor:
-        return run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest), after=after)
+    def forward(self, x_BTD: Tensor, *, subset: Choice, states: list[Tensor] | None = None, **rest: Any) -> Tensor:
+        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest), states)
+
+    def _run(self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None) -> Tensor:
+        """Run the kept blocks; their states go into the caller's list, as the library returns the stream alone."""
+        x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None)
+        if states is not None:
+            states += found
+        return x_BTD
 
 
 class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
@@ -60,15 +67,14 @@ class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
         x_BTD: Tensor,
         *,
         subset: Choice,
-        after: list[Tensor] | None = None,
+        states: list[Tensor] | None = None,
         attention_mask: Tensor | None = None,
         **rest: Any,
     ) -> tuple[Tensor, Tensor]:
         batch, frames, _ = x_BTD.shape
         bias_HTT = self.blocks[0].attention.compute_bias(frames, frames)  # type: ignore[operator, union-attr]
         shared = {"attention_mask": attention_mask, "position_bias": bias_HTT.repeat(batch, 1, 1)}
-        x_BTD = run_blocks(self.blocks, x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0], after=after)
-        return x_BTD, bias_HTT
+        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0], states), bias_HTT
 
 
 class HuggingFaceCTC(Network):
@@ -98,22 +104,20 @@ class HuggingFaceCTC(Network):
     def blocks(self) -> Sequence[nn.Module]:
         return self.encoder_of(self.model).layers.blocks  # type: ignore[no-any-return]
 
-    def forward(
-        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
-    ) -> tuple[Tensor, ...]:
-        """Samples (B, S) or the model's own log-mel (B, T, F) -> log-probabilities (B, T', V), valid frames (B,).
+    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:
+        """Run the blocks of `subset` on samples (B, S) or the model's own log-mel (B, T, F); see `Network`.
 
         An utterance gets what it would get alone, whatever stands beside it in the batch. When `lengths_B` is on the
-        CPU and says that nothing is padded, no mask is made. Exits as in `Network`.
+        CPU and says that nothing is padded, no mask is made.
         """
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
-        after: list[Tensor] = []
+        states: list[Tensor] = []
         # the list only where it is asked for: it keeps the stream after every block in memory
-        for_blocks = {"subset": subset, "after": after} if exits else {"subset": subset}
+        for_blocks = {"subset": subset, "states": states} if exits else {"subset": subset}
         x_BTD = self._encode(inputs, lengths_B if padded else None, for_blocks)
-        exits_BTV = [self._classify(self._leave_encoder(after[n - 1])) for n in exits]
-        return self._classify(x_BTD), self.features.frames(lengths_B), *exits_BTV
+        exits_BTV = tuple(self._classify(self._leave_encoder(states[n - 1])) for n in exits)
+        return EncoderOutput(self._classify(x_BTD), self.features.frames(lengths_B), exits_BTV)
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         """The encoder's output (B, T', D). `for_blocks`: keyword arguments that the library hands on to the blocks."""

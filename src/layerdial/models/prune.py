@@ -9,7 +9,7 @@ from torch import nn
 
 from layerdial.errors import UserError
 from layerdial.files import replacing, write_json
-from layerdial.ladder import Ladder, choose_subset
+from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, resolve_model, save_model
 from layerdial.models.conformer_ctc import ConformerCTC, load_conformer
 from layerdial.models.tensors import disk_errors
@@ -30,7 +30,7 @@ def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
 
 
 def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:
-    return choose_subset(Ladder.beside(folder, n_blocks), n_blocks, depth)
+    return select(None, n_blocks, depth, Ladder.beside(folder, n_blocks))
 
 
 def _origin(folder: Path, subset: BlockSubset) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.features import Features
-from layerdial.ladder import Ladder, choose_subset
+from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.network import Network
@@ -67,7 +67,7 @@ class TorchRecognizer:
 
     def subset(self, depth: int | None = None) -> BlockSubset:
         """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
-        return choose_subset(self.ladder, self.n_blocks, depth)
+        return select(None, self.n_blocks, depth, self.ladder)
 
     def cost(self, subset: Blocks) -> Cost:
         """Return parameters in use and multiply-accumulates per second of audio, counted on a pass of 10 s."""
@@ -131,8 +131,8 @@ class TorchRecognizer:
         self.network.eval()
         with torch.inference_mode():
             inputs = torch.from_numpy(batch.inputs).to(self.device)
-            posteriors: tuple[Tensor, Tensor] = self.network(inputs, torch.from_numpy(batch.lengths_B), subset)
-        return posteriors
+            output = self.network(inputs, torch.from_numpy(batch.lengths_B), subset)
+        return output.log_probs_BTV, output.lengths_B
 
     def _texts(self, logp_BTV: Tensor, lengths_B: Tensor) -> list[str]:
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(dim=-1).tolist(), lengths_B.tolist())

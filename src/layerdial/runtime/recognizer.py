@@ -17,7 +17,7 @@ from layerdial.audio import probe
 from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.features import SAMPLE_RATE, Features
-from layerdial.ladder import Ladder, choose_subset
+from layerdial.ladder import Ladder, select
 from layerdial.recognizer import (
     Audio,
     Chunk,
@@ -89,7 +89,7 @@ class OnnxRecognizer:
 
     def subset(self, depth: int | None = None) -> BlockSubset:
         """Return the blocks to run at `depth` (None: all): the ladder's, or evenly spaced ones without a ladder."""
-        return choose_subset(self.ladder, self.n_blocks, depth)
+        return select(None, self.n_blocks, depth, self.ladder)
 
     def cost(self, subset: Blocks) -> Cost:
         """Return parameters in use and multiply-accumulates per second of audio, as counted at export."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from layerdial.config import ExitsConfig, ObjectiveConfig, SpecAugmentConfig
 from layerdial.data.batching import Batch
 from layerdial.features import Features
+from layerdial.models.network import EncoderOutput
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks
 from layerdial.training.augment import mask_samples, spec_augment
@@ -65,18 +66,18 @@ def loss_terms(
     """Compute the losses of one pass with `subset`, as `ObjectiveConfig` says."""
     exits = objective.exits
     depths = exit_depths(exits, subset.depth)
-    logp_BTV, _, *exits_BTV = student(inputs.masked, inputs.lengths_B, subset, depths)
-    own = _output_loss(logp_BTV, batch, inputs, teachers, objective)
+    output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths)
+    own = _output_loss(output.log_probs_BTV, batch, inputs, teachers, objective)
     if exits is None:
         return own
     weights = (subset.n_blocks / subset.depth) ** exits.power
     total = weights * own.total
-    for depth, exit_BTV in zip(depths, exits_BTV, strict=True):
+    for depth, exit_BTV in zip(depths, output.exits_BTV, strict=True):
         weight = exits.weight * (subset.n_blocks / depth) ** exits.power
         terms = _output_loss(exit_BTV, batch, inputs, teachers, objective)
         total, weights = total + weight * terms.total, weights + weight
         if exits.distil_weight:
-            kl = distillation(logp_BTV.detach(), exit_BTV, inputs.frames_B)
+            kl = distillation(output.log_probs_BTV.detach(), exit_BTV, inputs.frames_B)
             total = total + weight * exits.distil_weight * kl
     return replace(own, total=total / weights)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from layerdial.config import PolicyConfig, Recipe
-from layerdial.ladder import Ladder, blocks_at
+from layerdial.ladder import Ladder, select
 from layerdial.subset import Blocks, BlockSubset
 
 Policy = Callable[[int], tuple[Blocks, ...]]
@@ -32,7 +32,7 @@ def make_policy(config: PolicyConfig, n_blocks: int, seed: int, ladder: Ladder |
 
 
 def trained_rule(recipe: Recipe) -> str:
-    """By which rule of `blocks_at` each depth's blocks were chosen in training, or random; so too where none drops."""
+    """By which rule of `select` each depth's blocks were chosen in training, or random; so too where none drops."""
     exits = recipe.objective.exits
     early_exit = exits is not None and exits.at == "all" and recipe.policy.name == "none"
     if early_exit or recipe.policy.name == "prefix":
@@ -43,7 +43,7 @@ def trained_rule(recipe: Recipe) -> str:
 def evaluated_subset(recipe: Recipe, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks:
     """What runs at `depth` when a network trained by this recipe is measured on dev."""
     rule = trained_rule(recipe)
-    return blocks_at("even" if rule == "random" else rule, n_blocks, depth, ladder)
+    return select("even" if rule == "random" else rule, n_blocks, depth, ladder)
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ class _DrawContext:
 
     def of_depth(self, depth: int) -> Blocks:
         """The blocks of a depth by the rule `subsets`."""
-        if self.config.subsets is None or self.config.subsets == "random":
-            return BlockSubset(self.n_blocks, tuple(sorted(self.rng.sample(range(self.n_blocks), depth))))
-        return blocks_at(self.config.subsets, self.n_blocks, depth, self.ladder)
+        return select(self.config.subsets or "random", self.n_blocks, depth, self.ladder, self.rng)
 
     def depth(self) -> int:
         """Draw a depth from 1 to N with equal chances."""

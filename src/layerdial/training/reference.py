@@ -59,7 +59,7 @@ class Reference:
     def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
         """Return log-probabilities (B, T', V) in float32."""
         full = BlockSubset.full(self._network.n_blocks)
-        return self._network(inputs, lengths_B, full)[0]  # type: ignore[no-any-return]
+        return self._network(inputs, lengths_B, full).log_probs_BTV
 
 
 def _detail(own: object, other: object) -> str:

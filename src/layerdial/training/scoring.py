@@ -6,7 +6,7 @@ from layerdial.config import Recipe
 from layerdial.data.batching import FeatureBatches
 from layerdial.evaluate import evaluate
 from layerdial.files import write_json
-from layerdial.ladder import Ladder, blocks_at
+from layerdial.ladder import Ladder, select_all
 from layerdial.models.checkpoint import save_model
 from layerdial.models.network import Network
 from layerdial.models.recognizer import TorchRecognizer
@@ -91,9 +91,7 @@ def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list
         return [BlockSubset(n_blocks, tuple(sorted(best_first[:depth]))) for depth in depths]
     if rule in ("random", "chosen"):
         return None
-    subsets = [blocks_at(rule, n_blocks, depth, ladder) for depth in depths]
-    assert all(isinstance(subset, BlockSubset) for subset in subsets)
-    return subsets  # type: ignore[return-value]
+    return [subset for subset in select_all(rule, None, n_blocks, ladder) if isinstance(subset, BlockSubset)]
 
 
 def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:

@@ -84,7 +84,7 @@ def _order_of_passes(
     if not distributed:
         return subsets[::-1], None
     with run.accelerator.autocast(), torch.no_grad():
-        return subsets, run.network(inputs.masked, inputs.lengths_B, subsets[-1])[0]
+        return subsets, run.network(inputs.masked, inputs.lengths_B, subsets[-1]).log_probs_BTV
 
 
 def _backward(

@@ -87,12 +87,12 @@ def test_a_budget_of_all_blocks_is_the_full_network(kind: str) -> None:
 @KEYS
 def test_it_costs_a_head_and_a_layer_a_block_that_runs(key: str) -> None:
     of, plain, subset = network(), tiny_network(), BlockSubset.from_key(key)
-    both_ways = 2 * plain.width * VOCABULARY
+    both_ways = 2 * plain.config.width * VOCABULARY
     frames = 25
     difference = macs_per_second(of, subset, 2.0) - macs_per_second(plain, subset, 2.0)
     assert difference == subset.depth * both_ways * frames
     more = parameter_count(of, subset) - parameter_count(plain, subset)
-    assert more == VOCABULARY * plain.width + plain.width
+    assert more == VOCABULARY * plain.config.width + plain.config.width
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def test_stored_and_pruned_it_computes_the_same(tmp_path: Path, depth: int) -> N
 
 
 def test_heads_for_each_depth_are_refused_beside_it() -> None:
-    with pytest.raises(UserError, match="self_condition tells blocks what the one head hears, but exit_heads"):
+    with pytest.raises(UserError, match="self_condition feeds the posteriors of the one head back, but exit_heads"):
         parse(ConformerConfig, tiny_config().model_dump() | {"self_condition": True, "exit_heads": True}, "model")
 
 

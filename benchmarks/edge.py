@@ -35,8 +35,8 @@ from layerdial.export.sherpa import write_sherpa_folder
 from layerdial.features import SAMPLE_RATE
 from layerdial.files import write_json
 from layerdial.runtime import Recognizer
-from layerdial.runtime.budget import DepthController, worthwhile
-from layerdial.runtime.profile import measure_table, peak_rss_mb, profile_device
+from layerdial.runtime.controller import DepthController, worthwhile
+from layerdial.runtime.profiling import peak_rss_mb, profile_device, profile_recognizer
 from layerdial.subset import BlockSubset
 
 Run = Callable[[], object]
@@ -215,7 +215,7 @@ def deadline(options: argparse.Namespace) -> dict[str, Any]:
 def choosing(options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds that the choice of a depth costs a request."""
     recognizer = Recognizer(options.out / "float32", 1)
-    table = measure_table(recognizer, (1.0, 10.0), 5.0, 3).costs()
+    table = profile_recognizer(recognizer, (1.0, 10.0), 5.0, 3).costs()
     controller = DepthController(table, worthwhile(recognizer.ladder, recognizer.n_blocks))
     times = []
     for i in range(5000):
@@ -240,7 +240,7 @@ def confidence(options: argparse.Namespace) -> dict[str, Any]:
     from edge_confidence import policies
 
     recognizer = Recognizer(options.out / "float32", 1)
-    table = measure_table(recognizer, (1.0, 3.0, 10.0), 10.0, 7).costs()
+    table = profile_recognizer(recognizer, (1.0, 3.0, 10.0), 10.0, 7).costs()
     found = policies(
         recognizer, table, list(utterances(options.dev)), [list(utterances(cuts)) for cuts in options.test]
     )

@@ -13,7 +13,7 @@ import numpy as np
 from layerdial.features import SAMPLE_RATE
 from layerdial.metrics import bootstrap_interval, score
 from layerdial.runtime import Recognizer
-from layerdial.runtime.budget import CostTable, worthwhile
+from layerdial.runtime.controller import CostTable, worthwhile
 from layerdial.text import normalise
 
 Utterances = Sequence[tuple[np.ndarray, str]]

@@ -37,7 +37,7 @@ def main() -> None:
         network = ConformerCTC(ConformerConfig.model_validate({"size": size}), 256).eval()
         subsets = [BlockSubset.even(network.n_blocks, depth) for depth in range(1, network.n_blocks + 1)]
         runs: dict[str, list[Callable[[], object]]] = {
-            "torch": [forward_pass(network, s, options.seconds) for s in subsets]
+            "torch": [forward_pass(network, s, *network.example_inputs(options.seconds)) for s in subsets]
         }
         if options.onnx:
             runs |= exported_runs(network, subsets, options.seconds, options.threads)

@@ -202,7 +202,8 @@ def test_chunks_are_listed_where_their_depths_differ(exported: Path, edge: Recog
 @pytest.mark.parametrize("wish", WISHES)
 def test_a_torch_model_makes_no_promises_and_says_how_to_get_them(laddered: Path, clip: Path, wish: str) -> None:
     ended = command("transcribe", laddered, clip, wish, 0.5)
-    assert_users_mistake(ended, f"{wish} needs an exported model", f"layerdial export {laddered} OUT")
+    name = wish.removeprefix("--").replace("-", "_")
+    assert_users_mistake(ended, f"{name} needs an exported model", f"layerdial export {laddered} OUT")
     assert ended.out == ""
 
 

@@ -110,6 +110,6 @@ def test_runs_take_turns() -> None:
 def test_a_quarter_of_the_blocks_is_faster_than_all() -> None:
     torch.manual_seed(0)
     network = ConformerCTC(ConformerConfig.model_validate({"size": "xs"}), VOCABULARY)
-    runs = [forward_pass(network, BlockSubset.prefix(8, depth), seconds=5) for depth in (2, 8)]
+    runs = [forward_pass(network, BlockSubset.prefix(8, depth), *network.example_inputs(5)) for depth in (2, 8)]
     shallow, deep = measure_in_turns(runs, warmup=1, repeats=3)
     assert shallow < 0.75 * deep

@@ -19,7 +19,7 @@ from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.network_config import ConformerConfig
 from layerdial.runtime import Recognizer
-from layerdial.runtime.profile import profile_device
+from layerdial.runtime.profiling import profile_device
 from layerdial.text import ListTokenizer
 
 SECONDS = 10

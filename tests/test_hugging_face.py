@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCTC, AutoProcessor
 
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, collate_features
 from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
 from layerdial.models.hf_ctc import HuggingFaceCTC
 from layerdial.models.hf_processor import HuggingFaceTokenizer
 from layerdial.models.recognizer import TorchRecognizer
+from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.subset import BlockSubset
 from layerdial.text import greedy_ctc
 from layerdial.training.reference import Reference

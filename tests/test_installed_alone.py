@@ -150,7 +150,7 @@ def test_the_command_measures_this_device(alone: Alone) -> None:
 def test_every_module_of_the_runtime_can_be_imported(alone: Alone) -> None:
     names = sorted(file.stem for file in (ROOT / "src" / "layerdial" / "runtime").glob("*.py"))
     code = "import " + ", ".join(f"layerdial.runtime.{name}" for name in names if name != "__init__")
-    assert alone.said("python", "-c", code + ", layerdial, layerdial.transcript") == ""
+    assert alone.said("python", "-c", code + ", layerdial, layerdial.recognizer") == ""
 
 
 @pytest.mark.parametrize("words", [["--help"], ["transcribe", "--help"], ["profile", "--help"]], ids=str)

@@ -15,12 +15,13 @@ import layerdial
 
 SOURCE = Path(layerdial.__file__).parent
 LAYERS = (
-    "errors promises subset strict old_keys network_config config"
-    " text metrics report picture files progress ladder version",
-    "audio fbank nemo_mel features evaluate windows transcript timing runtime",
+    "errors request subset cost strict old_keys network_config config text metrics report picture files progress "
+    "ladder version",
+    "audio fbank nemo_mel features windows timing recognizer evaluate",
+    "runtime",
     "data modules",
     "models",
-    "training search sweep actions export bench",
+    "load training search sweep actions export bench",
     "cli command demo",
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

@@ -16,10 +16,11 @@ import torch
 from layerdial import BlockSubset, UserError, load_model
 from layerdial.audio import to_target_rate
 from layerdial.data.batching import FeatureBatches
-from layerdial.evaluate import collate_features, evaluate
+from layerdial.evaluate import evaluate
 from layerdial.features import fbank
 from layerdial.ladder import Ladder, Rung
 from layerdial.models.recognizer import TorchRecognizer
+from layerdial.recognizer import collate_features
 from layerdial.search import search_ladder
 from layerdial.text import build_tokenizer
 from layerdial.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows
@@ -96,7 +97,7 @@ def test_a_depth_that_does_not_exist_is_refused(recognizer: TorchRecognizer, dep
 
 
 def test_depth_and_subset_together_and_a_foreign_subset_are_refused(recognizer: TorchRecognizer) -> None:
-    with pytest.raises(UserError, match="depth or subset, not both"):
+    with pytest.raises(UserError, match="give one of depth, subset, not 2"):
         recognizer.transcribe(speak(TEXT), depth=1, subset=BlockSubset.full(3))
     with pytest.raises(UserError, match="subset is for 8 blocks, this encoder has 3"):
         recognizer.transcribe(speak(TEXT), subset=BlockSubset.full(8))

@@ -30,9 +30,10 @@ from layerdial.models.cost import subset_cost
 from layerdial.models.recognizer import TorchRecognizer
 from layerdial.runtime import Recognizer, is_exported
 from layerdial.runtime import recognizer as recognizer_module
-from layerdial.runtime.budget import CostTable, DepthController, worthwhile
+from layerdial.runtime.controller import CostTable, DepthController, worthwhile
 from layerdial.runtime.profile import FILE as PROFILE
-from layerdial.runtime.profile import Device, Profile, ThreadProfile, pareto, profile_device
+from layerdial.runtime.profile import Device, Profile, ThreadProfile, pareto
+from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.session import Cancel, Cancelled
 from layerdial.windows import WINDOW_SECONDS, windows
 from tiny import sentences, speak
@@ -307,13 +308,13 @@ def test_a_measurement_for_want_of_a_profile_is_not_part_of_the_request(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recognizer = Recognizer(exported, threads=1)
-    measure = recognizer_module.quick_profile
+    measure = recognizer_module.measure_table
 
-    def slowly(one: Recognizer) -> CostTable:
+    def slowly(*arguments: Any, **options: Any) -> ThreadProfile:
         time.sleep(2.0)
-        return measure(one)
+        return measure(*arguments, **options)
 
-    monkeypatch.setattr(recognizer_module, "quick_profile", slowly)
+    monkeypatch.setattr(recognizer_module, "measure_table", slowly)
     transcript = recognizer.transcribe(SAMPLES, deadline_ms=1500.0)
     assert transcript.depth == 3
     controller = recognizer.controller

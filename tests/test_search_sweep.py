@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from layerdial.cost import Cost
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, collate_features
+from layerdial.features import LogMel
 from layerdial.ladder import Ladder
+from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.report import compare, read_rows
 from layerdial.search import most_evaluations, search_ladder
 from layerdial.subset import BlockSubset
@@ -26,18 +28,27 @@ QUICK = Timing(seconds=0.2, warmup=0, repeats=1)
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def make_batches(utterances: int = 6) -> list[FeatureBatch]:
+class Corpus(list[FeatureBatch]):
+    """Batches of which nothing had to be left out."""
+
+    rejected = ()
+
+
+def make_batches(utterances: int = 6) -> Corpus:
     """Batches of two utterances of ten words."""
     features = np.zeros((20, 80), dtype=np.float32)
     text = " ".join(WORDS)
-    return [
+    return Corpus(
         collate_features([f"u{n}", f"u{n + 1}"], [features, features], [text, text], 0.4)
         for n in range(0, utterances, 2)
-    ]
+    )
 
 
 class Scripted:
     """A recogniser whose loss and wrong words (0 to 10 an utterance) are given by functions of the subset."""
+
+    device, threads, has_loss, ladder = "cpu", 1, True, None
+    features = LogMel(4)
 
     def __init__(
         self, n_blocks: int, loss: Callable[[BlockSubset], float], wrong: Callable[[BlockSubset], int]
@@ -49,6 +60,15 @@ class Scripted:
         self.calls[subset.key] += batch.ids[0] == "u0"
         wrong = self.wrong(subset)
         return [" ".join(["no"] * wrong + text.split()[wrong:]) for text in batch.texts]
+
+    def subset(self, depth: int | None = None) -> BlockSubset:
+        return select_subsets("even", [depth or self.n_blocks], self.n_blocks)[0]
+
+    def cost(self, subset: BlockSubset) -> Cost:
+        return Cost(parameters=100 * subset.depth, macs_per_second=1e6 * subset.depth)
+
+    def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
+        return lambda: sum(range(10_000))
 
     def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
         return self.loss(subset) * len(batch.ids), self.recognize(batch, subset)
@@ -237,7 +257,7 @@ def test_a_row_says_what_was_counted() -> None:
     assert row["cer"] == row["char_errors"] / row["chars"]
     assert row["audio_seconds"] == pytest.approx(1.2)
     assert row["latency_ms"] > 0 and row["rtf"] > 0
-    assert row["macs_per_second"] is None, "this recogniser cannot say"
+    assert (row["parameters"], row["macs_per_second"]) == (300, 3e6)
 
 
 def test_rows_are_there_as_soon_as_they_are_made_and_made_once(tmp_path: Path) -> None:
@@ -322,10 +342,10 @@ def tiny_recognizer() -> Any:
     return TorchRecognizer(ConformerCTC(config, len(tokenizer.tokens)).eval(), tokenizer)
 
 
-def real_batches() -> list[FeatureBatch]:
+def real_batches() -> Corpus:
     rng = np.random.default_rng(0)
     features = [rng.normal(size=(frames, 80)).astype(np.float32) for frames in (120, 90)]
-    return [collate_features(["a", "b"], features, ["one two three", "four"], 2.1)]
+    return Corpus([collate_features(["a", "b"], features, ["one two three", "four"], 2.1)])
 
 
 def test_a_real_network_is_searched_and_swept(tmp_path: Path) -> None:

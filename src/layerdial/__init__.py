@@ -13,18 +13,18 @@ from layerdial.subset import BlockSubset
 
 if TYPE_CHECKING:
     from layerdial.ladder import Ladder
-    from layerdial.models.recognizer import TorchRecognizer, load_model
-    from layerdial.transcript import Transcript
+    from layerdial.load import load_model
+    from layerdial.recognizer import Recognizer, Transcript
 
 __version__ = "0.1.0"
-__all__ = ["BlockSubset", "Ladder", "TorchRecognizer", "Transcript", "UserError", "load_model"]
+__all__ = ["BlockSubset", "Ladder", "Recognizer", "Transcript", "UserError", "load_model"]
 
 # Imported when first used: torch alone takes longer to import than this package may.
 _LAZY = {
     "Ladder": "layerdial.ladder",
-    "TorchRecognizer": "layerdial.models.recognizer",
-    "Transcript": "layerdial.transcript",
-    "load_model": "layerdial.models.recognizer",
+    "Recognizer": "layerdial.recognizer",
+    "Transcript": "layerdial.recognizer",
+    "load_model": "layerdial.load",
 }
 
 

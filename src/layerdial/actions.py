@@ -12,30 +12,15 @@ from typing import TYPE_CHECKING, Any
 from layerdial.errors import UserError
 from layerdial.files import check_writable, contents, model_name
 from layerdial.ladder import Ladder
+from layerdial.load import load_model
 from layerdial.progress import progress
-from layerdial.runtime import Recognizer, is_exported
 from layerdial.runtime.manifest import Manifest
-from layerdial.search import Metric, TextsAlone, most_evaluations, search_ladder
+from layerdial.runtime.session import is_exported
+from layerdial.search import Metric, most_evaluations, search_ladder
 from layerdial.sweep import Timing, select_subsets, sweep
 
 if TYPE_CHECKING:
     from layerdial.data.batching import FeatureBatches
-    from layerdial.models.recognizer import TorchRecognizer
-
-
-def load_recognizer(model: Path, device: str = "cpu", threads: int | None = None) -> TorchRecognizer | Recognizer:
-    """A torch model (folder or hub id) or an exported folder, which takes no other `device` than the CPU."""
-    if is_exported(model):
-        if device != "cpu":
-            raise UserError(f"{model} is exported for CPUs; device {device} is for torch models")
-        return Recognizer(model, threads)
-    from layerdial.models.recognizer import load_model
-
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    return load_model(model, device)
 
 
 def _resolve(model: Path) -> tuple[Path, str]:
@@ -66,18 +51,17 @@ def search_model(
     from layerdial.data.batching import FeatureBatches
 
     folder, weights = _resolve(folder)
-    recognizer = load_recognizer(folder, device)
+    recognizer = load_model(folder, device)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
-    scores = TextsAlone(recognizer) if isinstance(recognizer, Recognizer) else recognizer
-    if isinstance(scores, TextsAlone) and metric == "loss":
+    if metric == "loss" and not recognizer.has_loss:
         raise UserError(f"{folder} is exported and gives texts alone; search it by --metric wer")
     journal = folder / "search.jsonl"
     check_writable(folder)
     with progress(f"search {model_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
         ladder = search_ladder(
-            scores,
+            recognizer,
             batches,
-            metric or ("wer" if isinstance(scores, TextsAlone) else "loss"),
+            metric or ("loss" if recognizer.has_loss else "wer"),
             cuts=str(cuts),
             progress=update,
             journal=journal,
@@ -107,7 +91,7 @@ def sweep_model(
 
     name = folder
     folder, weights = _resolve(folder)
-    recognizer = load_recognizer(folder, device, threads)
+    recognizer = load_model(folder, device, threads)
     select = select or ("ladder" if recognizer.ladder else "even")
     subsets = select_subsets(select, depths, recognizer.n_blocks, recognizer.ladder, seed)
     labels = {

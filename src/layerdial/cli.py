@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, Optional, TypeVar
 import typer
 
 from layerdial.errors import UserError, installing
-from layerdial.promises import FIRST, PROMISES
+from layerdial.request import Request
 
 _INTERRUPTED = 130  # the exit code of what SIGINT ended
 Number = TypeVar("Number", int, float)
@@ -56,8 +56,8 @@ ThreadsOption = Annotated[
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
 
 
-def _promise(name: str) -> str:
-    return f"Exported models: {PROMISES[name]}."
+def _constraint(name: str) -> str:
+    return f"Exported models: {Request.help(name)}."
 
 
 def main() -> NoReturn:
@@ -299,30 +299,21 @@ def transcribe(
     model: ModelArgument,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
     depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
-    deadline_ms: Annotated[Optional[float], typer.Option(help=_promise("deadline_ms"))] = None,  # noqa: UP045
-    target_rtf: Annotated[Optional[float], typer.Option(help=_promise("target_rtf"))] = None,  # noqa: UP045
-    max_cpu: Annotated[Optional[float], typer.Option(help=_promise("max_cpu"))] = None,  # noqa: UP045
-    confidence: Annotated[Optional[float], typer.Option(help=_promise("confidence"))] = None,  # noqa: UP045
-    first_depth: Annotated[Optional[int], typer.Option(help=FIRST)] = None,  # noqa: UP045
+    deadline_ms: Annotated[Optional[float], typer.Option(help=_constraint("deadline_ms"))] = None,  # noqa: UP045
+    target_rtf: Annotated[Optional[float], typer.Option(help=_constraint("target_rtf"))] = None,  # noqa: UP045
+    max_cpu: Annotated[Optional[float], typer.Option(help=_constraint("max_cpu"))] = None,  # noqa: UP045
+    confidence: Annotated[Optional[float], typer.Option(help=_constraint("confidence"))] = None,  # noqa: UP045
+    first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
 ) -> None:
     """Print what is said in audio files of any sample rate and length."""
-    from layerdial.actions import load_recognizer
-    from layerdial.runtime import Recognizer
+    from layerdial.load import load_model
     from layerdial.runtime.commands import transcribe_files
 
-    recognizer = load_recognizer(model, device, threads)
-    promises: dict[str, Any] = {"deadline_ms": deadline_ms, "target_rtf": target_rtf, "max_cpu": max_cpu}
-    promises |= {"confidence": confidence, "first_depth": first_depth}
-    wishes = {name: value for name, value in promises.items() if value is not None}
-    if wishes and not isinstance(recognizer, Recognizer):
-        option = "--" + next(iter(wishes)).replace("_", "-")
-        raise UserError(f"{option} needs an exported model: layerdial export {model} OUT, then transcribe with OUT")
-    if depth is not None:
-        wishes["depth"] = depth
-    raise typer.Exit(transcribe_files(recognizer, audio, wishes, as_json))
+    request = Request(depth, None, deadline_ms, target_rtf, max_cpu, confidence, first_depth)
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 
 
 @app.command()

@@ -110,7 +110,7 @@ def _transcribe_clips(out: Path, test: Path) -> None:
     from itertools import islice
 
     from layerdial.data.manifest import cut_text, open_cuts
-    from layerdial.models.recognizer import load_model
+    from layerdial.load import load_model
 
     model = load_model(out / "sc_exits" / "model")
     n_blocks = model.n_blocks

@@ -12,40 +12,18 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, Recognizes
 from layerdial.ladder import Ladder, Rung
 from layerdial.metrics import score, total
+from layerdial.recognizer import FeatureBatch, Recognizer
 from layerdial.report import append_row, read_rows
 from layerdial.subset import BlockSubset
 from layerdial.text import normalise
 
 Metric = Literal["loss", "wer"]
 Rank = tuple[float, float]
-
-
-class Scores(Protocol):
-    """Whatever gives the CTC loss, summed over a batch's utterances, and the recognised texts at a chosen subset."""
-
-    @property
-    def n_blocks(self) -> int: ...
-    def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]: ...
-
-
-class TextsAlone:
-    """`Scores` of a recogniser that has no loss; only WER can be searched by."""
-
-    def __init__(self, recognizer: Recognizes) -> None:
-        self._recognizer = recognizer
-
-    @property
-    def n_blocks(self) -> int:
-        return self._recognizer.n_blocks
-
-    def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
-        return math.inf, self._recognizer.recognize(batch, subset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +47,7 @@ class Measured:
 
 
 def search_ladder(
-    recognizer: Scores,
+    recognizer: Recognizer,
     batches: Iterable[FeatureBatch],
     metric: Metric = "loss",
     *,
@@ -129,7 +107,7 @@ class _Evaluated:
 
     def __init__(
         self,
-        recognizer: Scores,
+        recognizer: Recognizer,
         batches: Iterable[FeatureBatch],
         journal: Path | None,
         fingerprint: str,
@@ -161,7 +139,7 @@ class _Evaluated:
         return {measured.subset: measured for measured in finished if len(measured.subset) == self.recognizer.n_blocks}
 
 
-def measure(recognizer: Scores, batches: Iterable[FeatureBatch], subset: BlockSubset) -> Measured:
+def measure(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: BlockSubset) -> Measured:
     """Loss and word errors of one subset on all batches; `UserError` if they hold no utterance or no word."""
     loss, pairs = 0.0, list[tuple[str, str]]()
     for batch in batches:

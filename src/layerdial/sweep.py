@@ -6,22 +6,26 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from layerdial.errors import UserError
-from layerdial.evaluate import Evaluation, FeatureBatch, Recognizes, collate_features, evaluate
-from layerdial.features import SAMPLE_RATE, fbank
+from layerdial.evaluate import Batches, Evaluation, evaluate
+from layerdial.features import SAMPLE_RATE
 from layerdial.files import write_text
 from layerdial.ladder import Ladder, blocks_at
 from layerdial.metrics import bootstrap_interval
 from layerdial.picture import draw_sweep
+from layerdial.recognizer import FeatureBatch, Recognizer, collate_features
 from layerdial.report import Row, append_row, latest_rows, read_rows
 from layerdial.subset import Blocks, BlockSubset, check_depth
+from layerdial.timing import measure_in_turns
 
 SELECTION_RULES = ("ladder", "prefix", "even", "random", "chosen")
 # What a measurement belongs to. A row with the same of these is not measured again.
@@ -54,8 +58,8 @@ def select_subsets(
 
 
 def sweep(
-    recognizer: Recognizes,
-    batches: Iterable[FeatureBatch],
+    recognizer: Recognizer,
+    batches: Batches,
     subsets: Sequence[Blocks],
     out: Path | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -71,7 +75,7 @@ def sweep(
     With `out`, rows are appended to `out/sweep.jsonl` and utterances to `out/utterances/` as they are made, rows that
     are there already are yielded without measuring again, and `out/sweep.png` shows all rows of these cuts at the end.
     """
-    labels = dict(extra or {}) | _where(recognizer)
+    labels = dict(extra or {}) | {"device": recognizer.device, "threads": recognizer.threads}
     subsets = list(dict.fromkeys(subsets))
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
@@ -85,7 +89,7 @@ def sweep(
         if earlier is None:
             evaluation = evaluate(recognizer, batches, subset)
             made = labels | measure_subset(recognizer, evaluation, subset) | times[subset]
-            made["rejected"] = len(getattr(batches, "rejected", ()))
+            made["rejected"] = len(batches.rejected)
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)
         else:
@@ -105,12 +109,12 @@ def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
 
 
-def measure_subset(recognizer: Recognizes, evaluation: Evaluation, subset: Blocks) -> Row:
+def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:
     """Errors, intervals and costs of one subset."""
     if not evaluation.ids:
         raise UserError("nothing to evaluate: the cuts hold no utterance")
     words, chars = evaluation.wer, evaluation.cer
-    counts = evaluation.word_counts
+    counts, cost = evaluation.word_counts, recognizer.cost(subset)
     low, high = bootstrap_interval([count.errors for count in counts], [count.words for count in counts])
     return {
         "subset": subset.key,
@@ -128,7 +132,8 @@ def measure_subset(recognizer: Recognizes, evaluation: Evaluation, subset: Block
         "chars": chars.words,
         "utterances": len(evaluation.ids),
         "audio_seconds": round(evaluation.audio_seconds, 3),
-        **_cost(recognizer, subset),
+        "macs_per_second": cost.macs_per_second,
+        "parameters": cost.parameters,
     }
 
 
@@ -136,38 +141,15 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _cost(recognizer: Recognizes, subset: Blocks) -> Row:
-    """Counts from the torch network, or from a recogniser that knows its own `cost(subset)`, or none."""
-    network = getattr(recognizer, "network", None)
-    if network is not None:
-        from layerdial.models.cost import subset_cost
-
-        cost = subset_cost(network, subset)
-    elif hasattr(recognizer, "cost"):
-        cost = recognizer.cost(subset)
-    else:
-        return {"macs_per_second": None, "parameters": None}
-    return {"macs_per_second": cost.macs_per_second, "parameters": cost.parameters}
-
-
 # -------------------------------------------------------------------------------------------------------- timing
 
 
-def _time_all(recognizer: Recognizes, subsets: Sequence[Blocks], timing: Timing) -> list[Row]:
+def _time_all(recognizer: Recognizer, subsets: Sequence[Blocks], timing: Timing) -> list[Row]:
     """`latency_ms` of the network alone, and `rtf` with feature extraction and decoding, of each subset."""
-    from layerdial.models.cost import forward_pass
-    from layerdial.timing import measure_in_turns
-
-    network = getattr(recognizer, "network", None)
-    alone: list[Callable[[], object]] = [
-        _recognition(recognizer, subset, timing.seconds, features=False)
-        if network is None
-        else forward_pass(network, subset, timing.seconds)
-        for subset in subsets
-    ]
-    whole: list[Callable[[], object]] = [
-        _recognition(recognizer, subset, timing.seconds, features=True) for subset in subsets
-    ]
+    samples = np.random.default_rng(0).normal(0.0, 0.1, round(timing.seconds * SAMPLE_RATE)).astype(np.float32)
+    ready = _one_utterance(recognizer, samples)
+    alone = [recognizer.pass_over(ready, subset) for subset in subsets]
+    whole = [partial(_recognize_samples, recognizer, samples, subset) for subset in subsets]
     found = measure_in_turns([*alone, *whole], timing.warmup, timing.repeats, timing.budget_s)
     return [
         {"latency_ms": round(ms_alone, 3), "rtf": round(ms_whole / 1000 / timing.seconds, 6)}
@@ -175,23 +157,12 @@ def _time_all(recognizer: Recognizes, subsets: Sequence[Blocks], timing: Timing)
     ]
 
 
-def _where(recognizer: Recognizes) -> Row:
-    """What times belong to; exported models run on the CPU."""
-    where = {"device": str(getattr(recognizer, "device", "cpu")), "threads": getattr(recognizer, "threads", None)}
-    return {name: value for name, value in where.items() if value is not None}
+def _recognize_samples(recognizer: Recognizer, samples: NDArray[np.float32], subset: Blocks) -> list[str]:
+    return recognizer.recognize(_one_utterance(recognizer, samples), subset)
 
 
-def _recognition(recognizer: Recognizes, subset: Blocks, seconds: float, features: bool) -> Callable[[], list[str]]:
-    """Recognition of one utterance of noise; with `features`, from its samples."""
-    samples = np.random.default_rng(0).normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
-    compute = getattr(recognizer, "features", fbank)
-    ready = compute(samples)
-
-    def run() -> list[str]:
-        computed = compute(samples) if features else ready
-        return recognizer.recognize(collate_features(["noise"], [computed], [""], seconds), subset)
-
-    return run
+def _one_utterance(recognizer: Recognizer, samples: NDArray[np.float32]) -> FeatureBatch:
+    return collate_features(["noise"], [recognizer.features(samples)], [""], len(samples) / SAMPLE_RATE)
 
 
 # ---------------------------------------------------------------------------------------------------- utterances

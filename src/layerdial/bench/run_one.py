@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
     """Train, search, test; what an earlier call finished is left as it is. Rows go to `rows.jsonl` in the folder."""
     from layerdial.actions import search_model
+    from layerdial.load import load_model
     from layerdial.models.checkpoint import fingerprint
-    from layerdial.models.recognizer import load_model
 
     folder, model, device = suite.folder(name, seed), suite.model(name, seed), device_of_suites()
     if not (folder / "asked.json").is_file():
@@ -35,10 +35,11 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
     weights = fingerprint(model)
     select = suite.select_of(name)
     recognizer = load_model(model, device)
-    if select == "search" and recognizer.ladder is None:
+    ladder = recognizer.ladder
+    if select == "search" and ladder is None:
         dev = suite.recipe_of(name, seed).data.dev
-        _, recognizer.ladder = search_model(model, dev, device=device, batches=_features_of(dev, recognizer.features))
-    subsets = subsets_for(select, suite.depths_of(name), recognizer.n_blocks, recognizer.ladder)
+        _, ladder = search_model(model, dev, device=device, batches=_features_of(dev, recognizer.features))
+    subsets = subsets_for(select, suite.depths_of(name), recognizer.n_blocks, ladder)
     done = {measured_for(row) for row in read_rows(folder / "rows.jsonl")}
     for test, cuts in suite.test.items():
         batches = _features_of(cuts, recognizer.features)

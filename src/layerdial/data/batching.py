@@ -26,8 +26,8 @@ from layerdial.config import DataConfig
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, stack
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, collate_features
 from layerdial.features import SAMPLE_RATE, Features
+from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.text import Tokenizer, ctc_frames_needed
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import onnx_ir as ir
 import torch
 
 from layerdial import __version__
+from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
-from layerdial.evaluate import collate_features
 from layerdial.export.graph import to_onnx
 from layerdial.export.tokens import piece_table
 from layerdial.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
@@ -24,7 +24,8 @@ from layerdial.ladder import Ladder, choose_subset
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
 from layerdial.models.network import Network
-from layerdial.runtime.manifest import GRAPH, CostOfParts, Manifest, Parity, describe_features
+from layerdial.recognizer import collate_features
+from layerdial.runtime.manifest import GRAPH, Manifest, Parity, describe_features
 from layerdial.runtime.session import Session, is_exported
 from layerdial.subset import BlockSubset
 from layerdial.text import PieceTable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerdial.cost import Cost
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, collate_features
 from layerdial.features import Features
 from layerdial.ladder import Ladder, choose_subset
 from layerdial.models.checkpoint import load_network, resolve_model
+from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.network import Network
 from layerdial.modules.losses import ctc_per_utterance
+from layerdial.recognizer import (
+    Audio,
+    Chunk,
+    FeatureBatch,
+    Transcript,
+    WindowResult,
+    collate_features,
+    recognize_windows,
+)
+from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text import Tokenizer, batch_texts, greedy_ctc
-from layerdial.transcript import Chunk, Heard, Transcript, recognize_windows
 
 
 class TorchRecognizer:
@@ -42,34 +53,51 @@ class TorchRecognizer:
         return self.network.features
 
     @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+    def device(self) -> str:
+        return str(next(self.network.parameters()).device)
+
+    @property
+    def has_loss(self) -> bool:
+        return True
 
     @property
     def threads(self) -> int:
-        """How many a pass on the CPU takes: torch's setting for this process."""
+        """Torch's setting for this process."""
         return torch.get_num_threads()
 
     def subset(self, depth: int | None = None) -> BlockSubset:
         """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
         return choose_subset(self.ladder, self.n_blocks, depth)
 
-    def transcribe(
-        self, audio: str | Path | NDArray[np.float32], depth: int | None = None, subset: BlockSubset | None = None
-    ) -> Transcript:
-        """What is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1].
+    def cost(self, subset: Blocks) -> Cost:
+        """Return parameters in use and multiply-accumulates per second of audio, counted on a pass of 10 s."""
+        return subset_cost(self.network, subset)
+
+    def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
+        """Return a function that runs the network alone on a batch, and comes back when the device is done."""
+        inputs = torch.from_numpy(batch.inputs).to(self.device)
+        return forward_pass(self.network, subset, inputs, torch.from_numpy(batch.lengths_B))
+
+    def transcribe(self, audio: Audio, depth: int | None = None, subset: BlockSubset | None = None) -> Transcript:
+        """Return what is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1].
 
         `depth` picks the ladder's subset, `subset` is taken as it is; with neither all blocks run. Files of any
         sample rate, stereo too, and of any length. Raises `UserError` for a file that is not audio or empty, a depth
         that the model does not have, or samples that are not finite.
         """
-        if depth is not None and subset is not None:
-            raise UserError("give depth or subset, not both")
-        subset = subset or self.subset(depth)
+        return self.answer(audio, Request(depth, subset))
+
+    def answer(self, audio: Audio, request: Request) -> Transcript:
+        """Return the text, by the blocks of `request`; `UserError` for a constraint, which needs an exported model."""
+        for name in request.constraints:
+            raise UserError(
+                f"{name} needs an exported model: layerdial export {self.name} OUT, then transcribe with OUT"
+            )
+        subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
 
-        def recognize(samples: NDArray[np.float32], begin: float, end: float) -> Heard:
-            return Heard(self._frame_ids(samples, subset), Chunk(begin, end, subset))
+        def recognize(samples: NDArray[np.float32], begin: float, end: float) -> WindowResult:
+            return WindowResult(self._frame_ids(samples, subset), Chunk(begin, end, subset))
 
         frame_ids, chunks, seconds = recognize_windows(audio, self.features, recognize)
         text = self.tokenizer.decode(greedy_ctc(frame_ids))
@@ -115,13 +143,13 @@ class TorchRecognizer:
         return ids
 
 
-def load_model(folder: str | Path, device: str = "cpu") -> TorchRecognizer:
-    """Load a model folder (such as `runs/demo/sc_exits/model`), with its ladder when it has one.
+def load_torch_model(folder: Path, device: str = "cpu") -> TorchRecognizer:
+    """Load a torch model folder or hub id, with its ladder when it has one.
 
-    A Hugging Face CTC folder or hub id will do as well. Raises `UserError` when the folder is not a model, is damaged,
-    or its ladder is for another number of blocks, and when the device is not there.
+    Raises `UserError` when the folder is not a model, is damaged, or its ladder is for another number of blocks, and
+    when the device is not there.
     """
-    folder = resolve_model(Path(folder))
+    folder = resolve_model(folder)
     _check_device(device)
     network, tokenizer = load_network(folder)
     ladder = Ladder.beside(folder, network.n_blocks)

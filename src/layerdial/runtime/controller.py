@@ -1,4 +1,4 @@
-"""Choosing a depth that keeps a promise: what each depth costs, how slow the device is at the moment, what fits.
+"""Choosing a depth that meets a constraint: what each depth costs, how slow the device is at the moment, what fits.
 
 Pure arithmetic on times that others measure, so that it can be tested against a simulated device.
 """
@@ -106,7 +106,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DepthOption:
     """One depth that is worth running: no shallower one does as well."""
 
     depth: int
@@ -114,31 +114,31 @@ class Step:
     wer: float | None
 
 
-def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[Step, ...]:
+def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
     """The ladder's rungs, shallowest first, without those that do no better than a shallower one; even without it."""
     if ladder is None:
         depths = range(1, n_blocks + 1)
-        return tuple(Step(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
-    steps: list[Step] = []
+        return tuple(DepthOption(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
+    options: list[DepthOption] = []
     for rung in ladder.rungs:
-        if not steps or rung.wer < (steps[-1].wer or 0.0):
-            steps.append(Step(rung.depth, BlockSubset.from_key(rung.subset), rung.wer))
-    return tuple(steps)
+        if not options or rung.wer < (options[-1].wer or 0.0):
+            options.append(DepthOption(rung.depth, BlockSubset.from_key(rung.subset), rung.wer))
+    return tuple(options)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to run, and why; `rescue_ms` from now on the shallowest depth must be begun, if this one is not done."""
 
-    step: Step
+    option: DepthOption
     reason: str
     rescue_ms: float | None = None
 
 
 class DepthController:
-    """Picks the deepest step that keeps a deadline, and learns from how long things took. For many threads at once.
+    """Picks the deepest option that keeps a deadline, and learns from how long things took. For many threads at once.
 
-    A deeper step than the last one must fit with room to spare, so that noise does not move the depth up and down.
+    A deeper option than the last one must fit with room to spare, so that noise does not move the depth up and down.
     """
 
     CAUTION = 1.5  # mean deviations above the level that a plan must stand
@@ -147,60 +147,62 @@ class DepthController:
     RESCUE = 2.0  # a rescue happens when the device is slower than it was believed to be
     ROOM = 1.15  # a depth above the last one must fit with so much to spare
 
-    def __init__(self, costs: CostTable, steps: Sequence[Step]) -> None:
+    def __init__(self, costs: CostTable, options: Sequence[DepthOption]) -> None:
         self.costs = costs
-        self.steps = tuple(steps)
+        self.options = tuple(options)
         self.load = Load()
-        self._last = len(steps) - 1  # the first request need not earn its depth
+        self._last = len(options) - 1  # the first request need not earn its depth
         self._lock = threading.Lock()
 
     @property
-    def shallowest(self) -> Step:
-        return self.steps[0]
+    def shallowest(self) -> DepthOption:
+        return self.options[0]
 
     def choose(self, seconds: float, left_ms: float, now: float, have_result: bool = False) -> Plan:
-        """The deepest step whose network is done within `left_ms` from now, for `seconds` of audio.
+        """The deepest option whose network is done within `left_ms` from now, for `seconds` of audio.
 
-        A plan leaves time to run the shallowest step after it: should it take longer than foreseen, it can be stopped
-        at `rescue_ms` and the promise still be kept. With `have_result`, which can be given back instead, it need not.
+        A plan leaves time to run the shallowest option after it: should it take longer than foreseen, it can be stopped
+        at `rescue_ms` and the constraint still be met. With `have_result`, which can be returned instead, it need not.
         """
         with self._lock:
             slow = self.load.slowdown(now, self.CAUTION)
             reserve = 0.0 if have_result else self.costs.network(self.shallowest.depth, seconds) * slow
             latest = left_ms - reserve - self.DECODING_MS  # when the network must be done
             at = self._last = self._deepest(seconds, latest, slow)
-        step = self.steps[at]
-        expected = self.costs.network(step.depth, seconds) * slow
+        option = self.options[at]
+        expected = self.costs.network(option.depth, seconds) * slow
         if at > 0:
             slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
             # well beyond a cautious plan it is late already; the sooner the rescue then, the surer
             rescue = max(self.LATE * expected, latest - (self.RESCUE - 1.0) * reserve)
-            return Plan(step, f"deepest within {left_ms:.0f} ms{slowness}", min(rescue, latest))
+            return Plan(option, f"deepest within {left_ms:.0f} ms{slowness}", min(rescue, latest))
         if expected > left_ms:
-            return Plan(step, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")
-        return Plan(step, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
+            return Plan(option, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")
+        return Plan(option, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
 
     def choose_by_cpu(
-        self, seconds: float, max_cpu: float, counted: float | None = None, after: Step | None = None
+        self, seconds: float, max_cpu: float, counted: float | None = None, after: DepthOption | None = None
     ) -> Plan:
-        """The deepest step that computes for at most `max_cpu` seconds, over all threads, a second of audio.
+        """The deepest option that computes for at most `max_cpu` seconds, over all threads, a second of audio.
 
         `seconds` are computed, context included, of which `counted` (default: all) are new audio; the computing of
-        `after`, a step that has run already, counts.
+        `after`, an option that has run already, counts.
         """
         counted = seconds if counted is None else counted
         budget_ms = 1000.0 * max_cpu * counted / self.costs.cpu_share
         if after is not None:
             budget_ms -= self.costs.network(after.depth, seconds)
-        fitting = [step for step in self.steps if self.costs.total(step.depth, seconds) <= budget_ms]
+        fitting = [option for option in self.options if self.costs.total(option.depth, seconds) <= budget_ms]
         if not fitting:
             least = self.costs.total(self.shallowest.depth, seconds) * self.costs.cpu_share / 1000.0 / counted
             return Plan(self.shallowest, f"shallowest: nothing keeps {max_cpu:g} of a CPU, it needs {least:.2g}")
         return Plan(fitting[-1], f"deepest within {max_cpu:g} of a CPU")
 
-    def step_for(self, subset: BlockSubset) -> Step:
-        """A step for blocks that were asked for."""
-        return next((step for step in self.steps if step.subset == subset), Step(subset.depth, subset, None))
+    def option_for(self, subset: BlockSubset) -> DepthOption:
+        """An option for blocks that were asked for."""
+        return next(
+            (option for option in self.options if option.subset == subset), DepthOption(subset.depth, subset, None)
+        )
 
     def observe_network(self, depth: int, seconds: float, took_ms: float, now: float, unfinished: bool = False) -> None:
         """The network at `depth` took `took_ms` for `seconds` of audio; `unfinished`: it was stopped after that."""
@@ -218,8 +220,8 @@ class DepthController:
 
     def _deepest(self, seconds: float, within_ms: float, slow: float) -> int:
         at = 0
-        for i, step in enumerate(self.steps[1:], 1):
+        for i, option in enumerate(self.options[1:], 1):
             room = self.ROOM if i > self._last else 1.0
-            if self.costs.network(step.depth, seconds) * slow * room <= within_ms:
+            if self.costs.network(option.depth, seconds) * slow * room <= within_ms:
                 at = i
         return at

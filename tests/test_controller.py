@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from layerdial.ladder import Ladder, Rung
-from layerdial.runtime.budget import CostTable, DepthController, Load, Step, worthwhile
+from layerdial.runtime.controller import CostTable, DepthController, DepthOption, Load, worthwhile
 from layerdial.subset import BlockSubset
 
 N = 12
@@ -31,7 +31,7 @@ def costs_of(depths: Sequence[int], cpu_share: float = 1.0) -> CostTable:
 
 
 COSTS = costs_of(range(1, N + 1))
-STEPS = tuple(Step(depth, BlockSubset.prefix(N, depth), 1 / depth) for depth in range(1, N + 1))
+OPTIONS = tuple(DepthOption(depth, BlockSubset.prefix(N, depth), 1 / depth) for depth in range(1, N + 1))
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Device:
         slow: Callable[[float], float] = lambda now: 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        steps: Sequence[Step] = STEPS,
+        options: Sequence[DepthOption] = OPTIONS,
         costs: CostTable = COSTS,
     ) -> None:
-        self.controller = DepthController(costs, steps)
+        self.controller = DepthController(costs, options)
         self.costs = costs
         self.slow, self.noise, self.rng = slow, noise, np.random.default_rng(seed)
         self.now = 0.0
@@ -80,12 +80,12 @@ class Device:
         features_ms = self._work(self.costs.features(seconds))
         controller.observe_features(seconds, features_ms, self.now)
         plan = controller.choose(seconds, deadline_ms - features_ms, self.now)
-        depth, least = plan.step.depth, controller.shallowest.depth
+        depth, least = plan.option.depth, controller.shallowest.depth
         could = self.slow(self.now) * self.costs.total(least, seconds) <= deadline_ms
         if not self._run(depth, seconds, plan.rescue_ms):
             depth = least
             self._run(depth, seconds, None)
-        return Served(begin, plan.step.depth, depth, 1000 * (self.now - begin), plan.reason, could)
+        return Served(begin, plan.option.depth, depth, 1000 * (self.now - begin), plan.reason, could)
 
     def _run(self, depth: int, seconds: float, at_most_ms: float | None) -> bool:
         """Run to the end, or until it is stopped."""
@@ -174,9 +174,9 @@ def test_all_bursts_of_one_to_thirty_seconds_leave_the_deadlines_kept() -> None:
 
 
 def test_without_the_controller_many_of_the_same_requests_are_late() -> None:
-    only_full = Device(burst(3.0), 0.1, steps=STEPS[-1:])
-    with_steps = Device(burst(3.0), 0.1)
-    fixed, dialled = only_full.serve(200), with_steps.serve(200)
+    only_full = Device(burst(3.0), 0.1, options=OPTIONS[-1:])
+    with_options = Device(burst(3.0), 0.1)
+    fixed, dialled = only_full.serve(200), with_options.serve(200)
     share = mean(10 <= request.at < 30 for request in fixed)
     assert mean(request.took_ms > 1.1 * DEADLINE_MS for request in fixed) >= 0.95 * share > 0.4
     assert mean(request.took_ms > 1.1 * DEADLINE_MS for request in dialled) <= 0.01
@@ -298,77 +298,77 @@ def test_a_clock_that_goes_back_a_little_does_no_harm() -> None:
 
 
 def test_a_deadline_that_nothing_keeps_gets_the_shallowest_and_the_reason_says_so() -> None:
-    plan = DepthController(COSTS, STEPS).choose(10.0, 3.0, 0.0)
-    assert plan.step.depth == 1 and plan.rescue_ms is None
+    plan = DepthController(COSTS, OPTIONS).choose(10.0, 3.0, 0.0)
+    assert plan.option.depth == 1 and plan.rescue_ms is None
     assert plan.reason.startswith("shallowest: nothing keeps 3 ms, expected ")
 
 
 @pytest.mark.parametrize("left_ms", [0.0, -5.0, -1e9])
 def test_time_that_has_run_out_gets_the_shallowest(left_ms: float) -> None:
-    plan = DepthController(COSTS, STEPS).choose(10.0, left_ms, 0.0)
-    assert plan.step.depth == 1 and plan.rescue_ms is None
+    plan = DepthController(COSTS, OPTIONS).choose(10.0, left_ms, 0.0)
+    assert plan.option.depth == 1 and plan.rescue_ms is None
     assert plan.reason.startswith("shallowest: nothing keeps 0 ms")
 
 
 def test_a_deadline_that_only_the_shallowest_keeps_is_told_apart() -> None:
-    plan = DepthController(COSTS, STEPS).choose(10.0, LEAST_MS, 0.0)
-    assert (plan.step.depth, plan.reason) == (1, "shallowest: no deeper one keeps 12 ms")
+    plan = DepthController(COSTS, OPTIONS).choose(10.0, LEAST_MS, 0.0)
+    assert (plan.option.depth, plan.reason) == (1, "shallowest: no deeper one keeps 12 ms")
 
 
 def test_endless_time_gets_all_blocks() -> None:
-    assert DepthController(COSTS, STEPS).choose(10.0, 1e12, 0.0).step.depth == N
+    assert DepthController(COSTS, OPTIONS).choose(10.0, 1e12, 0.0).option.depth == N
 
 
 def test_more_time_never_gets_fewer_blocks() -> None:
-    chosen = [DepthController(COSTS, STEPS).choose(10.0, left, 0.0).step.depth for left in range(150)]
+    chosen = [DepthController(COSTS, OPTIONS).choose(10.0, left, 0.0).option.depth for left in range(150)]
     assert chosen == sorted(chosen) and set(chosen) == set(range(1, N + 1))
 
 
 def test_longer_audio_never_gets_more_blocks() -> None:
     lengths = np.geomspace(0.1, 3600, 200)
-    chosen = [DepthController(COSTS, STEPS).choose(s, DEADLINE_MS, 0.0).step.depth for s in lengths]
+    chosen = [DepthController(COSTS, OPTIONS).choose(s, DEADLINE_MS, 0.0).option.depth for s in lengths]
     assert chosen == sorted(chosen, reverse=True) and {1, N} <= set(chosen)
 
 
 def test_a_plan_leaves_the_time_to_run_the_shallowest_after_it() -> None:
     for left in np.linspace(20, 200, 50):
-        plan = DepthController(COSTS, STEPS).choose(10.0, left, 0.0)
+        plan = DepthController(COSTS, OPTIONS).choose(10.0, left, 0.0)
         if plan.rescue_ms is None:
-            assert plan.step.depth == 1
+            assert plan.option.depth == 1
         else:
-            assert COSTS.network(plan.step.depth, 10.0) <= plan.rescue_ms <= left - COSTS.network(1, 10.0)
+            assert COSTS.network(plan.option.depth, 10.0) <= plan.rescue_ms <= left - COSTS.network(1, 10.0)
 
 
 def test_one_block_is_all_there_is() -> None:
-    steps = (Step(1, BlockSubset.full(1), None),)
-    device = Device(burst(3.0), steps=steps, costs=costs_of([1]))
+    options = (DepthOption(1, BlockSubset.full(1), None),)
+    device = Device(burst(3.0), options=options, costs=costs_of([1]))
     served = device.serve(200, deadline_ms=30.0)
     assert set(depths(served)) == {1} and not any(request.stopped for request in served)
     assert "nothing keeps" in served[60].reason
 
 
 def test_a_step_for_blocks_that_were_asked_for_need_not_be_of_the_ladder() -> None:
-    controller = DepthController(COSTS, STEPS)
-    assert controller.step_for(BlockSubset.prefix(N, 3)) is STEPS[2]
+    controller = DepthController(COSTS, OPTIONS)
+    assert controller.option_for(BlockSubset.prefix(N, 3)) is OPTIONS[2]
     other = BlockSubset(N, (3, 7))
-    assert controller.step_for(other) == Step(2, other, None)
+    assert controller.option_for(other) == DepthOption(2, other, None)
 
 
 # ------------------------------------------------------------------------------------------------------ CPU share
 
 
 def test_the_deepest_within_a_share_of_the_cpu_is_chosen() -> None:
-    controller = DepthController(costs_of(range(1, N + 1), cpu_share=2.0), STEPS)
+    controller = DepthController(costs_of(range(1, N + 1), cpu_share=2.0), OPTIONS)
     for depth in range(1, N + 1):
         needed = 2.0 * (0.6 + 0.2 + 0.4 * depth) / 1000  # two threads busy for so many ms a second of audio
-        assert controller.choose_by_cpu(10.0, 1.001 * needed).step.depth == depth
+        assert controller.choose_by_cpu(10.0, 1.001 * needed).option.depth == depth
     plan = controller.choose_by_cpu(10.0, 1.0)
-    assert (plan.step.depth, plan.reason, plan.rescue_ms) == (N, "deepest within 1 of a CPU", None)
+    assert (plan.option.depth, plan.reason, plan.rescue_ms) == (N, "deepest within 1 of a CPU", None)
 
 
 def test_a_share_of_the_cpu_that_nothing_keeps_gets_the_shallowest() -> None:
-    plan = DepthController(COSTS, STEPS).choose_by_cpu(10.0, 1e-6)
-    assert plan.step.depth == 1
+    plan = DepthController(COSTS, OPTIONS).choose_by_cpu(10.0, 1e-6)
+    assert plan.option.depth == 1
     assert plan.reason == "shallowest: nothing keeps 1e-06 of a CPU, it needs 0.0012"
 
 
@@ -399,16 +399,16 @@ def ladder_of(*wers: float) -> Ladder:
     ],
 )
 def test_depths_that_do_no_better_than_a_shallower_one_are_never_chosen(wers: tuple[float, ...], kept: list) -> None:
-    steps = worthwhile(ladder_of(*wers), len(wers))
-    assert [step.depth for step in steps] == kept
-    controller = DepthController(COSTS, steps)
-    chosen = {controller.choose(10.0, left, 0.0).step.depth for left in range(300)}
+    options = worthwhile(ladder_of(*wers), len(wers))
+    assert [option.depth for option in options] == kept
+    controller = DepthController(COSTS, options)
+    chosen = {controller.choose(10.0, left, 0.0).option.depth for left in range(300)}
     assert chosen == set(kept)
 
 
 def test_without_a_ladder_every_depth_counts_with_evenly_spaced_blocks() -> None:
-    steps = worthwhile(None, 4)
-    assert [(step.depth, step.subset, step.wer) for step in steps] == [
+    options = worthwhile(None, 4)
+    assert [(option.depth, option.subset, option.wer) for option in options] == [
         (depth, BlockSubset.even(4, depth), None) for depth in range(1, 5)
     ]
 
@@ -456,7 +456,7 @@ def test_costs_grow_with_length_and_depth(measured: Sequence[int]) -> None:
 
 
 def test_one_controller_serves_many_threads() -> None:
-    controller = DepthController(COSTS, STEPS)
+    controller = DepthController(COSTS, OPTIONS)
 
     def ask(seed: int) -> list[int]:
         rng = np.random.default_rng(seed)
@@ -466,12 +466,12 @@ def test_one_controller_serves_many_threads() -> None:
             plan = controller.choose(float(rng.uniform(1, 30)), float(rng.uniform(-10, 300)), now)
             slow = float(rng.uniform(0.9, 1.1))
             controller.observe_features(10.0, 6.0 * slow, now)
-            controller.observe_network(plan.step.depth, 10.0, COSTS.network(plan.step.depth, 10.0) * slow, now)
-            chosen.append(plan.step.depth)
+            controller.observe_network(plan.option.depth, 10.0, COSTS.network(plan.option.depth, 10.0) * slow, now)
+            chosen.append(plan.option.depth)
         return chosen
 
     with ThreadPoolExecutor(16) as pool:
         chosen = [depth for some in pool.map(ask, range(16)) for depth in some]
     assert len(chosen) == 16 * 500 and set(chosen) == set(range(1, N + 1))
     assert controller.load.slowdown(5.0) == pytest.approx(1.0, rel=0.2)
-    assert controller.choose(10.0, 300.0, 5.0).step.depth == N
+    assert controller.choose(10.0, 300.0, 5.0).option.depth == N

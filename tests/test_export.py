@@ -141,7 +141,6 @@ NORM = {"block_norm": True, "skip": "norm"}
         pytest.param({"n_blocks": 2, "exit_heads": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 1}, marks=pytest.mark.slow),  # each traces another model, ten seconds
         pytest.param({"n_blocks": 3, "block_norm": True}, marks=pytest.mark.slow),
-        pytest.param({"n_blocks": 6}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 4, "block_norm": True, "skip": "norm"}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: "-".join(f"{name}_{value}" for name, value in changes.items()),

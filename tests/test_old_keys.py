@@ -79,14 +79,16 @@ def write(folder: Path, recipe: dict[str, Any]) -> Path:
             f"objective.temperature is gone .the last commit with it is {LAST_COMMIT}",
         ),
         ({"model": {"size": "xs", "conv_norm": "batch"}}, "model.conv_norm is gone .the last commit with it is"),
-        ({}, "no key in it has changed, so write 'recipe: 2'"),
+        ({}, "no key in it has changed, so change that line"),
     ],
 )
 def test_a_recipe_of_version_1_is_refused_with_the_new_name_of_its_first_old_key(
     tmp_path: Path, parts: dict[str, Any], message: str
 ) -> None:
     file = write(tmp_path, {**MINIMAL, "recipe": 1, **parts})
-    with pytest.raises(UserError, match=f"^recipe {file} is of version 1: {message}.*; CHANGELOG") as problem:
+    with pytest.raises(
+        UserError, match=f"^recipe {file} is of version 1, this layerdial reads 'recipe: 2': {message}.*; CHANGELOG"
+    ) as problem:
         load_recipe(file)
     assert "\n" not in str(problem.value)
 
@@ -127,14 +129,16 @@ def test_a_group_can_be_left_out_by_null(tmp_path: Path) -> None:
             {"methods": {"a": {"set": {"objective": {"teacher": "clean"}}}}},
             "methods.a.set: objective.teacher is objective.distil.teacher now",
         ),
-        ({}, "no key in it has changed, so write 'suite: 2'"),
+        ({}, "no key in it has changed, so change that line"),
     ],
 )
 def test_a_suite_of_version_1_is_refused_with_the_new_name(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     file = write_suite(tmp_path, suite_data(tmp_path, tmp_path, tmp_path, suite=1) | change)
-    with pytest.raises(UserError, match=f"^suite {file} is of version 1: {message}; CHANGELOG") as problem:
+    with pytest.raises(
+        UserError, match=f"^suite {file} is of version 1, this layerdial reads 'suite: 2': {message}; CHANGELOG"
+    ) as problem:
         load_suite(file)
     assert "\n" not in str(problem.value)
 

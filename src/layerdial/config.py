@@ -57,7 +57,7 @@ class DataConfig(Strict):
 class SpecAugmentConfig(Strict):
     """SpecAugment (Park et al., arXiv 1904.08779): masked mel bands and stretches of time, filled with the mean.
 
-    Widths are in bins and in frames of 10 ms. `freq_masks` is 2 if left out, and 0 for networks that hear samples,
+    Widths are in bins and in frames of 10 ms. `freq_masks` is 2 if left out, and 0 for networks that take samples,
     which have no bands.
     """
 

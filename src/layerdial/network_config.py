@@ -25,7 +25,7 @@ class ConformerConfig(Strict):
     `exit_heads` gives every depth below N a norm and a head of its own (early exits).
     `self_condition` adds to the stream, before each block that runs, a linear layer of what the head makes of it so far
     (self-conditioned CTC, arXiv 2104.02724).
-    `selector` adds a part that chooses the blocks where only their number is given: from what the front end heard
+    `selector` adds a part that chooses the blocks where only their number is given: from the front end's output
     ("input"), or by a learned score a block ("scores").
     """
 

@@ -45,7 +45,7 @@ _RECIPE = {
     "model.conv_norm": _OldKey("layer"),
     "model.selector_width": _OldKey(32),
 }
-_SUITE = {"bars": _OldKey(None, "targets")}
+_SUITE = {"bars": "targets"}
 
 
 # ------------------------------------------------------------------------------------------------- files of a person
@@ -63,9 +63,10 @@ def refuse_old_suite(what: str, data: Mapping[str, Any]) -> None:
 
 def _refuse(what: str, kind: str, data: Mapping[str, Any], problems: Iterator[str]) -> None:
     old = data.get(kind) == 1
-    problem = next(problems, f"no key in it has changed, so write '{kind}: 2'" if old else None)
+    problem = next(problems, "no key in it has changed, so change that line" if old else None)
     if problem is not None:
-        raise UserError(f"{what}{' is of version 1' if old else ''}: {problem}; CHANGELOG.md lists all changed keys")
+        version = f" is of version 1, this layerdial reads '{kind}: 2'" if old else ""
+        raise UserError(f"{what}{version}: {problem}; CHANGELOG.md lists all changed keys")
 
 
 def _old_keys_of(recipe: Mapping[str, Any], where: str = "") -> Iterator[str]:
@@ -77,7 +78,7 @@ def _old_keys_of(recipe: Mapping[str, Any], where: str = "") -> Iterator[str]:
 
 
 def _old_keys_of_suite(data: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"{key} {_remedy(old, data[key])}" for key, old in _SUITE.items() if key in data)
+    yield from (f"{key} is {now} now" for key, now in _SUITE.items() if key in data)
     parts = [("recipe: ", data.get("recipe"))]
     methods = data.get("methods")
     for name, entry in methods.items() if isinstance(methods, Mapping) else ():

@@ -1,4 +1,4 @@
-"""What every network of this package is: a front end, dynamic blocks, a head, and the features that it hears."""
+"""What every network of this package is: a front end, dynamic blocks, a head, and the features that it takes."""
 
 from __future__ import annotations
 

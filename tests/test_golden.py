@@ -26,8 +26,8 @@ QUICK = {
     "subsets_chosen_input",
     "sandwich_in_place_alpha",
     "sandwich_in_place_dld",
-    "dld_clean",
     "dld_cached",
+    "dld_from_stored",
     "sc_exits_from_reference",
     "early_exit_own_heads",
     "exits_learn_from_the_last",
@@ -66,7 +66,7 @@ def test_a_run_has_the_recorded_losses(workshop: Workshop, name: str) -> None:
     if name == "dropout" and not torch.backends.mkl.is_available():
         pytest.skip("torch draws dropout by MKL, and otherwise where there is none")
     found, expected = workshop.losses(name), recorded("losses")[name]
-    assert found["depth"] == expected["depth"]
+    assert found["depth"] == expected["depth"] and found["ladder"] == expected["ladder"]
     for kind in ("loss", "ctc", "kl"):
         assert len(found[kind]) == len(expected[kind])
         for step, (ours, theirs) in enumerate(zip(found[kind], expected[kind], strict=True)):
@@ -74,12 +74,13 @@ def test_a_run_has_the_recorded_losses(workshop: Workshop, name: str) -> None:
 
 
 def tolerance(step: int) -> float:
-    """From 1e-5 at the first step to 1e-3 at the 20th, evenly in powers of ten.
+    """From 1e-5 at the first step to 1e-4 at the 20th, evenly in powers of ten.
 
-    The same machine gives the same numbers. Another processor sums in another order, which changes the last of seven
-    digits at first; the updates then carry differences on, and add to them.
+    The same machine gives the same numbers. Other instructions (torch without AVX, with AVX2, oneDNN and MKL with SSE4
+    alone) and a second thread sum in another order: that changed at most 1e-6 at first and 5e-6 at last, since updates
+    carry differences on. Half a percent more or less of any weight in an objective changes more than this allows.
     """
-    return float(10.0 ** (-5 + 2 * step / 19))
+    return float(10.0 ** (-5 + step / 19))
 
 
 # --------------------------------------------------------------------------------------- sweep, export, transcripts

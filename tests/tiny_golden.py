@@ -83,6 +83,8 @@ KEYS = {
     # the updates
     "lr": "optim.lr",
     "head_lr": "optim.head_lr",
+    "weight_decay": "optim.weight_decay",
+    "clip": "optim.clip",
     "schedule": "optim.schedule",
     "warmup_steps": "optim.warmup_steps",
     "out": "out",
@@ -159,6 +161,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "dld_bernoulli": {**DLD, "policy": "bernoulli", "keep_prob": 0.5, "init": "reference"},
     "ld_from_reference": {**LD, "reference": "@conformer", "init": "reference"},
     "dld_from_reference": {**DLD, "init": "reference"},
+    "dld_from_stored": {**DLD, "n_blocks": 3, "self_condition": True, "reference": "@stored", "init": "reference"},
     "sc_exits": {**WEIGHTED_EXITS, "self_condition": True},
     "sc_exits_from_reference": {
         **WEIGHTED_EXITS,
@@ -174,7 +177,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "exits_sandwich": {**IN_PLACE, "exits": "all", "exit_weight": 0.5},
     "block_norm": {**LD, "block_norm": True},
     "skip_norm": {**LD, "block_norm": True, "skip": "norm"},
-    "noam_and_head_rate": {**LD, "schedule": "noam", "head_lr": 1e-2},
+    "other_updates": {**LD, "schedule": "noam", "head_lr": 1e-2, "weight_decay": 1.0, "clip": 5.0},
     "augmented": {**LD, "freq_masks": 2, "time_masks": 2, "speeds": [0.9, 1.0, 1.1], "accumulate": 2, "seed": 1},
     "dropout": {**LD, "dropout": 0.1},
     "wavlm_ld": hugging_face("wavlm-large", **LD),
@@ -199,14 +202,17 @@ class Workshop:
         self.dev = write_corpus(folder / "dev.cuts.jsonl.gz", sentences(2, seed=1, words=(2, 2)))
         self._models: dict[str, Path] = {}
 
-    def losses(self, name: str) -> dict[str, list[float]]:
-        """Loss, its CTC and its KL, and the mean depth, at each step of a run of `RUNS`."""
+    def losses(self, name: str) -> dict[str, list[Any]]:
+        """Loss, its CTC and its KL, and the mean depth, at each step of a run of `RUNS`; then its ladder's subsets."""
         out = self.folder / "runs" / name
         if not out.exists():
             train(load_recipe(self._recipe(out, **RUNS[name])))
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         names = ("loss", "ctc", "kl", "depth")
-        return {name: [float(f"{row[name]:.7g}") for row in rows if "loss" in row] for name in names}
+        found = {name: [float(f"{row[name]:.7g}") for row in rows if "loss" in row] for name in names}
+        ladder = out / "model" / "ladder.json"  # where training alone says which blocks a depth has
+        rungs = json.loads(ladder.read_text())["rungs"] if ladder.is_file() else []
+        return {**found, "ladder": [rung["subset"] for rung in rungs]}
 
     def _recipe(self, out: Path, **changes: Any) -> Path:
         """The recipe file of a run that differs from `EVERY_RUN` by `changes`."""
@@ -233,12 +239,14 @@ class Workshop:
         return str(value) if isinstance(value, Path) else value
 
     def model(self, name: str) -> Path:
-        """A model folder: the Conformer of the run `ctc`, the same with a ladder, or a tiny Hugging Face checkpoint."""
+        """A model folder: `MODEL`, the Conformer of the run `ctc`, that with a ladder, or a Hugging Face checkpoint."""
         if name not in self._models:
             self._models[name] = self._make_model(name)
         return self._models[name]
 
     def _make_model(self, name: str) -> Path:
+        if name == "stored":
+            return MODEL
         if name == "conformer":
             self.losses("ctc")
             return self.folder / "runs" / "ctc" / "model"
@@ -356,16 +364,22 @@ class Export:
         return found
 
 
+def words(count: int) -> str:
+    """So many of the three words of the corpus."""
+    (text,) = sentences(1, seed=count, words=(count, count))
+    return text
+
+
 SUBSETS = ("100", "010", "101", "111")
 
 
 def write_audio(folder: Path) -> list[Path]:
-    """A clip at 16 kHz, a noisy one in stereo at 8 kHz, and one of more than 30 s, which is cut into windows."""
+    """A clip at 16 kHz, one in stereo at 8 kHz, and one of two windows of 30 s, of which the second is noisy."""
     folder.mkdir(parents=True, exist_ok=True)
     clips = {
         "clip.wav": (speak("low high middle high low low", 77), 16000),
         "stereo.wav": (np.stack([speak("middle low high", 78, 8000)] * 2, axis=1), 8000),
-        "long.wav": (noisy(" ".join(sentences(30, seed=3)), 79), 16000),
+        "long.wav": (np.concatenate([speak(words(95), 79), noisy(words(30), 80)]), 16000),
     }
     for name, (samples, rate) in clips.items():
         soundfile.write(folder / name, samples, rate)

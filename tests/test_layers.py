@@ -20,7 +20,7 @@ LAYERS = (
     "data modules",
     "models",
     "training search sweep actions export bench",
-    "cli command demo",
+    "cli command demo demo_card",
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {"torch", "lhotse", "transformers", "accelerate", "matplotlib", "jiwer", "rich", "typer", "sentencepiece"}

@@ -16,7 +16,7 @@ from layerdial.progress import progress
 from layerdial.runtime import Recognizer, is_exported
 from layerdial.runtime.manifest import Manifest
 from layerdial.search import Metric, TextsAlone, most_evaluations, search_ladder
-from layerdial.sweep import Timing, select_subsets, sweep
+from layerdial.sweep import Times, Timing, select_subsets, sweep
 
 if TYPE_CHECKING:
     from layerdial.data.batching import FeatureBatches
@@ -99,7 +99,7 @@ def sweep_model(
     workers: int = 1,
     seed: int = 0,
     threads: int | None = None,
-    timing: Timing | None = None,
+    timing: Times | None = None,
     batches: FeatureBatches | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `layerdial.sweep`."""

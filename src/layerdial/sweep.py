@@ -40,6 +40,26 @@ class Timing:
     repeats: int = 7
     budget_s: float = 60.0
 
+    def __call__(self, recognizer: Recognizes, subsets: Sequence[Blocks]) -> list[Row]:
+        """Return `latency_ms` of the network alone, and `rtf` with features and decoding, of each subset."""
+        return self.in_turns([(recognizer, subset) for subset in subsets])
+
+    def in_turns(self, passes: Sequence[tuple[Recognizes, Blocks]]) -> list[Row]:
+        """Return the same for the subsets of several recognisers, all in the same turns."""
+        from layerdial.timing import measure_in_turns
+
+        alone = [_network_pass(recognizer, subset, self.seconds) for recognizer, subset in passes]
+        whole = [_recognition(recognizer, subset, self.seconds, features=True) for recognizer, subset in passes]
+        found = measure_in_turns([*alone, *whole], self.warmup, self.repeats, self.budget_s)
+        return [
+            {"latency_ms": round(ms_alone, 3), "rtf": round(ms_whole / 1000 / self.seconds, 6)}
+            for ms_alone, ms_whole in zip(found[: len(passes)], found[len(passes) :], strict=True)
+        ]
+
+
+# Measures `latency_ms` and `rtf` of each subset of a recogniser.
+Times = Callable[[Recognizes, Sequence[Blocks]], Sequence[Row]]
+
 
 def select_subsets(
     rule: str, depths: Sequence[int] | None, n_blocks: int, ladder: Ladder | None = None, seed: int = 0
@@ -60,7 +80,7 @@ def sweep(
     out: Path | None = None,
     extra: Mapping[str, Any] | None = None,
     *,
-    timing: Timing = Timing(),
+    timing: Times = Timing(),
     title: str = "",
     progress: Callable[[int, str], None] | None = None,
 ) -> Generator[Row, None, None]:
@@ -79,7 +99,7 @@ def sweep(
     pending = [subset for subset, row in zip(subsets, wanted, strict=True) if _measured_for(row) not in known]
     if progress and pending:
         progress(len(subsets) - len(pending), f"timing {len(pending)} subsets")
-    times = dict(zip(pending, _time_all(recognizer, pending, timing), strict=True))
+    times = dict(zip(pending, timing(recognizer, pending), strict=True))
     for done, (subset, row) in enumerate(zip(subsets, wanted, strict=True), 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
@@ -153,32 +173,20 @@ def _cost(recognizer: Recognizes, subset: Blocks) -> Row:
 # -------------------------------------------------------------------------------------------------------- timing
 
 
-def _time_all(recognizer: Recognizes, subsets: Sequence[Blocks], timing: Timing) -> list[Row]:
-    """`latency_ms` of the network alone, and `rtf` with feature extraction and decoding, of each subset."""
-    from layerdial.models.cost import forward_pass
-    from layerdial.timing import measure_in_turns
-
-    network = getattr(recognizer, "network", None)
-    alone: list[Callable[[], object]] = [
-        _recognition(recognizer, subset, timing.seconds, features=False)
-        if network is None
-        else forward_pass(network, subset, timing.seconds)
-        for subset in subsets
-    ]
-    whole: list[Callable[[], object]] = [
-        _recognition(recognizer, subset, timing.seconds, features=True) for subset in subsets
-    ]
-    found = measure_in_turns([*alone, *whole], timing.warmup, timing.repeats, timing.budget_s)
-    return [
-        {"latency_ms": round(ms_alone, 3), "rtf": round(ms_whole / 1000 / timing.seconds, 6)}
-        for ms_alone, ms_whole in zip(found[: len(subsets)], found[len(subsets) :], strict=True)
-    ]
-
-
 def _where(recognizer: Recognizes) -> Row:
     """What times belong to; exported models run on the CPU."""
     where = {"device": str(getattr(recognizer, "device", "cpu")), "threads": getattr(recognizer, "threads", None)}
     return {name: value for name, value in where.items() if value is not None}
+
+
+def _network_pass(recognizer: Recognizes, subset: Blocks, seconds: float) -> Callable[[], object]:
+    """The network alone on one utterance; where a recogniser shows none, recognition of ready features."""
+    network = getattr(recognizer, "network", None)
+    if network is None:
+        return _recognition(recognizer, subset, seconds, features=False)
+    from layerdial.models.cost import forward_pass
+
+    return forward_pass(network, subset, seconds)
 
 
 def _recognition(recognizer: Recognizes, subset: Blocks, seconds: float, features: bool) -> Callable[[], list[str]]:

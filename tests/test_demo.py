@@ -77,9 +77,7 @@ def test_the_end_shows_all_methods_and_says_which_words_are_known(ended: tuple[P
 def test_the_command_of_the_last_line_works_as_it_is_written(ended: tuple[Path, str]) -> None:
     last = ended[1].splitlines()[-1]
     assert last.startswith("next: ")
-    _, *arguments = shlex.split(last.removeprefix("next: "))
-    done = command(*arguments)
-    assert done.code == 0, done.err
+    check_command(last.removeprefix("next: "))
 
 
 def test_every_model_has_a_card(ended: tuple[Path, str], rows: list[Row]) -> None:
@@ -87,6 +85,7 @@ def test_every_model_has_a_card(ended: tuple[Path, str], rows: list[Row]) -> Non
         card = (ended[0] / method / "model" / "README.md").read_text()
         assert all(word in card for word in synth.VOCABULARY)
         assert "synthetic voices only" in card and "espeak-ng" in card
+        check_command(next(line for line in card.splitlines() if line.startswith("layerdial transcribe")))
         own = [row for row in rows if row["method"] == method]
         assert all(f"| {row['depth']} | `{row['subset']}` | {100 * row['wer']:.1f} (" in card for row in own)
 
@@ -114,6 +113,12 @@ def test_models_of_another_recipe_are_not_passed_off_as_the_demos(ended: tuple[P
     out, _ = ended
     with pytest.raises(UserError, match=r"reference was trained by another recipe .*\(model, train\); remove"):
         demo.run_demo(out)
+
+
+def check_command(line: str) -> None:
+    _, *arguments = shlex.split(line)
+    done = command(*arguments)
+    assert done.code == 0, done.err
 
 
 def _short(real: Any, method: str, out: Path) -> Recipe:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METHODS = ("reference", "ld", "dld", "sc_exits")
 SHOWN = "sc_exits"  # transcribes at the demo's end
-TITLE = "Spoken digits and commands, voices not heard in training"
+TITLE = "Spoken digits and commands, by voices that are not in training"
 _LONGEST_FIRST = ("reference", "sc_exits", "dld", "ld")  # so that both cores are busy to the end
 _NEEDS = {"ld": frozenset({"reference"}), "dld": frozenset({"reference"})}
 _TIMING_S = 10.0  # of all models together
@@ -50,7 +50,8 @@ def run_demo(out: Path) -> None:
     rows = _sweep(out)
     _draw(rows, out / "sweep.png")
     for method in METHODS:
-        write_card(out / method / "model", method, [row for row in rows if row["method"] == method], corpus)
+        own = [row for row in rows if row["method"] == method]
+        write_card(out / method / "model", method, own, corpus, _transcribe_command("layerdial", method, out))
     _say(f"4/4  the same clips at three depths, by {NAMES[SHOWN]}")
     _transcribe_clips(out)
     _summary(rows, out, time.monotonic() - began)
@@ -239,7 +240,7 @@ def _summary(rows: Sequence[Row], out: Path, seconds: float) -> None:
     print("  cuts/        the manifests and the audio")
     print("  sweep.jsonl  one row a method and depth")
     print("  sweep.png    WER against multiply-accumulates: open it")
-    print(f"next: {_next_command(out)}")
+    print(f"next: {_transcribe_command(_program(), SHOWN, out)}")
 
 
 def _wer_table(rows: Sequence[Row]) -> Any:
@@ -262,11 +263,15 @@ def _cell(row: Row) -> str:
     return f"{100 * row['wer']:.1f} ({100 * row['wer_low']:.1f}-{100 * row['wer_high']:.1f})"
 
 
-def _next_command(out: Path) -> str:
-    """Return the command line that transcribes a clip with two blocks, as it works in this shell."""
-    command = "layerdial" if shutil.which("layerdial") else os.path.relpath(sys.argv[0])
+def _program() -> str:
+    """Return what runs layerdial in this shell: its name if that is on the path, else where it was started from."""
+    return "layerdial" if shutil.which("layerdial") else os.path.relpath(sys.argv[0])
+
+
+def _transcribe_command(program: str, method: str, out: Path) -> str:
+    """Return the command line that transcribes a clip of the test set with two blocks of a method's model."""
     clip = out / "cuts" / "audio" / "test" / "test-00000.flac"
-    return shlex.join([command, "transcribe", str(out / SHOWN / "model"), str(clip), "--depth", "2"])
+    return shlex.join([program, "transcribe", str(out / method / "model"), str(clip), "--depth", "2"])
 
 
 def _say(text: str) -> None:

@@ -66,7 +66,7 @@ Which blocks run at a depth is in `ladder.json`; it was {ladder}.
 ## Use
 
 ```bash
-layerdial transcribe {folder} {clip} --depth 2
+{command}
 ```
 
 ## Licence
@@ -76,8 +76,11 @@ Apache-2.0.
 """
 
 
-def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: SynthReport) -> None:
-    """Write `README.md` into a model folder; `rows` are the sweep's of this model, shallowest first."""
+def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: SynthReport, command: str) -> None:
+    """Write `README.md` into a model folder.
+
+    `rows` are the sweep's of this model, shallowest first; `command` is one that uses it.
+    """
     meta = read_json(folder / "meta.json")
     ladder = read_json(folder / "ladder.json")["metric"]
     card = _CARD.format(
@@ -93,8 +96,7 @@ def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: SynthRepo
         data=_data_table(corpus),
         ladder="fixed by the training" if ladder == "trained" else "searched on dev, by CTC loss",
         rates=_rates_table(rows),
-        folder=folder,
-        clip=corpus.out / "audio" / "test" / "test-00000.flac",
+        command=command,
     )
     write_text(folder / "README.md", card)
 

@@ -21,8 +21,8 @@ LAYERS = (
     "runtime",
     "data modules",
     "models",
-    "load training search sweep actions export bench",
-    "cli command demo",
+    "load training search latency sweep actions export bench",
+    "cli command demo demo_card",
 )
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 HEAVY = {"torch", "lhotse", "transformers", "accelerate", "matplotlib", "jiwer", "rich", "typer", "sentencepiece"}

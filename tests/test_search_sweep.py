@@ -18,11 +18,12 @@ from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.features import LogMel
 from layerdial.ladder import Ladder, select_all
+from layerdial.latency import Timing
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.report import compare, read_rows
 from layerdial.search import most_evaluations, search_ladder
 from layerdial.subset import BlockSubset
-from layerdial.sweep import Timing, sweep
+from layerdial.sweep import sweep
 
 QUICK = Timing(seconds=0.2, warmup=0, repeats=1)
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -47,7 +48,7 @@ def make_batches(utterances: int = 6) -> Corpus:
 class Scripted:
     """A recogniser whose loss and wrong words (0 to 10 an utterance) are given by functions of the subset."""
 
-    device, threads, has_loss, ladder = "cpu", 1, True, None
+    name, device, threads, has_loss, ladder = "scripted", "cpu", 1, True, None
     features = LogMel(4)
 
     def __init__(

@@ -24,7 +24,7 @@ from layerdial.actions import sweep_model
 from layerdial.config import load_recipe
 from layerdial.data.manifest import write_cuts
 from layerdial.export.run import export_model
-from layerdial.sweep import Timing
+from layerdial.latency import Timing
 from layerdial.training.loop import train
 from tiny import command, sentences, speak, write_corpus, write_cut
 from tiny_hf import save_tiny

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from layerdial.errors import UserError
 from layerdial.files import check_writable, contents, model_name
 from layerdial.ladder import Ladder, select_all
+from layerdial.latency import Times
 from layerdial.load import load_model
 from layerdial.progress import progress
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
 from layerdial.search import Metric, most_evaluations, search_ladder
-from layerdial.sweep import Timing, sweep
+from layerdial.sweep import sweep
 
 if TYPE_CHECKING:
     from layerdial.data.batching import FeatureBatches
@@ -83,7 +84,7 @@ def sweep_model(
     workers: int = 1,
     seed: int = 0,
     threads: int | None = None,
-    timing: Timing | None = None,
+    timing: Times | None = None,
     batches: FeatureBatches | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `layerdial.sweep`."""
@@ -113,7 +114,7 @@ def sweep_model(
                 subsets,
                 out,
                 {k: v for k, v in labels.items() if v is not None},
-                timing=timing or Timing(),
+                timing=timing,
                 title=f"{model_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
                 progress=update,
             )

@@ -405,7 +405,7 @@ def prune(
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:
-    """Synthesise speech, train a reference, a student by layer dropping and one by our recipe, compare all depths."""
+    """Synthesise speech; train a reference, LD, DLD and self-conditioned exits; compare them at every depth."""
     from layerdial.demo import run_demo
 
     run_demo(out)

@@ -1,60 +1,67 @@
-"""The demo: from nothing to a dynamic recogniser and its curve, in minutes on two CPU cores."""
+"""The demo: from nothing to four models, compared at every depth, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerdial.config import Recipe, load_recipe
+from layerdial.demo_card import NAMES, WORDS, write_card
 from layerdial.errors import UserError
+from layerdial.files import model_name, read_json
+from layerdial.ladder import select_all
+from layerdial.latency import Timing
+from layerdial.load import load_model
 from layerdial.progress import progress
 
-METHODS = ("reference", "ld", "sc_exits")
-_NEEDS = {"ld": frozenset({"reference"})}
-TITLE = "Spoken digits and commands, voices not heard in training"
+if TYPE_CHECKING:
+    from layerdial.bench.workers import Job
+    from layerdial.cost import Cost
+    from layerdial.data.speaking import SynthReport
+    from layerdial.recognizer import Recognizer
+    from layerdial.report import Row
+    from layerdial.subset import Blocks
+
+METHODS = ("reference", "ld", "dld", "sc_exits")
+SHOWN = "sc_exits"  # transcribes at the demo's end
+TITLE = "Spoken digits and commands, by voices that are not in training"
+_LONGEST_FIRST = ("reference", "sc_exits", "dld", "ld")  # so that both cores are busy to the end
+_NEEDS = {"ld": frozenset({"reference"}), "dld": frozenset({"reference"})}
+_TIMING_S = 10.0  # of all models together
 
 
 def run_demo(out: Path) -> None:
-    """Synthesise, train every method, search, sweep, draw, transcribe; interrupted, it goes on."""
-    from layerdial.actions import search_model, sweep_model
-    from layerdial.data.batching import FeatureBatches
-    from layerdial.data.synth import prepare_demo
-    from layerdial.models.conformer_ctc import ConformerCTC
-    from layerdial.sweep import Timing
+    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo goes on where it stopped.
 
+    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot go on.
+    """
     began = time.monotonic()
-    cuts = out / "cuts"
-    _say("1/5  speech: connected digits and commands, read by synthetic voices")
-    with progress("speak", None) as update:
-        prepare_demo(cuts, progress=lambda done, total: update(done, total=total))
-    _say("2/5  training: self-conditioned exits; beside it a reference, then layer dropping from there")
-    _train_side_by_side([method for method in METHODS if not _is_trained(out / method)], out)
-    _say("3/5  ladders: the best blocks for every depth, chosen on dev")
+    _check_models(out)
+    _say("1/4  speech: connected digits and commands, read by synthetic voices")
+    corpus = _speak(out / "cuts")
+    _say("2/4  training, two methods at a time; then the blocks of every depth, chosen on dev")
+    _run_side_by_side(_jobs_left(out))
+    _say("3/4  test: every depth of every method")
+    rows = _sweep(out)
+    _draw(rows, out / "sweep.png")
     for method in METHODS:
-        if not (out / method / "model" / "ladder.json").is_file():
-            search_model(out / method / "model", cuts / "dev.cuts.jsonl.gz")
-    _say("4/5  test: every depth of every method")
-    test = cuts / "test.cuts.jsonl.gz"
-    batches = FeatureBatches(test, ConformerCTC.features)
-    rows: list[dict[str, Any]] = []
-    for method in METHODS:
-        rows += sweep_model(
-            out / method / "model", test, None, "ladder", out, method, timing=Timing(budget_s=4), batches=batches
-        )
-    _redraw(rows, out)
-    _say("5/5  the same clips at three depths")
-    _transcribe_clips(out, test)
+        own = [row for row in rows if row["method"] == method]
+        write_card(out / method / "model", method, own, corpus, _transcribe_command("layerdial", method, out))
+    _say(f"4/4  the same clips at three depths, by {NAMES[SHOWN]}")
+    _transcribe_clips(out)
     _summary(rows, out, time.monotonic() - began)
 
 
 def demo_recipe(method: str, out: Path) -> Recipe:
-    """The recipe that ships with the package, with its paths below `out`."""
+    """Return the recipe that ships with the package, with its paths below `out`."""
     paths = [
         f"out={out / method}",
         f"data.train={out / 'cuts' / 'train.cuts.jsonl.gz'}",
@@ -66,21 +73,62 @@ def demo_recipe(method: str, out: Path) -> Recipe:
         return load_recipe(recipe, paths)
 
 
-def _train_side_by_side(methods: Sequence[str], out: Path) -> None:
-    """Train in a process each, two at a time: two networks of this size on a core each are faster than one on two."""
-    from layerdial.bench.jobs import run_jobs
+def _check_models(out: Path) -> None:
+    """Raise `UserError` if a finished model was trained by another recipe: its figures would not be this demo's."""
+    for method in METHODS:
+        meta = out / method / "model" / "meta.json"
+        if not meta.is_file():
+            continue
+        stored, asked = read_json(meta)["recipe"], demo_recipe(method, out).model_dump(mode="json")
+        differ = [key for key in asked if key not in ("out", "reference", "data") and stored.get(key) != asked[key]]
+        if differ:
+            raise UserError(
+                f"{out / method} was trained by another recipe than this demo's ({', '.join(differ)}); "
+                f"remove {out}, or choose another folder by --out"
+            )
+
+
+def _speak(cuts: Path) -> SynthReport:
+    from layerdial.data.synth import prepare_demo
+
+    with progress("speak", None) as update:
+        return prepare_demo(cuts, progress=lambda done, total: update(done, total=total))
+
+
+# ------------------------------------------------------------------------------------------- training and search
+
+
+def _jobs_left(out: Path) -> list[Job]:
+    """Return a job for each training and each ladder search that is not done; a search counts as one step."""
     from layerdial.bench.workers import Job
 
+    models = {method: out / method / "model" for method in _LONGEST_FIRST}
+    training = [method for method in models if not (models[method] / "model.safetensors").is_file()]
+    searching = [method for method in models if not (models[method] / "ladder.json").is_file()]
     jobs = []
-    for method in methods:
+    for method in training:
         recipe = demo_recipe(method, out)
-        needs = _NEEDS.get(method, frozenset()) & set(methods)
+        needs = _NEEDS.get(method, frozenset()) & set(training)
         jobs.append(Job(method, _train, (recipe,), out / f"{method}.log", recipe.train.steps, (recipe.out,), needs))
-    failures = run_jobs(jobs, 2, f"train {', '.join(methods)}")
+    dev = out / "cuts" / "dev.cuts.jsonl.gz"
+    for method in searching:
+        needs = frozenset({method}) & set(training)
+        log = out / f"search-{method}.log"
+        jobs.append(Job(f"search {method}", _search, (models[method], dev), log, steps=1, needs=needs))
+    return jobs
+
+
+def _run_side_by_side(jobs: Sequence[Job]) -> None:
+    """Run jobs two at a time, a thread each: two networks of this size on a core each are faster than one on two."""
+    from layerdial.bench.jobs import run_jobs
+
+    if not jobs:
+        return
+    failures = run_jobs(jobs, 2, "train and search", threads=1)
     if failures:
         failure = failures[0]
         kind = UserError if failure.users_mistake else RuntimeError
-        raise kind(f"training {failure.job.name} failed: {failure.message}; more in {failure.job.log}")
+        raise kind(f"{failure.job.name} failed: {failure.message}; more in {failure.job.log}")
     for job in jobs:
         job.log.unlink()
 
@@ -91,61 +139,133 @@ def _train(recipe: Recipe) -> None:
     train(recipe, resume=True)
 
 
-def _is_trained(run: Path) -> bool:
-    return (run / "model" / "model.safetensors").is_file()
+def _search(model: Path, dev: Path) -> None:
+    """Search the ladder of a model; one that was trained on one subset a depth has its ladder already."""
+    from layerdial.actions import search_model
+    from layerdial.data.batching import FeatureBatches
+    from layerdial.models.conformer_ctc import ConformerCTC
+
+    if not (model / "ladder.json").is_file():
+        search_model(model, dev, batches=FeatureBatches(dev, ConformerCTC.features, workers=0, by_length=True))
 
 
-def _redraw(rows: list[dict[str, Any]], out: Path) -> None:
+# ---------------------------------------------------------------------------------------------------------- test
+
+
+def _sweep(out: Path) -> list[Row]:
+    """Measure every method at every depth on test; features are computed once, and latency is measured in one turn."""
+    from layerdial.actions import sweep_model
+    from layerdial.data.batching import FeatureBatches
+    from layerdial.models.conformer_ctc import ConformerCTC
+
+    test = out / "cuts" / "test.cuts.jsonl.gz"
+    batches = FeatureBatches(test, ConformerCTC.features, by_length=True)
+    timing = SharedTiming([out / method / "model" for method in METHODS])
+    rows: list[Row] = []
+    for method in METHODS:
+        model = out / method / "model"
+        rows += sweep_model(model, test, None, "ladder", out, method, timing=timing, batches=batches)
+    return rows
+
+
+class SharedTiming:
+    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep asks.
+
+    What has the same parameters and multiply-accumulates takes as long, so each subset of a shape is timed with one
+    model; in the rows of the others `timed_with` names it.
+    """
+
+    def __init__(self, models: Sequence[Path]) -> None:
+        self._models = models
+        self._rows: dict[tuple[Blocks, Cost], Row] = {}
+
+    def __call__(self, recognizer: Recognizer, subsets: Sequence[Blocks]) -> list[Row]:
+        if subsets and not self._rows:
+            self._measure()
+        own = model_name(Path(recognizer.name))
+        rows = [self._rows[subset, recognizer.cost(subset)] for subset in subsets]
+        return [{key: value for key, value in row.items() if (key, value) != ("timed_with", own)} for row in rows]
+
+    def _measure(self) -> None:
+        passes: dict[tuple[Blocks, Cost], tuple[Recognizer, Blocks]] = {}
+        for model in map(load_model, self._models):
+            for subset in select_all("ladder", None, model.n_blocks, model.ladder):
+                passes.setdefault((subset, model.cost(subset)), (model, subset))
+        times = Timing(budget_s=_TIMING_S).in_turns(list(passes.values()))
+        for (key, (model, _)), row in zip(passes.items(), times, strict=True):
+            self._rows[key] = row | {"timed_with": model_name(Path(model.name))}
+
+
+def _draw(rows: Sequence[Row], picture: Path) -> None:
     from layerdial.picture import draw_sweep
 
-    names = {
-        "reference": "reference, blocks left out untrained",
-        "ld": "layer dropping",
-        "sc_exits": "self-conditioned exits",
-    }
-    draw_sweep([{**row, "method": names[row["method"]]} for row in rows], out / "sweep.png", TITLE)
+    draw_sweep([{**row, "method": f"{NAMES[row['method']]} ({row['method']})"} for row in rows], picture, TITLE)
 
 
-def _transcribe_clips(out: Path, test: Path) -> None:
+# ------------------------------------------------------------------------------------------------------ the end
+
+
+def _transcribe_clips(out: Path) -> None:
     from itertools import islice
 
     from layerdial.data.manifest import cut_text, open_cuts
-    from layerdial.load import load_model
 
-    model = load_model(out / "sc_exits" / "model")
+    model = load_model(out / SHOWN / "model")
     n_blocks = model.n_blocks
-    for cut in islice(open_cuts(test), 3):
+    for cut in islice(open_cuts(out / "cuts" / "test.cuts.jsonl.gz"), 3):
         path = cut.recording.sources[0].source
         print(f"\n{path}\n  said     : {cut_text(cut)}")
         for depth in (n_blocks, n_blocks // 2, max(1, n_blocks // 4)):
             print(f"  {depth} of {n_blocks}   : {model.transcribe(path, depth=depth).text}")
 
 
-def _summary(rows: list[dict[str, Any]], out: Path, seconds: float) -> None:
+def _summary(rows: Sequence[Row], out: Path, seconds: float) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from layerdial.report import compare_table
 
-    table = Table(title="WER in % (95 % interval) on test", title_justify="left")
+    dropping = [row for row in rows if row["method"] != "reference"]
+    Console().print("\n", _wer_table(rows), "\n", compare_table(dropping, "ld", out))
+    print("\n".join(f"{name:<10} {NAMES[name]}" for name in METHODS))
+    print("\n" + textwrap.fill(f"The models know {WORDS}", 80))
+    folders = "/ ".join(METHODS)
+    print(f"\neverything is in {out} ({seconds / 60:.1f} minutes)")
+    print(f"  {folders}/  a run each, the model in model/ with its card (README.md)")
+    print("  cuts/        the manifests and the audio")
+    print("  sweep.jsonl  one row a method and depth")
+    print("  sweep.png    WER against multiply-accumulates: open it")
+    print(f"next: {_transcribe_command(_program(), SHOWN, out)}")
+
+
+def _wer_table(rows: Sequence[Row]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title="WER in % (95 % interval) on test", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("blocks", justify="right")
     for method in METHODS:
-        table.add_column(method, justify="right")
+        table.add_column(method, justify="right", no_wrap=True)
     for depth in sorted({row["depth"] for row in rows}):
         cells = {row["method"]: row for row in rows if row["depth"] == depth}
         table.add_row(str(depth), *(_cell(cells[method]) for method in METHODS))
-    Console().print("\n", table, "\n", compare_table([row for row in rows if row["method"] != "reference"], "ld", out))
-    print(f"\neverything is in {out} ({seconds / 60:.1f} minutes)")
-    print("  reference/ ld/ sc_exits/  a run each, the model in model/ with its ladder.json")
-    print("  cuts/                 the manifests and the audio")
-    print("  sweep.jsonl           one row a method and depth")
-    print("  sweep.png             WER against multiply-accumulates: open it")
-    command = "layerdial" if shutil.which("layerdial") else os.path.relpath(sys.argv[0])
-    print(f"next: {command} transcribe {out}/sc_exits/model {out}/cuts/audio/test/*.flac --depth 2")
+    return table
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: Row) -> str:
     return f"{100 * row['wer']:.1f} ({100 * row['wer_low']:.1f}-{100 * row['wer_high']:.1f})"
+
+
+def _program() -> str:
+    """Return what runs layerdial in this shell: its name if that is on the path, else where it was started from."""
+    return "layerdial" if shutil.which("layerdial") else os.path.relpath(sys.argv[0])
+
+
+def _transcribe_command(program: str, method: str, out: Path) -> str:
+    """Return the command line that transcribes a clip of the test set with two blocks of a method's model."""
+    clip = out / "cuts" / "audio" / "test" / "test-00000.flac"
+    return shlex.join([program, "transcribe", str(out / method / "model"), str(clip), "--depth", "2"])
 
 
 def _say(text: str) -> None:

@@ -91,6 +91,11 @@ class Recognizer(Protocol):
     """A loaded model that turns audio into text with any subset of its blocks."""
 
     @property
+    def name(self) -> str:
+        """The folder that it was loaded from."""
+        ...
+
+    @property
     def n_blocks(self) -> int: ...
 
     @property

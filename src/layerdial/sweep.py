@@ -7,40 +7,21 @@ import json
 import math
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from layerdial.errors import UserError
 from layerdial.evaluate import Batches, Evaluation, evaluate
-from layerdial.features import SAMPLE_RATE
 from layerdial.files import write_text
+from layerdial.latency import Times, Timing
 from layerdial.metrics import bootstrap_interval
 from layerdial.picture import draw_sweep
-from layerdial.recognizer import FeatureBatch, Recognizer, collate_features
+from layerdial.recognizer import Recognizer
 from layerdial.report import Row, append_row, latest_rows, read_rows
 from layerdial.subset import Blocks
-from layerdial.timing import measure_in_turns
 
 # What a measurement belongs to. A row with the same of these is not measured again.
 _MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How latency is measured: on `seconds` of audio, one utterance, median of `repeats` turns after `warmup`.
-
-    All subsets take turns; after `budget_s` seconds no further turn begins (but three are measured).
-    """
-
-    seconds: float = 10.0
-    warmup: int = 2
-    repeats: int = 7
-    budget_s: float = 60.0
 
 
 def sweep(
@@ -50,7 +31,7 @@ def sweep(
     out: Path | None = None,
     extra: Mapping[str, Any] | None = None,
     *,
-    timing: Timing = Timing(),
+    timing: Times | None = None,
     title: str = "",
     progress: Callable[[int, str], None] | None = None,
 ) -> Generator[Row, None, None]:
@@ -69,7 +50,7 @@ def sweep(
     pending = [subset for subset, row in zip(subsets, wanted, strict=True) if _measured_for(row) not in known]
     if progress and pending:
         progress(len(subsets) - len(pending), f"timing {len(pending)} subsets")
-    times = dict(zip(pending, _time_all(recognizer, pending, timing), strict=True))
+    times = dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
     for done, (subset, row) in enumerate(zip(subsets, wanted, strict=True), 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
@@ -125,30 +106,6 @@ def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Block
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-# -------------------------------------------------------------------------------------------------------- timing
-
-
-def _time_all(recognizer: Recognizer, subsets: Sequence[Blocks], timing: Timing) -> list[Row]:
-    """`latency_ms` of the network alone, and `rtf` with feature extraction and decoding, of each subset."""
-    samples = np.random.default_rng(0).normal(0.0, 0.1, round(timing.seconds * SAMPLE_RATE)).astype(np.float32)
-    ready = _one_utterance(recognizer, samples)
-    alone = [recognizer.pass_over(ready, subset) for subset in subsets]
-    whole = [partial(_recognize_samples, recognizer, samples, subset) for subset in subsets]
-    found = measure_in_turns([*alone, *whole], timing.warmup, timing.repeats, timing.budget_s)
-    return [
-        {"latency_ms": round(ms_alone, 3), "rtf": round(ms_whole / 1000 / timing.seconds, 6)}
-        for ms_alone, ms_whole in zip(found[: len(subsets)], found[len(subsets) :], strict=True)
-    ]
-
-
-def _recognize_samples(recognizer: Recognizer, samples: NDArray[np.float32], subset: Blocks) -> list[str]:
-    return recognizer.recognize(_one_utterance(recognizer, samples), subset)
-
-
-def _one_utterance(recognizer: Recognizer, samples: NDArray[np.float32]) -> FeatureBatch:
-    return collate_features(["noise"], [recognizer.features(samples)], [""], len(samples) / SAMPLE_RATE)
 
 
 # ---------------------------------------------------------------------------------------------------- utterances

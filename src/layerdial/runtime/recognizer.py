@@ -72,6 +72,10 @@ class OnnxRecognizer:
         return PieceTable(tokens, self.manifest.silent_tokens)
 
     @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    @property
     def n_blocks(self) -> int:
         return self.manifest.n_blocks
 

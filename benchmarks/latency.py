@@ -17,11 +17,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from layerdial.config.network import ConformerConfig
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import forward_pass, macs_per_second
-from layerdial.network_config import ConformerConfig
 from layerdial.subset import BlockSubset
-from layerdial.timing import measure_in_turns
+from layerdial.utils.timing import measure_in_turns
 
 
 def main() -> None:

@@ -31,18 +31,18 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from layerdial.config import DataConfig, DistilConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
+from layerdial.config.network import ConformerConfig
+from layerdial.config.recipe import DataConfig, DistilConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
 from layerdial.data.batching import Batch, Position, speeds_of, training_batches
 from layerdial.data.manifest import cut_text, open_cuts
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.network_config import ConformerConfig
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text import build_tokenizer
+from layerdial.text.tokenizer import build_tokenizer
 from layerdial.training.objective import ask_reference, loss_terms, prepare_inputs
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import make_policy
-from layerdial.training.posteriors import stored_posteriors
+from layerdial.training.precompute import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.setup import make_accelerator
 
@@ -207,7 +207,7 @@ def _report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
 
 
 def _speak() -> Path:
-    from layerdial.data.synth import prepare_demo
+    from layerdial.data.synthesis.demo_corpus import prepare_demo
 
     prepare_demo(Path("runs/demo/cuts"))
     return Path("runs/demo/cuts/train.cuts.jsonl.gz")

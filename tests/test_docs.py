@@ -27,13 +27,13 @@ import yaml
 from transformers import WavLMModel
 
 from layerdial import __version__
-from layerdial.bench.suite import load_suite
-from layerdial.cli import app
-from layerdial.export.folder import Traced
+from layerdial.cli.app import app
+from layerdial.config.network import SIZES
+from layerdial.export.writer import Traced
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.network_config import SIZES
-from layerdial.text import load_tokenizer
+from layerdial.suites.suite import load_suite
+from layerdial.text.tokenizer import load_tokenizer
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
 
@@ -98,7 +98,9 @@ def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: 
     place = tmp_path / "workshop"
     place.mkdir()
     monkeypatch.chdir(place)
-    monkeypatch.setattr("layerdial.export.run.trace", lambda *_: traced)  # half a minute less than the stand-in's own
+    monkeypatch.setattr(
+        "layerdial.export.export.trace", lambda *_: traced
+    )  # half a minute less than the stand-in's own
     for folder in ("recipes", "src"):
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "sc_exits"):
@@ -169,7 +171,7 @@ def follow(arguments: list[str]) -> None:
     elif program == "pip":
         check_pip(rest)
     elif program in ("accelerate", "torchrun"):
-        check_options(rest[rest.index("layerdial.cli") + 1 :])
+        check_options(rest[rest.index("layerdial") + 1 :])
     elif program == "python" and rest[0].endswith(".py"):
         script = (ROOT / rest[0]).read_text()
         assert all(option in script for option in rest[1:] if option.startswith("--"))
@@ -349,7 +351,7 @@ def test_the_commands_at_the_top_of_a_recipe_are_commands(recipe: Path, tmp_path
         ("layerdial sweep m c --fast", "No such option"),
         ("layerdial search runs/no/model data/given/dev.cuts.jsonl.gz", "is not a model folder"),
         ("layerdial prepare folder yours data/yours", "nothing makes yours"),
-        ("accelerate launch -m layerdial.cli fly", "No such command"),
+        ("accelerate launch -m layerdial fly", "No such command"),
         ("make tea", "assert"),
         ("pip install layerdial[tea]", "assert"),
         ("cat no.txt > yes.txt", "assert"),

@@ -12,19 +12,20 @@ import yaml
 from rich.console import Console
 
 from layerdial import load_model
-from layerdial.actions import search_model
-from layerdial.bench.tables import Results, rates_table
-from layerdial.bench.trained import dev_mean, with_train_seconds
-from layerdial.config import Recipe, load_recipe
+from layerdial.config.old_keys import upgraded
+from layerdial.config.recipe import Recipe, load_recipe
+from layerdial.config.strict import parse
 from layerdial.errors import UserError
+from layerdial.evaluation.run import search_model
+from layerdial.evaluation.tables import compare, latest_rows, sweep_table
 from layerdial.ladder import Ladder
 from layerdial.models.prune import prune_model
-from layerdial.old_keys import upgraded
-from layerdial.report import compare, latest_rows, read_rows, sweep_table
 from layerdial.runtime import Recognizer
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import Device, Profile
-from layerdial.strict import parse
+from layerdial.suites.tables import Results, rates_table
+from layerdial.suites.training_record import dev_mean, with_train_seconds
+from layerdial.utils.rows import read_rows
 from tiny_golden import noisy, write_noisy
 from tiny_suite import tiny_suite
 

@@ -20,11 +20,11 @@ import onnxruntime
 import soundfile
 import yaml
 
-from layerdial.actions import sweep_model
-from layerdial.config import load_recipe
+from layerdial.config.recipe import load_recipe
 from layerdial.data.manifest import write_cuts
-from layerdial.export.run import export_model
-from layerdial.latency import Timing
+from layerdial.evaluation.latency import Timing
+from layerdial.evaluation.run import sweep_model
+from layerdial.export.export import export_model
 from layerdial.training.loop import train
 from tiny import command, sentences, speak, write_corpus, write_cut
 from tiny_hf import save_tiny

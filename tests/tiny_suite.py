@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from layerdial.bench.suite import Suite, load_suite
+from layerdial.suites.suite import Suite, load_suite
 
 METHODS: dict[str, Any] = {
     "reference": {"set": {"policy": {"name": "none"}}},

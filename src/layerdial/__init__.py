@@ -12,8 +12,8 @@ from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
 if TYPE_CHECKING:
+    from layerdial.evaluation.load import load_model
     from layerdial.ladder import Ladder
-    from layerdial.load import load_model
     from layerdial.recognizer import Recognizer, Transcript
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ _LAZY = {
     "Ladder": "layerdial.ladder",
     "Recognizer": "layerdial.recognizer",
     "Transcript": "layerdial.recognizer",
-    "load_model": "layerdial.load",
+    "load_model": "layerdial.evaluation.load",
 }
 
 

@@ -9,8 +9,8 @@ from random import Random
 from typing import Any, Literal, overload
 
 from layerdial.errors import UserError
-from layerdial.files import read_json, write_json
 from layerdial.subset import Blocks, BlockSubset, SelectorDepth, check_depth
+from layerdial.utils.files import read_json, write_json
 
 FORMAT = 1
 

@@ -13,12 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.windows import windows
 from layerdial.cost import Cost
-from layerdial.features import SAMPLE_RATE, Features
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.windows import windows
 
 Audio = str | Path | NDArray[np.float32]
 """A file, or samples (S,) at 16 kHz within [-1, 1]."""

@@ -15,7 +15,7 @@ import torch
 from onnxscript import opset23 as op
 from torch import Tensor, nn
 
-from layerdial.export.quiet import quiet
+from layerdial.export.silence import quiet
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import Network
 from layerdial.runtime.session import INPUTS, OUTPUTS

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from layerdial.evaluate import evaluate
-from layerdial.export.folder import Traced, write_folder
+from layerdial.evaluation.evaluate import evaluate
+from layerdial.evaluation.metrics import paired_change
 from layerdial.export.precision import to_int8
-from layerdial.metrics import paired_change
+from layerdial.export.writer import Traced, write_folder
 from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.subset import BlockSubset
-from layerdial.text import normalise
+from layerdial.text.normalise import normalise
 
 TOLERANCE = 0.02
 _CHANGE = {"change": "relative", "low": "low", "high": "high"}

@@ -15,17 +15,17 @@ from onnx_ir import tape as ir_tape
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
+from layerdial.audio.features import LogMel, Samples, fewest_inputs
 from layerdial.errors import UserError
-from layerdial.export.folder import Precision, Traced, save_graph
 from layerdial.export.precision import to_float16, to_int8
-from layerdial.features import LogMel, Samples, fewest_inputs
-from layerdial.files import replacing, write_json, write_text
+from layerdial.export.writer import Precision, Traced, save_graph
 from layerdial.ladder import select
 from layerdial.models.network import Network
 from layerdial.runtime.manifest import FILE, SHERPA_KIND, read_features
 from layerdial.runtime.session import INPUTS
 from layerdial.subset import BlockSubset
-from layerdial.text import PieceTable
+from layerdial.text.tokenizer import PieceTable
+from layerdial.utils.files import replacing, write_json, write_text
 
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from layerdial.audio.features import SAMPLE_RATE, LogMel
+from layerdial.audio.kaldi_fbank import N_MELS
+from layerdial.config.network import ConformerConfig
+from layerdial.config.old_keys import without_gone
+from layerdial.config.strict import parse
 from layerdial.errors import UserError
-from layerdial.fbank import N_MELS
-from layerdial.features import SAMPLE_RATE, LogMel
-from layerdial.files import read_json, write_json
 from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import load_weights, save_tensors
@@ -24,11 +26,9 @@ from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
-from layerdial.network_config import ConformerConfig
-from layerdial.old_keys import without_gone
-from layerdial.strict import parse
 from layerdial.subset import SelectorDepth
-from layerdial.text import Tokenizer, load_tokenizer
+from layerdial.text.tokenizer import Tokenizer, load_tokenizer
+from layerdial.utils.files import read_json, write_json
 
 FORMAT = 1
 

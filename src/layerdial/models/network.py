@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerdial.features import SAMPLE_RATE, Features
+from layerdial.audio.features import SAMPLE_RATE, Features
 from layerdial.models.dynamic import Choice, SkipRule
 
 

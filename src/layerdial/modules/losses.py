@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from layerdial.modules.subsampling import frame_mask
-from layerdial.text import BLANK
+from layerdial.text.ctc import BLANK
 
 
 @dataclass(frozen=True)

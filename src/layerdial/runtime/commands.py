@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from layerdial.errors import UserError, installing
-from layerdial.files import check_writable
 from layerdial.ladder import Ladder
 from layerdial.recognizer import Recognizer, Transcript
 from layerdial.request import Request
@@ -23,6 +22,7 @@ from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.recognizer import OnnxRecognizer
+from layerdial.utils.files import check_writable
 
 
 def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Request, as_json: bool) -> int:

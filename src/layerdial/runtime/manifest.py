@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layerdial.audio.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
-from layerdial.files import read_json, write_json
+from layerdial.utils.files import read_json, write_json
 
 FORMAT = 1
 KIND = "layerdial-onnx"

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.features import SAMPLE_RATE, Features
+from layerdial.audio.features import SAMPLE_RATE, Features
 from layerdial.runtime.profile import ThreadProfile
 from layerdial.subset import BlockSubset
-from layerdial.timing import measure_in_turns
+from layerdial.utils.timing import measure_in_turns
 
 _MOST_DEPTHS = 9
 RunNetwork = Callable[[NDArray[np.float32], BlockSubset], object]

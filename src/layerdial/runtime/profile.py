@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.files import read_json, write_json
 from layerdial.ladder import Ladder
 from layerdial.runtime.controller import CostTable, DepthOption, worthwhile
+from layerdial.utils.files import read_json, write_json
 
 _log = logging.getLogger(__name__)
 FORMAT = 1

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio import probe
+from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.files import probe
+from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE, Features
 from layerdial.ladder import Ladder, select
 from layerdial.recognizer import (
     Audio,
@@ -35,8 +36,8 @@ from layerdial.runtime.profile import Profile
 from layerdial.runtime.scheduler import Constraint, PassResult, Scheduler, TimedWindow
 from layerdial.runtime.session import Cancel, Session, default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text import BLANK, PieceTable, batch_texts, greedy_ctc, read_tokens
-from layerdial.windows import WINDOW_SECONDS, windows
+from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
+from layerdial.text.tokenizer import PieceTable, read_tokens
 
 _log = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from layerdial.config import Recipe
+from layerdial.config.recipe import Recipe
 from layerdial.data.batching import training_batches
 from layerdial.errors import UserError
-from layerdial.progress import Update, progress
 from layerdial.training import checkpoints
 from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.log_window import LogWindow
 from layerdial.training.run import Run, is_over, prepare_run
 from layerdial.training.scoring import dev_scores, write_final_model
 from layerdial.training.update import update_weights
+from layerdial.utils.progress import Update, progress
 
 
 def train(recipe: Recipe, resume: bool = False) -> Path:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from layerdial.config import ExitsConfig, ObjectiveConfig, SpecAugmentConfig
+from layerdial.audio.features import Features
+from layerdial.config.recipe import ExitsConfig, ObjectiveConfig, SpecAugmentConfig
 from layerdial.data.batching import Batch
-from layerdial.features import Features
 from layerdial.models.network import EncoderOutput
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from layerdial.config import OptimConfig
+from layerdial.config.recipe import OptimConfig
 from layerdial.models.network import Network
 
 _BETAS = (0.9, 0.98)  # those of the Transformer (Vaswani et al. 2017)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from layerdial.config import PolicyConfig, Recipe
+from layerdial.config.recipe import PolicyConfig, Recipe
 from layerdial.ladder import Ladder, select
 from layerdial.subset import Blocks, BlockSubset
 

@@ -11,7 +11,7 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.network import Network
 from layerdial.subset import BlockSubset
-from layerdial.text import Tokenizer
+from layerdial.text.tokenizer import Tokenizer
 
 
 class Reference:

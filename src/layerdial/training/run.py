@@ -9,19 +9,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from layerdial.config import Recipe
+from layerdial.config.recipe import Recipe
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import fingerprint
 from layerdial.models.network import Network
-from layerdial.text import Tokenizer
+from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
 from layerdial.training.log_window import LogWindow
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import Policy, make_policy
-from layerdial.training.posteriors import stored_posteriors
+from layerdial.training.precompute import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
 from layerdial.training.setup import (

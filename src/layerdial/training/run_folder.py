@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 import layerdial
-from layerdial.config import Recipe
+from layerdial.config.old_keys import gone_key, upgraded
+from layerdial.config.recipe import Recipe
 from layerdial.data.manifest import Rejected
 from layerdial.errors import UserError
-from layerdial.files import read_json, write_json, write_text
-from layerdial.old_keys import gone_key, upgraded
-from layerdial.report import append_row, read_rows
 from layerdial.training import checkpoints
-from layerdial.version import code_version
+from layerdial.utils.files import read_json, write_json, write_text
+from layerdial.utils.rows import append_row, read_rows
+from layerdial.utils.version import code_version
 
 
 class RunFolder:

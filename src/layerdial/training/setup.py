@@ -11,20 +11,20 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from layerdial.config import Recipe
+from layerdial.audio.features import SAMPLE_RATE
+from layerdial.config.network import ConformerConfig, HuggingFaceConfig
+from layerdial.config.recipe import Recipe
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.network import Network
-from layerdial.network_config import ConformerConfig, HuggingFaceConfig
 from layerdial.subset import check_depth
-from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
+from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
 
 if TYPE_CHECKING:
-    from layerdial.models.hf_ctc import HuggingFaceCTC
+    from layerdial.models.huggingface.ctc import HuggingFaceCTC
 
 _LONGEST_EVALUATION = timedelta(hours=4)
 
@@ -232,7 +232,7 @@ def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | N
         raise UserError(
             f"tokenizer.kind is {config.kind}; Hugging Face models get a tokenizer of characters: kind: char"
         )
-    from layerdial.models.hf_processor import character_processor
+    from layerdial.models.huggingface.processor import character_processor
 
     settings = recipe.model.config if isinstance(recipe.model, HuggingFaceConfig) else {}
     return character_processor(_texts(recipe.data.train), library.extractor_for(start, settings))

@@ -40,15 +40,25 @@ from tiny_hf import save_tiny, tiny_model, tiny_processor
 pytest_plugins = ["tiny_export"]
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
+DOCUMENTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md")),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("recipes/*/README.md"),
+        *ROOT.glob("experiments/results/*.md"),
+    ]
+)
 RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
-ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm")
+ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm", "reproduce")
 each_document_to_run = pytest.mark.parametrize(
     "document",
-    [pytest.param(path, marks=pytest.mark.slow if path.parent.name in ALIKE else ()) for path in DOCUMENTS],
+    [
+        pytest.param(path, marks=pytest.mark.slow if {path.parent.name, path.stem} & set(ALIKE) else ())
+        for path in DOCUMENTS
+    ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 

@@ -10,9 +10,11 @@ from typing import Any, Literal, overload
 
 from layerdial.errors import UserError
 from layerdial.subset import Blocks, BlockSubset, SelectorDepth, check_depth
-from layerdial.utils.files import read_json, write_json
+from layerdial.utils.files import write_json
+from layerdial.utils.records import parsing, read_record
 
 FORMAT = 1
+_REMEDY = "make it again with layerdial search"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +62,9 @@ class Ladder:
     @classmethod
     def load(cls, path: Path, n_blocks: int | None = None) -> Ladder:
         """Read ladder.json; `UserError` if it is missing, damaged, of another format, or not for `n_blocks` blocks."""
-        stored = read_json(path)
-        found = stored.get("format") if isinstance(stored, dict) else None
-        if found != FORMAT:
-            raise UserError(f"{path} has format {found!r}; this layerdial reads format {FORMAT}")
-        try:
+        stored = read_record(path, _REMEDY, format=FORMAT)
+        with parsing(path, _REMEDY):
             ladder = cls._parse(stored)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}); make it again with layerdial search") from error
-        except UserError as error:
-            raise UserError(f"{path} is damaged ({error}); make it again with layerdial search") from error
         if n_blocks not in (None, ladder.n_blocks):
             raise UserError(
                 f"{path} is for {ladder.n_blocks} blocks, this model has {n_blocks}; run layerdial search again"

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.features import Features
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.windows import windows
 from layerdial.cost import Cost
 from layerdial.ladder import Ladder

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio import nemo_fbank as nemo_mel
-from layerdial.audio.kaldi_fbank import RATE, SHIFT, log_mel
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.kaldi_fbank import SHIFT, log_mel
 
-SAMPLE_RATE = RATE
-FRAMES_PER_SECOND = RATE // SHIFT
+FRAMES_PER_SECOND = SAMPLE_RATE // SHIFT
 Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
 
 

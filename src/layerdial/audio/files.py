@@ -21,7 +21,7 @@ from layerdial.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TARGET_RATE = 16000
+SAMPLE_RATE = 16000
 """The rate, in Hz, at which every model listens."""
 
 _FORMATS = "WAV, FLAC, Ogg, Opus, MP3 or SPHERE"
@@ -105,12 +105,12 @@ def read_segment(path: str | Path, start: int = 0, frames: int | None = None) ->
 
 def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """`samples` (S,) at `rate` Hz resampled to 16 kHz (soxr, high quality); said once per rate in the log."""
-    if rate == TARGET_RATE:
+    if rate == SAMPLE_RATE:
         return samples
     if rate not in _announced_rates:
         _announced_rates.add(rate)
-        _log.info("resampling %d Hz to %d Hz", rate, TARGET_RATE)
-    return _resample(samples, rate, TARGET_RATE)
+        _log.info("resampling %d Hz to %d Hz", rate, SAMPLE_RATE)
+    return _resample(samples, rate, SAMPLE_RATE)
 
 
 def change_speed(samples: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RATE = 16000
+from layerdial.audio.files import SAMPLE_RATE
+
 N_MELS = 80
 SHIFT = 160
 WINDOW = 400
 _FFT = 512
-_LOW_HZ, _HIGH_HZ = 20.0, RATE / 2 - 400.0
+_LOW_HZ, _HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400.0
 _PREEMPHASIS = 0.97
 _GRAPH = Path(__file__).with_name("kaldi_fbank.onnx")  # tests/audio/test_features.py says how it is made
 
@@ -68,7 +69,7 @@ def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 @cache
 def _matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """From a window to real and imaginary parts (400, 2K), from their squares to mel energies (2K, 80)."""
-    hertz = np.arange(_FFT // 2) * RATE / _FFT  # Kaldi leaves the Nyquist bin out
+    hertz = np.arange(_FFT // 2) * SAMPLE_RATE / _FFT  # Kaldi leaves the Nyquist bin out
     filters = _mel_filters(hertz)
     used = np.flatnonzero(filters.sum(axis=1))
     angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), used)

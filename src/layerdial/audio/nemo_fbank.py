@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.kaldi_fbank import RATE, SHIFT, WINDOW, filter_energies
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, filter_energies
 
 _FFT = 512
 _PREEMPHASIS = 0.97
@@ -45,8 +46,8 @@ def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def _mel_filters(n_mels: int) -> NDArray[np.float64]:
     """Triangles that are straight in hertz, of equal area: (257, n_mels)."""
-    hertz = np.arange(_FFT // 2 + 1)[:, None] * RATE / _FFT
-    edges = _to_hertz(np.linspace(0.0, _to_mel(RATE / 2), n_mels + 2))
+    hertz = np.arange(_FFT // 2 + 1)[:, None] * SAMPLE_RATE / _FFT
+    edges = _to_hertz(np.linspace(0.0, _to_mel(SAMPLE_RATE / 2), n_mels + 2))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.minimum((hertz - left) / (centre - left), (right - hertz) / (right - centre))
     filters: NDArray[np.float64] = np.maximum(triangles, 0.0) * 2.0 / (right - left)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.features import SAMPLE_RATE
-from layerdial.audio.files import open_audio, to_target_rate
+from layerdial.audio.files import SAMPLE_RATE, open_audio, to_target_rate
 from layerdial.errors import UserError
 
 WINDOW_SECONDS = 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -17,6 +17,9 @@ from layerdial.cli.options import (
     WorkersOption,
 )
 from layerdial.errors import UserError
+
+if TYPE_CHECKING:
+    from layerdial.data.manifest import CorpusReport
 
 Number = TypeVar("Number", int, float)
 
@@ -165,11 +168,11 @@ def _line_progress() -> Any:
     return update
 
 
-def _report_corpus(report: Any) -> None:
+def _report_corpus(report: CorpusReport) -> None:
     for name, split in sorted(report.splits.items()):
         print(f"{name}: {split.cuts} cuts, {split.hours:.2f} h, {split.speakers} speakers, {split.path}")
     if report.rejected:
         first = report.rejected[0]
-        where = f"; all in {report.rejected_path}" if getattr(report, "rejected_path", None) else ""
+        where = f"; all in {report.rejected_path}" if report.rejected_path else ""
         print(f"left out: {len(report.rejected)}, the first {first.cut_id}: {first.reason}{where}", file=sys.stderr)
     print("next: layerdial train RECIPE.yaml --set data.train=… --set data.dev=…")

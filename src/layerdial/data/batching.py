@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from layerdial.audio.features import SAMPLE_RATE, Features
-from layerdial.audio.files import AudioProblem, change_speed
+from layerdial.audio.features import Features
+from layerdial.audio.files import SAMPLE_RATE, AudioProblem, change_speed
 from layerdial.config.recipe import DataConfig
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, stack
@@ -30,6 +30,7 @@ from layerdial.errors import UserError
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.text.ctc import ctc_frames_needed
 from layerdial.text.tokenizer import Tokenizer
+from layerdial.utils.bounded import BoundedMap
 
 _log = logging.getLogger(__name__)
 _CACHED_BYTES = 512 * 1024 * 1024
@@ -156,16 +157,13 @@ class FeatureBatches:
             yield from self._cache
             return
         self.rejected = []
-        kept: list[FeatureBatch] | None = []
-        for batch, rejected in self._load():
+        kept, whole = BoundedMap[int, FeatureBatch](_CACHED_BYTES), True
+        for number, (batch, rejected) in enumerate(self._load()):
             self.rejected += rejected
             if batch is not None:
-                if kept is not None:
-                    kept.append(batch)
-                    if sum(b.inputs.nbytes for b in kept) > _CACHED_BYTES:
-                        kept = None
+                whole = whole and kept.put(number, batch, batch.inputs.nbytes)
                 yield batch
-        self._cache = kept
+        self._cache = kept.values() if whole else None
         if self.rejected:
             first = self.rejected[0]
             _log.warning("%d cuts of %s are left out, the first: %s", len(self.rejected), self.cuts, first.reason)
@@ -259,8 +257,7 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         self._features = features
         self._seed = seed
         self._posteriors = posteriors
-        self._cache: dict[tuple[str, float], NDArray[np.float32]] = {}
-        self._cache_bytes = config.cache_mb * 1024 * 1024
+        self._cache = BoundedMap[tuple[str, float], NDArray[np.float32]](config.cache_mb * 1024 * 1024)
 
     def __getitem__(self, item: Any) -> Batch | StalePosteriors:
         try:
@@ -316,9 +313,7 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         if self._posteriors is not None:
             self._posteriors.check_audio(cut.id, speed, samples)
         feature = self._features(change_speed(samples, speed))
-        self._cache_bytes -= feature.nbytes
-        if self._cache_bytes >= 0:
-            self._cache[cut.id, speed] = feature
+        self._cache.put((cut.id, speed), feature, feature.nbytes)
         return feature
 
     def _speed(self, epoch: int, cut_id: str) -> float:

@@ -47,6 +47,20 @@ class SplitSummary:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class CorpusReport:
+    """What is in the folder `out`: splits by name, what was left out, and the file that lists the latter, if any.
+
+    `reused`: it was there already, complete, of the same settings.
+    """
+
+    out: Path
+    splits: dict[str, SplitSummary]
+    rejected: tuple[Rejected, ...] = ()
+    rejected_path: Path | None = None
+    reused: bool = False
+
+
 def open_cuts(path: str | Path) -> CutSet:
     """The cuts of a manifest as a lazy `CutSet`: every iteration reads the file anew, one cut at a time.
 

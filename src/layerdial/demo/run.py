@@ -24,7 +24,7 @@ from layerdial.utils.progress import progress
 
 if TYPE_CHECKING:
     from layerdial.cost import Cost
-    from layerdial.data.synthesis.writer import SynthReport
+    from layerdial.data.manifest import CorpusReport
     from layerdial.recognizer import Recognizer
     from layerdial.subset import Blocks
     from layerdial.utils.rows import Row
@@ -88,7 +88,7 @@ def _check_models(out: Path) -> None:
             )
 
 
-def _speak(cuts: Path) -> SynthReport:
+def _speak(cuts: Path) -> CorpusReport:
     from layerdial.data.synthesis.demo_corpus import prepare_demo
 
     with progress("speak", None) as update:

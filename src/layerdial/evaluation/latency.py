@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.recognizer import FeatureBatch, Recognizer, collate_features
 from layerdial.subset import Blocks
 from layerdial.utils.rows import Row

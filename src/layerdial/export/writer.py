@@ -14,7 +14,8 @@ import onnx_ir as ir
 import torch
 
 from layerdial import __version__
-from layerdial.audio.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
+from layerdial.audio.features import Features, LogMel, NemoMel, Samples
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx

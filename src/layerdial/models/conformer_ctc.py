@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from layerdial.audio.features import SAMPLE_RATE, LogMel
+from layerdial.audio.features import LogMel
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.config.network import ConformerConfig
 from layerdial.config.old_keys import without_gone
@@ -28,7 +29,8 @@ from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
 from layerdial.subset import SelectorDepth
 from layerdial.text.tokenizer import Tokenizer, load_tokenizer
-from layerdial.utils.files import read_json, write_json
+from layerdial.utils.files import write_json
+from layerdial.utils.records import read_record
 
 FORMAT = 1
 
@@ -160,10 +162,7 @@ def describe_network(network: ConformerCTC) -> dict[str, Any]:
 def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     """The network (in `eval()`, on the CPU) and its tokenizer; `UserError` names what is missing or does not fit."""
     config_file = folder / "config.json"
-    stored = read_json(config_file)
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        found = stored.get("format") if isinstance(stored, dict) else None
-        raise UserError(f"{config_file} has format {found!r}; this layerdial reads format {FORMAT}")
+    stored = read_record(config_file, "copy it again", format=FORMAT)
     missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
     if missing:
         raise UserError(f"{config_file} lacks {', '.join(missing)}; copy it again")

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.features import Features
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.models.dynamic import Choice, SkipRule
 
 

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerdial.audio.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
+from layerdial.audio.features import Features, LogMel, NemoMel, Samples
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
-from layerdial.utils.files import read_json, write_json
+from layerdial.utils.files import write_json
+from layerdial.utils.records import parsing, read_record
 
 FORMAT = 1
 KIND = "layerdial-onnx"
@@ -61,16 +63,12 @@ class Manifest:
         file = folder / FILE
         if not file.is_file():
             raise UserError(f"{folder} is not an exported model: it has no {FILE}; make one with layerdial export")
-        stored = read_json(file)
-        if isinstance(stored, dict) and stored.get("kind") == SHERPA_KIND:
+        remedy = "export the model again"
+        if read_record(file, remedy).get("kind") == SHERPA_KIND:
             raise UserError(f"{folder} was exported for sherpa-onnx; export it again without --format for layerdial")
-        found = (stored.get("kind"), stored.get("format")) if isinstance(stored, dict) else None
-        if found != (KIND, FORMAT):
-            raise UserError(f"{file} is of kind and format {found}; this layerdial reads {(KIND, FORMAT)}")
-        try:
+        stored = read_record(file, remedy, kind=KIND, format=FORMAT)
+        with parsing(file, remedy):
             return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format")})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error!r}); export the model again") from None
 
     @classmethod
     def _parse(cls, stored: dict[str, Any]) -> Manifest:

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.features import Features
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.runtime.profile import ThreadProfile
 from layerdial.subset import BlockSubset
 from layerdial.utils.timing import measure_in_turns

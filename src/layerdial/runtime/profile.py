@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.runtime.controller import CostTable, DepthOption, worthwhile
-from layerdial.utils.files import read_json, write_json
+from layerdial.utils.files import write_json
+from layerdial.utils.records import parsing, read_record
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
 FILE = "profile.json"
+_REMEDY = "make it again with layerdial profile"
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,11 @@ class Profile:
         file = folder / FILE
         if not file.is_file():
             return None
-        stored = read_json(file)
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise UserError(f"{file} is no profile of this layerdial; make it again with layerdial profile")
-        try:
+        stored = read_record(file, _REMEDY, format=FORMAT)
+        with parsing(file, _REMEDY):
             profile = cls(stored["model_id"], Device(**stored["device"]), tuple(map(_table, stored["tables"])))
             for table in profile.tables:
                 table.costs()  # complains of what makes no sense
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error!r}); make it again with layerdial profile") from None
         if (profile.model_id, profile.device) == (model_id, Device.here()):
             return profile
         _log.info("%s is of another device, model or ONNX Runtime; layerdial profile measures anew", file)

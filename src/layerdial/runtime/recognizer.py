@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.features import SAMPLE_RATE, Features
-from layerdial.audio.files import probe
+from layerdial.audio.features import Features
+from layerdial.audio.files import SAMPLE_RATE, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.config.network import ConformerConfig, HuggingFaceConfig
 from layerdial.config.recipe import Recipe
 from layerdial.errors import UserError

@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,38 +31,38 @@ def run_jobs(
     `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM) is handed on to the
     workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for torch.
     """
-    waiting = list(jobs)
+    names = {job.name: job for job in jobs}
+    graph = TopologicalSorter({job.name: job.needs & names.keys() for job in jobs})
+    graph.prepare()
+    ready: list[str] = []
     failures: list[Failure] = []
     finished: set[str] = set()
     pool = Workers(min(parallel, len(jobs)), threads)
     with _terminated_as_interrupted(), pool.closing(), side_by_side(description) as show:
-        while waiting or pool.busy:
-            _start_what_can(waiting, {job.name for job in jobs} - finished, pool)
+        while len(finished) + len(failures) < len(jobs):
+            ready = sorted([*ready, *graph.get_ready()], key=list(names).index)
+            while ready and not pool.full:
+                pool.start(names[ready.pop(0)])
             for job, failure in pool.wait(1.0):
                 if failure is None:
                     done(job)
                     finished.add(job.name)
+                    graph.done(job.name)
                 else:
-                    failures += [failure, *_give_up(waiting, job)]
+                    failures += [failure, *_left_out(jobs, job, {failed.job.name for failed in failures})]
             show(*_progress(jobs, finished, failures, pool), f"{len(finished)}/{len(jobs)} jobs")
     return failures
 
 
-def _start_what_can(waiting: list[Job], unfinished: set[str], pool: Workers) -> None:
-    for job in [job for job in waiting if not job.needs & unfinished]:
-        if pool.full:
-            return
-        waiting.remove(job)
-        pool.start(job)
-
-
-def _give_up(waiting: list[Job], failed: Job) -> Iterator[Failure]:
-    """What needs a failed job, and what needs that."""
-    for job in [job for job in waiting if failed.name in job.needs]:
-        if job in waiting:
-            waiting.remove(job)
+def _left_out(jobs: Sequence[Job], failed: Job, known: Collection[str]) -> Iterator[Failure]:
+    """What needs a failed job, and what needs that, unless it is `known` to fail: sorting never finds it ready."""
+    for job in jobs:
+        if failed.name in job.needs and job.name not in known:
+            known = {*known, job.name}
             yield Failure(job, f"left out, it needs {failed.name}", left_out=True)
-            yield from _give_up(waiting, job)
+            for further in _left_out(jobs, job, known):
+                known = {*known, further.job.name}
+                yield further
 
 
 def _progress(

@@ -11,7 +11,6 @@ import multiprocessing.connection
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
+from layerdial.utils.parent import end_with_parent
 
 SECONDS_TO_SAVE = 20.0
 
@@ -156,7 +156,7 @@ def _work(pipe: Any, threads: int | None) -> None:
     """What a worker does: one job after another, until the pipe is closed or a job fails by our fault."""
     os.setsid()  # Ctrl-C reaches this process through the first one alone, once
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(SECONDS_TO_SAVE)
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         message, users_mistake = None, False
         while message is None or users_mistake:
@@ -167,15 +167,6 @@ def _work(pipe: Any, threads: int | None) -> None:
                 torch.set_num_threads(threads)  # a recipe before may have had its own
             message, users_mistake = _do(job)
             pipe.send((message, users_mistake))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(SECONDS_TO_SAVE)
-    os._exit(1)
 
 
 def _do(job: Job) -> tuple[str | None, bool]:

@@ -23,7 +23,6 @@ from lhotse.cut.mixed import MixTrack
 from layerdial.audio.files import AudioInfo, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    PrepareReport,
     Progress,
     check_audio,
     checked_cut,
@@ -32,7 +31,7 @@ from layerdial.data.corpora.prepare import (
     in_order,
     write_splits,
 )
-from layerdial.data.manifest import Rejected, cut_speaker
+from layerdial.data.manifest import CorpusReport, Rejected, cut_speaker
 from layerdial.errors import UserError
 
 TRAIN = "train"
@@ -77,7 +76,7 @@ def prepare_folder(
     seed: int = 0,
     verify: bool = True,
     progress: Progress | None = None,
-) -> PrepareReport:
+) -> CorpusReport:
     """Write a manifest for each split of `source`; a source without split folders is one split called `train`.
 
     `hold_out={"dev": ["theo"]}` moves the speakers named, from whatever folder they are in, to that split; the others

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,7 +22,7 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
 from layerdial.audio.files import AudioInfo, AudioProblem, probe, verify
-from layerdial.data.manifest import SUFFIX, CutWriter, Rejected, SplitSummary, cut_writer
+from layerdial.data.manifest import SUFFIX, CorpusReport, CutWriter, Rejected, cut_writer
 from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
 from layerdial.utils.files import replacing
@@ -46,16 +45,7 @@ class Found(NamedTuple):
     item: Cut | Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareReport:
-    """What `prepare` wrote: the splits by name, the utterances left out, and the file that lists the latter."""
-
-    splits: dict[str, SplitSummary]
-    rejected: tuple[Rejected, ...]
-    rejected_path: Path
-
-
-def write_splits(out: Path, found: Iterable[Found]) -> PrepareReport:
+def write_splits(out: Path, found: Iterable[Found]) -> CorpusReport:
     """Stream cuts into `out/<split>.cuts.jsonl.gz` and rejections into `out/rejected.jsonl`; all appear at the end.
 
     Splits without a cut get no file. Raises `UserError` if there is no cut at all or `out` cannot be written.
@@ -77,7 +67,8 @@ def write_splits(out: Path, found: Iterable[Found]) -> PrepareReport:
             raise UserError(_nothing_left(out, rejected))
         place.write_text("".join(_as_line(r) for r in rejected), encoding="utf-8")
     _warn_of_leftovers(out, set(writers))
-    return PrepareReport({s: w.summary for s, w in writers.items()}, tuple(rejected), out / "rejected.jsonl")
+    summaries = {split: writer.summary for split, writer in writers.items()}
+    return CorpusReport(out, summaries, tuple(rejected), out / "rejected.jsonl")
 
 
 def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:

@@ -14,10 +14,9 @@ from pathlib import Path
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.recipes.tedlium import TEDLIUM_PARTS, _parse_stm_file
 
-from layerdial.audio.files import TARGET_RATE, AudioProblem
+from layerdial.audio.files import SAMPLE_RATE, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    PrepareReport,
     Progress,
     check_audio,
     checked_cut,
@@ -27,7 +26,7 @@ from layerdial.data.corpora.prepare import (
     in_order,
     write_splits,
 )
-from layerdial.data.manifest import Rejected, use_libsndfile
+from layerdial.data.manifest import CorpusReport, Rejected, use_libsndfile
 
 _LONGEST_OVERHANG = 0.25  # seconds by which a TED-LIUM segment may run past the end of its talk; it is then trimmed
 _CLITIC = r"'(?:s|t|re|ve|ll|d|m)\b"
@@ -39,7 +38,7 @@ def prepare_tedlium(
     parts: Sequence[str] | None = None,
     verify: bool = False,
     progress: Progress | None = None,
-) -> PrepareReport:
+) -> CorpusReport:
     """Write manifests for train, dev and test of TED-LIUM 3, whose legacy distribution is in `source`.
 
     Each segment of a talk becomes a cut. Segments with `ignore_time_segment_in_scoring` are no speech to score and
@@ -85,7 +84,7 @@ def _read_talk(root: Path, verify: bool, which: tuple[str, str]) -> list[Found]:
     if not transcript.is_file():
         return [Found(part, Rejected(talk, f"{transcript} does not exist, so the talk has no transcript"))]
     try:
-        check_audio(sphere, TARGET_RATE, decode=verify)
+        check_audio(sphere, SAMPLE_RATE, decode=verify)
         segments: list[SupervisionSegment] = _parse_stm_file(transcript)
     except AudioProblem as problem:
         return [Found(part, Rejected(talk, str(problem)))]

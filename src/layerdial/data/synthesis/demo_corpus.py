@@ -19,13 +19,17 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerdial.data.synthesis.espeak import PADDING, RATE, SNR_DB, Utterance, check_voice
-from layerdial.data.synthesis.writer import Job, Progress, SynthReport, fill_folder
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.data.synthesis.espeak import PADDING, SNR_DB, Utterance, check_voice
+from layerdial.data.synthesis.writer import Job, Progress, fill_folder
 from layerdial.errors import UserError
+
+if TYPE_CHECKING:
+    from layerdial.data.manifest import CorpusReport
 
 SPLITS = ("train", "dev", "test")
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-scotland")
@@ -94,7 +98,7 @@ def prepare_demo(
     seed: int = 0,
     workers: int = 2,
     progress: Progress | None = None,
-) -> SynthReport:
+) -> CorpusReport:
     """Make the demo corpus: `out/audio/<split>/*.flac`, `out/<split>.cuts.jsonl.gz`, and `out/demo.json`.
 
     hours: of audio per split; 19 minutes of train, 4 of dev, 8 of test unless given. utterances: how many of a split,
@@ -195,11 +199,11 @@ def speak_texts(
     voices: Sequence[str] = (),
     copies: int = 1,
     snr_db: tuple[float, float] | None = SNR_DB,
-    rate: int = RATE,
+    rate: int = SAMPLE_RATE,
     seed: int = 0,
     workers: int = 2,
     progress: Progress | None = None,
-) -> SynthReport:
+) -> CorpusReport:
     """Have (id, text) pairs read aloud: `out/train.cuts.jsonl.gz`, `out/audio/train/`, and `out/speak.json`.
 
     texts: read twice, so a sequence or an object that starts anew with every `iter`, not a generator. voices: such as
@@ -213,22 +217,22 @@ def speak_texts(
     if copies < 1:
         raise UserError(f"copies is {copies}; give 1 or more")
     check_snr(snr_db)
-    if not 1000 <= rate <= RATE:
-        raise UserError(f"rate is {rate}; give the recordings' sample rate in Hz, at most {RATE}")
+    if not 1000 <= rate <= SAMPLE_RATE:
+        raise UserError(f"rate is {rate}; give the recordings' sample rate in Hz, at most {SAMPLE_RATE}")
     speakers = tuple(voices) or tuple(f"{accent}+{name}" for name in VOICES["train"] for accent in ACCENTS)
     for voice in speakers:
         check_voice(voice)
     count, digest = _fingerprint(texts)
     settings = {"texts": digest, "voices": list(speakers), "copies": copies, "seed": seed}
     settings["snr_db"] = snr_db and list(snr_db)
-    if rate != RATE:
+    if rate != SAMPLE_RATE:
         settings["rate"] = rate
     jobs = {"train": (replace(job, rate=rate) for job in _readings(texts, speakers, copies, snr_db, seed))}
     total = count * copies
     return fill_folder(Path(out), "speak", settings, jobs, workers=workers, total=total, progress=progress)
 
 
-def speak_cuts(cuts: Path | str, out: Path | str, *, copies: int = 2, **options: Any) -> SynthReport:
+def speak_cuts(cuts: Path | str, out: Path | str, *, copies: int = 2, **options: Any) -> CorpusReport:
     """`speak_texts` on the transcripts of the manifest `cuts`: pre-training material that costs no recordings.
 
     The options are those of `speak_texts`. Raises UserError where `out` would replace `cuts` itself.

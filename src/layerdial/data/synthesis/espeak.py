@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.synthesis.reverb import DIRECT_DB, reverberate, room_response
 from layerdial.errors import UserError, installing
 
 Floats = npt.NDArray[np.float32]
 
-RATE = 16000  # of what `synthesise` returns
 NATIVE_RATE = 22050  # of what `speak` returns
 SNR_DB = (10.0, 30.0)
 PEAK_DB = (-20.0, -1.0)  # of full scale: loudness varies and nothing clips
@@ -83,10 +83,10 @@ def synthesise(
     raw = speak(utterance.text, utterance.voice, utterance.speed, utterance.pitch)
     if not raw.any():
         raise UserError(f"the text {utterance.text!r} gives no sound; it needs letters or digits")
-    speech: Floats = soxr.resample(raw, NATIVE_RATE, RATE)
+    speech: Floats = soxr.resample(raw, NATIVE_RATE, SAMPLE_RATE)
     rng = np.random.default_rng(seed)
     if reverb is not None:
-        speech = reverberate(speech, room_response(rng.uniform(*reverb), rng.uniform(*DIRECT_DB), RATE, rng))
+        speech = reverberate(speech, room_response(rng.uniform(*reverb), rng.uniform(*DIRECT_DB), SAMPLE_RATE, rng))
     if snr_db is None:
         return _to_peak(speech, PEAK_DB[1])
     samples = add_background(speech, rng.uniform(*snr_db), rng)
@@ -95,7 +95,7 @@ def synthesise(
 
 def add_background(speech: Floats, snr_db: float, rng: np.random.Generator) -> Floats:
     """Speech (S,) at 16 kHz, some silence added around it, in noise whose power is `snr_db` below the speech's mean."""
-    before, after = (int(seconds * RATE) for seconds in rng.uniform(*PADDING, size=2))
+    before, after = (int(seconds * SAMPLE_RATE) for seconds in rng.uniform(*PADDING, size=2))
     padded = np.pad(speech, (before, after))
     noise = coloured_noise(len(padded), rng.uniform(0.5, 1.2), rng)
     power = float(np.mean(np.square(speech, dtype=np.float64)))
@@ -107,7 +107,7 @@ def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Fl
     """Gaussian noise (n_samples,) of power 1 whose power spectrum falls as 1 / f^slope: 0 is white, 1 is pink."""
     size = 1 << (n_samples - 1).bit_length()  # powers of two are fast to transform
     spectrum = np.fft.rfft(rng.standard_normal(size, dtype=np.float32))
-    bins = np.maximum(np.arange(len(spectrum), dtype=np.float32), size * 50 / RATE)  # flat below 50 Hz
+    bins = np.maximum(np.arange(len(spectrum), dtype=np.float32), size * 50 / SAMPLE_RATE)  # flat below 50 Hz
     noise = np.fft.irfft(spectrum * bins ** np.float32(-slope / 2), size)[:n_samples]
     scaled: Floats = (noise / np.sqrt(np.mean(np.square(noise)))).astype(np.float32)
     return scaled

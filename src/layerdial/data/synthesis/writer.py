@@ -10,25 +10,26 @@ import itertools
 import os
 import shutil
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerdial.data.synthesis.espeak import RATE, Utterance, synthesise
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.data.synthesis.espeak import Utterance, synthesise
 from layerdial.errors import UserError
 from layerdial.utils.files import read_json, write_json
+from layerdial.utils.parent import end_with_parent
 
 if TYPE_CHECKING:
     from lhotse import MonoCut
 
-    from layerdial.data.manifest import Rejected, SplitSummary
+    from layerdial.data.manifest import CorpusReport, Rejected, SplitSummary
 
 SHORTEST = 0.2  # seconds
 _FORMAT = 1  # raised when the same settings would give other audio
@@ -47,18 +48,8 @@ class Job:
     file: str
     seed: tuple[int, ...]
     snr_db: tuple[float, float] | None
-    rate: int = RATE
+    rate: int = SAMPLE_RATE
     reverb: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class SynthReport:
-    """What is in `out`. reused: it was there already, complete, of the same settings."""
-
-    out: Path
-    splits: dict[str, SplitSummary]
-    rejected: tuple[Rejected, ...] = ()
-    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ def fill_folder(
     workers: int,
     total: int,
     progress: Progress | None,
-) -> SynthReport:
+) -> CorpusReport:
     """Speak the jobs of every split into `out`, unless its marker says that this was done with the same settings.
 
     An interrupted folder of the same settings is continued, one of other settings replaced. Raises UserError where
@@ -98,7 +89,7 @@ def fill_folder(
     _clear(out, marker, found, jobs, keep_audio=same)
     write_json(marker, {"settings": wanted, "splits": dict.fromkeys(jobs), "complete": False})
 
-    from layerdial.data.manifest import write_cuts
+    from layerdial.data.manifest import CorpusReport, write_cuts
 
     splits: dict[str, SplitSummary] = {}
     rejected: list[Rejected] = []
@@ -113,7 +104,7 @@ def fill_folder(
     with _pool(workers) as pool:
         for split in jobs:
             splits[split] = write_cuts(_cuts(spoken(split), rejected), out / f"{split}.cuts.jsonl.gz")
-    report = SynthReport(out, splits, tuple(rejected))
+    report = CorpusReport(out, splits, tuple(rejected))
     _write_complete(marker, wanted, report)
     return report
 
@@ -129,9 +120,9 @@ def _read_marker(marker: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("splits"), dict) else None
 
 
-def _complete(out: Path, found: Mapping[str, Any]) -> SynthReport | None:
+def _complete(out: Path, found: Mapping[str, Any]) -> CorpusReport | None:
     """The report of a finished folder; None where it is unfinished, or manifests or audio files are gone."""
-    from layerdial.data.manifest import Rejected, SplitSummary
+    from layerdial.data.manifest import CorpusReport, Rejected, SplitSummary
 
     if not found.get("complete"):
         return None
@@ -139,10 +130,10 @@ def _complete(out: Path, found: Mapping[str, Any]) -> SynthReport | None:
     for split, summary in splits.items():
         if not summary.path.is_file() or sum(1 for _ in (out / "audio" / split).rglob("*.flac")) < summary.cuts:
             return None
-    return SynthReport(out, splits, tuple(Rejected(**row) for row in found["rejected"]), reused=True)
+    return CorpusReport(out, splits, tuple(Rejected(**row) for row in found["rejected"]), reused=True)
 
 
-def _write_complete(marker: Path, settings: Mapping[str, Any], report: SynthReport) -> None:
+def _write_complete(marker: Path, settings: Mapping[str, Any], report: CorpusReport) -> None:
     splits = {split: asdict(summary) | {"path": str(summary.path)} for split, summary in report.splits.items()}
     rejected = [asdict(row) for row in report.rejected]
     write_json(marker, {"settings": settings, "splits": splits, "rejected": rejected, "complete": True})
@@ -187,14 +178,7 @@ def _pool(workers: int) -> ProcessPoolExecutor | _Here:
 def _follow_parent() -> None:
     """Make a worker leave interrupts to its parent, and end with it even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def _speak_all(
@@ -243,8 +227,8 @@ def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if job.rate != RATE:
-            samples = np.clip(soxr.resample(samples, RATE, job.rate), -1.0, 1.0)
+        if job.rate != SAMPLE_RATE:
+            samples = np.clip(soxr.resample(samples, SAMPLE_RATE, job.rate), -1.0, 1.0)
         soundfile.write(temporary, samples, job.rate, format="FLAC", subtype="PCM_16")
         os.replace(temporary, path)
     except (OSError, soundfile.LibsndfileError) as error:
@@ -255,8 +239,8 @@ def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
 
 def _fault(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
     """What is wrong with the samples (S,) at 16 kHz, or nothing."""
-    if len(samples) < SHORTEST * RATE:
-        return f"{len(samples) / RATE:.2f} s of audio; at least {SHORTEST} s are needed"
+    if len(samples) < SHORTEST * SAMPLE_RATE:
+        return f"{len(samples) / SAMPLE_RATE:.2f} s of audio; at least {SHORTEST} s are needed"
     if not np.isfinite(samples).all():
         return "some samples are not finite numbers"
     if np.abs(samples).max() >= 1:

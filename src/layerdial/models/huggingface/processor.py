@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
-from layerdial.audio.features import SAMPLE_RATE, Convolution, Lengths, fewest_inputs, frames_after
+from layerdial.audio.features import Convolution, Lengths, fewest_inputs, frames_after
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.windows import CONTEXT_SECONDS
 from layerdial.errors import UserError
 

@@ -177,11 +177,14 @@ class SharedTiming:
         self._rows: dict[tuple[str, Blocks], Row] = {}
 
     def __call__(self, recognizer: Recognizes, subsets: Sequence[Blocks]) -> list[Row]:
+        from layerdial.models.recognizer import TorchRecognizer
+
+        assert isinstance(recognizer, TorchRecognizer)  # what the demo trains
         if subsets and not self._rows:
             self._measure()
-        own = _name_and_shape(recognizer)
-        rows = [self._rows[own[1], subset] for subset in subsets]
-        return [{key: value for key, value in row.items() if (key, value) != ("timed_with", own[0])} for row in rows]
+        rows = [self._rows[_shape(recognizer), subset] for subset in subsets]
+        own = "timed_with", _method(recognizer)
+        return [{key: value for key, value in row.items() if (key, value) != own} for row in rows]
 
     def _measure(self) -> None:
         from layerdial.models.recognizer import load_model
@@ -190,15 +193,20 @@ class SharedTiming:
         passes: dict[tuple[str, Blocks], tuple[TorchRecognizer, Blocks]] = {}
         for model in map(load_model, self._models):
             for subset in select_subsets("ladder", None, model.n_blocks, model.ladder):
-                passes.setdefault((_name_and_shape(model)[1], subset), (model, subset))
+                passes.setdefault((_shape(model), subset), (model, subset))
         times = Timing(budget_s=_TIMING_S).in_turns(list(passes.values()))
         for (key, (model, _)), row in zip(passes.items(), times, strict=True):
-            self._rows[key] = row | {"timed_with": _name_and_shape(model)[0]}
+            self._rows[key] = row | {"timed_with": _method(model)}
 
 
-def _name_and_shape(model: Any) -> tuple[str, str]:
-    """Return the method that made a model, and what decides its cost: its settings and the size of its vocabulary."""
-    return model_name(Path(model.name)), f"{model.network.config!r} {len(model.tokenizer.tokens)}"
+def _method(model: TorchRecognizer) -> str:
+    """Return the method that made a model, `ld` of `runs/demo/ld/model`."""
+    return model_name(Path(model.name))
+
+
+def _shape(model: TorchRecognizer) -> str:
+    """Return what decides a model's cost: the settings of its network and the size of its vocabulary."""
+    return f"{model.network.config!r}, {len(model.tokenizer.tokens)} tokens"
 
 
 def _draw(rows: Sequence[Row], picture: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layerdial.modules.subsampling import conv_over_time
-from layerdial.timing import measure_in_turns
+from layerdial.utils.timing import measure_in_turns
 
 SHAPES = {"xs, 30 s as 7 utterances": (7, 107, 96, 15), "paper, 10 s": (1, 250, 256, 31)}
 

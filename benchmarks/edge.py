@@ -28,16 +28,16 @@ import numpy as np
 
 from edge_deadline import deadlines
 from edge_report import report
-from layerdial.evaluate import evaluate
-from layerdial.export.folder import trace
-from layerdial.export.run import export_model
+from layerdial.audio.features import SAMPLE_RATE
+from layerdial.evaluation.evaluate import evaluate
+from layerdial.export.export import export_model
 from layerdial.export.sherpa import write_sherpa_folder
-from layerdial.features import SAMPLE_RATE
-from layerdial.files import write_json
+from layerdial.export.writer import trace
 from layerdial.runtime import Recognizer
-from layerdial.runtime.budget import DepthController, worthwhile
-from layerdial.runtime.profile import measure_table, peak_rss_mb, profile_device
+from layerdial.runtime.controller import DepthController, worthwhile
+from layerdial.runtime.profiling import peak_rss_mb, profile_device, profile_recognizer
 from layerdial.subset import BlockSubset
+from layerdial.utils.files import write_json
 
 Run = Callable[[], object]
 SECONDS = 10.0
@@ -170,8 +170,8 @@ def wer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def sherpa_errors(recognizer: Any, cuts: Path) -> int:
-    from layerdial.metrics import score, total
-    from layerdial.text import normalise
+    from layerdial.evaluation.metrics import score, total
+    from layerdial.text.normalise import normalise
 
     pairs = [(text, normalise(sherpa_text(recognizer, samples))) for samples, text in utterances(cuts)]
     return total(score(pairs)).errors
@@ -215,7 +215,7 @@ def deadline(options: argparse.Namespace) -> dict[str, Any]:
 def choosing(options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds that the choice of a depth costs a request."""
     recognizer = Recognizer(options.out / "float32", 1)
-    table = measure_table(recognizer, (1.0, 10.0), 5.0, 3).costs()
+    table = profile_recognizer(recognizer, (1.0, 10.0), 5.0, 3).costs()
     controller = DepthController(table, worthwhile(recognizer.ladder, recognizer.n_blocks))
     times = []
     for i in range(5000):
@@ -240,7 +240,7 @@ def confidence(options: argparse.Namespace) -> dict[str, Any]:
     from edge_confidence import policies
 
     recognizer = Recognizer(options.out / "float32", 1)
-    table = measure_table(recognizer, (1.0, 3.0, 10.0), 10.0, 7).costs()
+    table = profile_recognizer(recognizer, (1.0, 3.0, 10.0), 10.0, 7).costs()
     found = policies(
         recognizer, table, list(utterances(options.dev)), [list(utterances(cuts)) for cuts in options.test]
     )
@@ -261,8 +261,8 @@ def whisper(options: argparse.Namespace) -> dict[str, Any]:
     script = Path(__file__).with_name("edge_whisper.py")
     words = [options.whisper_python, str(script), str(audio)]
     answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    from layerdial.metrics import score, total
-    from layerdial.text import normalise
+    from layerdial.evaluation.metrics import score, total
+    from layerdial.text.normalise import normalise
 
     pairs = [
         (text, spell_digits(normalise(heard))) for (_, text), heard in zip(spoken, answer.pop("texts"), strict=True)
@@ -338,7 +338,7 @@ def sherpa_request(recognizer: Any, samples: np.ndarray) -> Run:
 
 def utterances(cuts: Path) -> list[tuple[np.ndarray, str]]:
     from layerdial.data.manifest import cut_text, load_samples, open_cuts
-    from layerdial.text import normalise
+    from layerdial.text.normalise import normalise
 
     return [(load_samples(cut), normalise(cut_text(cut))) for cut in open_cuts(cuts)]
 

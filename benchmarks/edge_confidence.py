@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from layerdial.features import SAMPLE_RATE
-from layerdial.metrics import bootstrap_interval, score
+from layerdial.audio.features import SAMPLE_RATE
+from layerdial.evaluation.metrics import bootstrap_interval, score
 from layerdial.runtime import Recognizer
-from layerdial.runtime.budget import CostTable, worthwhile
-from layerdial.text import normalise
+from layerdial.runtime.controller import CostTable, worthwhile
+from layerdial.text.normalise import normalise
 
 Utterances = Sequence[tuple[np.ndarray, str]]
 THRESHOLDS = np.round(1.0 - np.geomspace(0.001, 0.5, 40), 4)

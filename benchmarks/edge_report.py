@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from layerdial.files import read_json
+from layerdial.utils.files import read_json
 
 
 def report(options: argparse.Namespace) -> None:

@@ -11,10 +11,10 @@ import sys
 
 import numpy as np
 
-from layerdial.audio import read_audio, to_target_rate
-from layerdial.fbank import N_MELS
-from layerdial.features import SAMPLE_RATE, fbank
-from layerdial.timing import measure_in_turns
+from layerdial.audio.features import SAMPLE_RATE, fbank
+from layerdial.audio.files import read_audio, to_target_rate
+from layerdial.audio.kaldi_fbank import N_MELS
+from layerdial.utils.timing import measure_in_turns
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 import transformers
 
-from layerdial.config import OptimConfig
-from layerdial.models.hf_checkpoint import new_hugging_face
-from layerdial.models.hf_processor import character_processor
+from layerdial.config.recipe import OptimConfig
+from layerdial.models.huggingface.checkpoint import new_hugging_face
+from layerdial.models.huggingface.processor import character_processor
 from layerdial.modules.losses import ctc
 from layerdial.subset import BlockSubset
 from layerdial.training.optim import make_optimizer

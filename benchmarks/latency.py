@@ -17,11 +17,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from layerdial.config.network import ConformerConfig
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import forward_pass, macs_per_second
-from layerdial.network_config import ConformerConfig
 from layerdial.subset import BlockSubset
-from layerdial.timing import measure_in_turns
+from layerdial.utils.timing import measure_in_turns
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         network = ConformerCTC(ConformerConfig.model_validate({"size": size}), 256).eval()
         subsets = [BlockSubset.even(network.n_blocks, depth) for depth in range(1, network.n_blocks + 1)]
         runs: dict[str, list[Callable[[], object]]] = {
-            "torch": [forward_pass(network, s, options.seconds) for s in subsets]
+            "torch": [forward_pass(network, s, *network.example_inputs(options.seconds)) for s in subsets]
         }
         if options.onnx:
             runs |= exported_runs(network, subsets, options.seconds, options.threads)

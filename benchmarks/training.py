@@ -31,20 +31,20 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from layerdial.config import DataConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
+from layerdial.config.network import ConformerConfig
+from layerdial.config.recipe import DataConfig, DistilConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
 from layerdial.data.batching import Batch, Position, speeds_of, training_batches
 from layerdial.data.manifest import cut_text, open_cuts
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.network_config import ConformerConfig
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text import build_tokenizer
+from layerdial.text.tokenizer import build_tokenizer
+from layerdial.training.objective import ask_reference, loss_terms, prepare_inputs
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import make_policy
-from layerdial.training.posteriors import stored_posteriors
+from layerdial.training.precompute import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.setup import make_accelerator
-from layerdial.training.step import ask_reference, loss_terms, prepare_inputs
 
 _WARM_UP = 12
 
@@ -135,9 +135,9 @@ def _teachers_in_turns(
 
 def _distillation_recipe(cuts: Path, options: argparse.Namespace) -> Recipe:
     data = {"train": cuts, "dev": cuts, "batch_seconds": options.batch_seconds, "workers": options.workers}
-    parts = {"policy": {"name": "uniform_count"}, "objective": {"distil_weight": 1.0, "teacher": "cached"}}
+    parts = {"policy": {"name": "uniform_count"}, "objective": {"distil": {"teacher": "cached"}}}
     train = {"steps": 1, "threads": options.threads}
-    return Recipe.model_validate({"recipe": 1, "out": "x", "reference": "x", "data": data, **parts, "train": train})
+    return Recipe.model_validate({"recipe": 2, "out": "x", "reference": "x", "data": data, **parts, "train": train})
 
 
 def _step(
@@ -151,10 +151,10 @@ def _step(
     in_blocks = _Stopwatch()
     handles = [handle for block in network.blocks for handle in in_blocks.watch(block)]
     began = time.perf_counter()
-    heard = prepare_inputs(batch, network.features, torch.device("cpu"), SpecAugmentConfig())
-    objective = ObjectiveConfig(distil_weight=1.0)
-    teachers = ask_reference(reference, batch, heard, objective)
-    terms = loss_terms(network, batch, heard, subset, teachers, objective)
+    inputs = prepare_inputs(batch, network.features, torch.device("cpu"), SpecAugmentConfig())
+    objective = ObjectiveConfig(distil=DistilConfig())
+    teachers = ask_reference(reference, batch, inputs, objective)
+    terms = loss_terms(network, batch, inputs, subset, teachers, objective)
     torch.autograd.backward(terms.total)
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
@@ -207,7 +207,7 @@ def _report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
 
 
 def _speak() -> Path:
-    from layerdial.data.synth import prepare_demo
+    from layerdial.data.synthesis.demo_corpus import prepare_demo
 
     prepare_demo(Path("runs/demo/cuts"))
     return Path("runs/demo/cuts/train.cuts.jsonl.gz")

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on man
 import pytest
 
 if TYPE_CHECKING:
-    from layerdial.models.recognizer import TorchRecognizer
+    from layerdial.models.torch_recognizer import TorchRecognizer
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

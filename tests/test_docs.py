@@ -27,33 +27,43 @@ import yaml
 from transformers import WavLMModel
 
 from layerdial import __version__
-from layerdial.bench.suite import load_suite
-from layerdial.cli import app
-from layerdial.export.folder import Traced
+from layerdial.cli.app import app
+from layerdial.config.network import SIZES
+from layerdial.export.writer import Traced
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.network_config import SIZES
-from layerdial.text import load_tokenizer
+from layerdial.suites.suite import load_suite
+from layerdial.text.tokenizer import load_tokenizer
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
 
 pytest_plugins = ["tiny_export"]
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
+DOCUMENTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md")),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("recipes/*/README.md"),
+        *ROOT.glob("experiments/results/*.md"),
+    ]
+)
 RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
-ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm")
+ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm", "reproduce")
 each_document_to_run = pytest.mark.parametrize(
     "document",
-    [pytest.param(path, marks=pytest.mark.slow if path.parent.name in ALIKE else ()) for path in DOCUMENTS],
+    [
+        pytest.param(path, marks=pytest.mark.slow if {path.parent.name, path.stem} & set(ALIKE) else ())
+        for path in DOCUMENTS
+    ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 
 # words that stand for something of the reader's
-PLACEHOLDERS = {"MODEL": "runs/demo/best/model", "TEST_CUTS": "data/given/test.cuts.jsonl.gz", "AUDIO": "a.flac"}
+PLACEHOLDERS = {"MODEL": "runs/demo/sc_exits/model", "TEST_CUTS": "data/given/test.cuts.jsonl.gz", "AUDIO": "a.flac"}
 # what the corpora that only a reader has would give
 SPLITS = {
     "demo": ("train", "dev", "test"),
@@ -98,10 +108,12 @@ def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: 
     place = tmp_path / "workshop"
     place.mkdir()
     monkeypatch.chdir(place)
-    monkeypatch.setattr("layerdial.export.run.trace", lambda *_: traced)  # half a minute less than the stand-in's own
+    monkeypatch.setattr(
+        "layerdial.export.export.trace", lambda *_: traced
+    )  # half a minute less than the stand-in's own
     for folder in ("recipes", "src"):
         (place / folder).symlink_to(ROOT / folder)
-    for method in ("reference", "ld", "best"):
+    for method in ("reference", "ld", "sc_exits"):
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
     for hub_id, variant in STAND_INS.items():  # a folder of that name comes before the hub
         save_tiny(place / hub_id, variant, num_hidden_layers=8)
@@ -169,7 +181,7 @@ def follow(arguments: list[str]) -> None:
     elif program == "pip":
         check_pip(rest)
     elif program in ("accelerate", "torchrun"):
-        check_options(rest[rest.index("layerdial.cli") + 1 :])
+        check_options(rest[rest.index("layerdial") + 1 :])
     elif program == "python" and rest[0].endswith(".py"):
         script = (ROOT / rest[0]).read_text()
         assert all(option in script for option in rest[1:] if option.startswith("--"))
@@ -349,7 +361,7 @@ def test_the_commands_at_the_top_of_a_recipe_are_commands(recipe: Path, tmp_path
         ("layerdial sweep m c --fast", "No such option"),
         ("layerdial search runs/no/model data/given/dev.cuts.jsonl.gz", "is not a model folder"),
         ("layerdial prepare folder yours data/yours", "nothing makes yours"),
-        ("accelerate launch -m layerdial.cli fly", "No such command"),
+        ("accelerate launch -m layerdial fly", "No such command"),
         ("make tea", "assert"),
         ("pip install layerdial[tea]", "assert"),
         ("cat no.txt > yes.txt", "assert"),

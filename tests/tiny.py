@@ -24,13 +24,13 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from safetensors.torch import load_file
 from torch import Tensor
 
-from layerdial.cli import main
-from layerdial.config import Recipe, load_recipe
+from layerdial.cli.app import main
+from layerdial.config.network import ConformerConfig
+from layerdial.config.recipe import Recipe, load_recipe
 from layerdial.data.manifest import write_cuts
 from layerdial.models.conformer_ctc import ConformerCTC
-from layerdial.network_config import ConformerConfig
-from layerdial.report import read_rows
 from layerdial.training.reference import Reference
+from layerdial.utils.rows import read_rows
 
 HERTZ = {"low": 300.0, "middle": 900.0, "high": 2700.0}
 WORD_SECONDS, GAP_SECONDS = 0.2, 0.12
@@ -115,7 +115,7 @@ def tiny_recipe(out: Path, train: Path, dev: Path, *changes: str) -> Recipe:
 def write_recipe(file: Path, out: Path, train: Path, dev: Path) -> Path:
     """The recipe of `tiny_recipe` as a file."""
     recipe: dict[str, Any] = {
-        "recipe": 1,
+        "recipe": 2,
         "out": str(out),
         "model": tiny_config(n_blocks=3, width=32, ffn_width=64).model_dump(exclude_none=True),
         "tokenizer": {"kind": "word"},

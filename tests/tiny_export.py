@@ -19,7 +19,7 @@ from layerdial.runtime import Recognizer
 from tiny import command
 
 if TYPE_CHECKING:
-    from layerdial.export.folder import Traced
+    from layerdial.export.writer import Traced
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +60,11 @@ def traced(laddered: Path, exported: Path) -> Traced:
     """What the export works on between tracing and writing, put together again from its folder, which takes no time."""
     import onnx_ir as ir
 
-    from layerdial.export.folder import Traced
+    from layerdial.export.writer import Traced
     from layerdial.ladder import Ladder
     from layerdial.models.checkpoint import load_network
     from layerdial.runtime.manifest import Manifest
-    from layerdial.text import PieceTable, read_tokens
+    from layerdial.text.tokenizer import PieceTable, read_tokens
 
     network, _ = load_network(laddered)
     manifest = Manifest.load(exported)
@@ -76,7 +76,7 @@ def traced(laddered: Path, exported: Path) -> Traced:
 @pytest.fixture(scope="session")
 def trace_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Traced]]:
     """A tiny Hugging Face model of three blocks by the name of its variant: its folder, and its graph, traced once."""
-    from layerdial.export.folder import trace
+    from layerdial.export.writer import trace
     from tiny_hf import save_tiny
 
     @cache

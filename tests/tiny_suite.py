@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from layerdial.bench.suite import Suite, load_suite
+from layerdial.suites.suite import Suite, load_suite
 
 METHODS: dict[str, Any] = {
     "reference": {"set": {"policy": {"name": "none"}}},
     "static_2": {"method": "static", "set": {"model.n_blocks": 2, "policy": {"name": "none"}}},
     "ld": {},
-    "dld": {"reference": "reference", "set": {"objective.distil_weight": 1.0}},
+    "dld": {"reference": "reference", "set": {"objective.distil.weight": 1.0}},
 }
 
 
@@ -31,7 +31,7 @@ def suite_data(folder: Path, train: Path, dev: Path, **changes: Any) -> dict[str
         "train": {"steps": 20, "log_every": 1, "eval_every": 5, "eval_depths": [1, 3]},
     }
     data = {
-        "suite": 1,
+        "suite": 2,
         "name": "tones",
         "out": str(folder / "out"),
         "corpus": "tones",

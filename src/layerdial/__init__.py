@@ -1,7 +1,7 @@
 """Dynamic speech recognition: one set of weights whose encoder blocks can be left out at run time.
 
 >>> from layerdial import load_model                                # doctest: +SKIP
->>> load_model("runs/demo/best/model").transcribe("a.flac", depth=6)  # doctest: +SKIP
+>>> load_model("runs/demo/sc_exits/model").transcribe("a.flac", depth=6)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
 if TYPE_CHECKING:
+    from layerdial.evaluation.load import load_model
     from layerdial.ladder import Ladder
-    from layerdial.models.recognizer import TorchRecognizer, load_model
-    from layerdial.transcript import Transcript
+    from layerdial.recognizer import Recognizer, Transcript
 
 __version__ = "0.1.0"
-__all__ = ["BlockSubset", "Ladder", "TorchRecognizer", "Transcript", "UserError", "load_model"]
+__all__ = ["BlockSubset", "Ladder", "Recognizer", "Transcript", "UserError", "load_model"]
 
 # Imported when first used: torch alone takes longer to import than this package may.
 _LAZY = {
     "Ladder": "layerdial.ladder",
-    "TorchRecognizer": "layerdial.models.recognizer",
-    "Transcript": "layerdial.transcript",
-    "load_model": "layerdial.models.recognizer",
+    "Recognizer": "layerdial.recognizer",
+    "Transcript": "layerdial.recognizer",
+    "load_model": "layerdial.evaluation.load",
 }
 
 

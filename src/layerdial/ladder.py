@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, Literal, overload
 
 from layerdial.errors import UserError
-from layerdial.files import read_json, write_json
-from layerdial.subset import Blocks, BlockSubset, Budget, check_depth
+from layerdial.subset import Blocks, BlockSubset, SelectorDepth, check_depth
+from layerdial.utils.files import read_json, write_json
 
 FORMAT = 1
 
@@ -97,21 +99,48 @@ class Ladder:
         return cls(int(stored["n_blocks"]), *named, int(stored["utterances"]), rungs)
 
 
-def blocks_at(rule: str, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks:
-    """What runs at `depth` by a rule: "prefix" or "even" blocks, the "ladder"'s, or those "chosen" by the network."""
-    check_depth(depth, n_blocks)
+RULES = ("ladder", "prefix", "even", "random", "chosen", "full")
+FixedRule = Literal["ladder", "prefix", "even", "random", "full"]
+
+
+@overload
+def select(
+    rule: FixedRule | None, n_blocks: int, depth: int | None, ladder: Ladder | None = None, seed: int | Random = 0
+) -> BlockSubset: ...
+@overload
+def select(
+    rule: str | None, n_blocks: int, depth: int | None, ladder: Ladder | None = None, seed: int | Random = 0
+) -> Blocks: ...
+def select(
+    rule: str | None, n_blocks: int, depth: int | None, ladder: Ladder | None = None, seed: int | Random = 0
+) -> Blocks:
+    """Return what runs at `depth` (None: all blocks) by a rule; without one the ladder's, or evenly spaced blocks.
+
+    "prefix": the first; "even": evenly spaced; "ladder": the ladder's; "random": drawn with `seed`; "chosen": left to
+    the network's selector; "full": all, at full depth alone. Raises `UserError` for another rule, a depth that there is
+    not, and a ladder that there is not.
+    """
+    rule = rule or ("ladder" if ladder else "even")
+    if rule not in RULES:
+        raise UserError(f"unknown selection rule {rule!r}; choose one of {', '.join(RULES)}")
+    depth = n_blocks if depth is None else check_depth(depth, n_blocks)
     if rule == "ladder":
         if ladder is None:
             raise UserError("the model has no ladder.json; run layerdial search first, or choose --select even")
         return ladder.subset(depth)
+    if rule == "full" and depth != n_blocks:
+        raise UserError(f"a model of {n_blocks} blocks that runs whole is tested at depth {n_blocks} alone")
+    if rule == "full" or (rule == "chosen" and depth == n_blocks):
+        return BlockSubset.full(n_blocks)
     if rule == "chosen":
-        return BlockSubset.full(n_blocks) if depth == n_blocks else Budget(n_blocks, depth)
+        return SelectorDepth(n_blocks, depth)
+    if rule == "random":
+        return BlockSubset.random(n_blocks, depth, seed)
     return BlockSubset.prefix(n_blocks, depth) if rule == "prefix" else BlockSubset.even(n_blocks, depth)
 
 
-def choose_subset(ladder: Ladder | None, n_blocks: int, depth: int | None) -> BlockSubset:
-    """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
-    if depth is None:
-        return BlockSubset.full(n_blocks)
-    check_depth(depth, n_blocks)
-    return ladder.subset(depth) if ladder else BlockSubset.even(n_blocks, depth)
+def select_all(
+    rule: str, depths: Sequence[int] | None, n_blocks: int, ladder: Ladder | None = None, seed: int = 0
+) -> list[Blocks]:
+    """Return what runs at each depth (None: every depth from 1 to n_blocks) by a rule of `select`."""
+    return [select(rule, n_blocks, depth, ladder, seed) for depth in depths or range(1, n_blocks + 1)]

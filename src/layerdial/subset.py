@@ -47,10 +47,10 @@ class BlockSubset:
         return cls(n_blocks, tuple(int(i * step + 0.5) for i in range(depth)))
 
     @classmethod
-    def random(cls, n_blocks: int, depth: int, seed: int) -> BlockSubset:
-        """`depth` blocks drawn uniformly; the same for the same arguments on every machine."""
+    def random(cls, n_blocks: int, depth: int, seed: int | _random.Random) -> BlockSubset:
+        """Draw `depth` blocks uniformly: by a generator, or by a seed, with which every machine draws the same."""
         check_depth(depth, n_blocks)
-        rng = _random.Random(f"subset/{n_blocks}/{depth}/{seed}")
+        rng = seed if isinstance(seed, _random.Random) else _random.Random(f"subset/{n_blocks}/{depth}/{seed}")
         return cls(n_blocks, tuple(sorted(rng.sample(range(n_blocks), depth))))
 
     @classmethod
@@ -79,10 +79,10 @@ class BlockSubset:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class SelectorDepth:
     """How many blocks run; which of them, the network's own selector decides, for each utterance.
 
-    >>> Budget(12, 6).key
+    >>> SelectorDepth(12, 6).key
     '6-of-12'
     """
 
@@ -98,7 +98,7 @@ class Budget:
         return f"{self.depth}-of-{self.n_blocks}"
 
 
-Blocks = BlockSubset | Budget
+Blocks = BlockSubset | SelectorDepth
 
 
 def check_depth(depth: int, n_blocks: int) -> int:

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from layerdial.audio import AudioProblem, change_speed
-from layerdial.config import DataConfig
+from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.files import AudioProblem, change_speed
+from layerdial.config.recipe import DataConfig
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, stack
 from layerdial.errors import UserError
-from layerdial.evaluate import FeatureBatch, collate_features
-from layerdial.features import SAMPLE_RATE, Features
-from layerdial.text import Tokenizer, ctc_frames_needed
+from layerdial.recognizer import FeatureBatch, collate_features
+from layerdial.text.ctc import ctc_frames_needed
+from layerdial.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 _CACHED_BYTES = 512 * 1024 * 1024

@@ -21,9 +21,9 @@ from lhotse.cut import Cut, MixedCut, PaddingCut
 from lhotse.serialization import deserialize_item
 from numpy.typing import NDArray
 
-from layerdial.audio import AudioProblem, read_segment, to_target_rate
+from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
 from layerdial.errors import UserError
-from layerdial.files import replacing
+from layerdial.utils.files import replacing
 
 SUFFIX = ".cuts.jsonl.gz"
 _LENGTH_TOLERANCE = 0.025  # seconds between the manifest and the file, lhotse's own tolerance

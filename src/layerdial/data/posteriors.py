@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from layerdial.errors import UserError
-from layerdial.files import replacing
+from layerdial.utils.files import replacing
 
 _LEAST_LOG = -1e4  # a probability of 0 even in double precision, yet finite: 0 * -inf would make a loss NaN
 

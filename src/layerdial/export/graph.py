@@ -15,7 +15,7 @@ import torch
 from onnxscript import opset23 as op
 from torch import Tensor, nn
 
-from layerdial.export.quiet import quiet
+from layerdial.export.silence import quiet
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import Network
 from layerdial.runtime.session import INPUTS, OUTPUTS
@@ -31,8 +31,8 @@ class _Gated(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, x_lens: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-        logp_BTV, lengths_B = self.network(x, x_lens, Gates(self.network.n_blocks, gates))
-        return logp_BTV, lengths_B
+        output = self.network(x, x_lens, Gates(self.network.n_blocks, gates))
+        return output.log_probs_BTV, output.lengths_B
 
 
 def to_onnx(network: Network) -> ir.Model:

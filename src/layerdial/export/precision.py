@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from layerdial.export.quiet import quiet
+from layerdial.export.silence import quiet
 
 _LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from layerdial.evaluate import FeatureBatch, evaluate
-from layerdial.export.folder import Traced, write_folder
+from layerdial.evaluation.evaluate import evaluate
+from layerdial.evaluation.metrics import paired_change
 from layerdial.export.precision import to_int8
-from layerdial.metrics import paired_change
-from layerdial.runtime.recognizer import Recognizer
+from layerdial.export.writer import Traced, write_folder
+from layerdial.recognizer import FeatureBatch
+from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.subset import BlockSubset
-from layerdial.text import normalise
+from layerdial.text.normalise import normalise
 
 TOLERANCE = 0.02
 _CHANGE = {"change": "relative", "low": "low", "high": "high"}
@@ -101,7 +102,7 @@ def _plain(number: float) -> float:
 
 
 def _most_hurt_first(
-    traced: Traced, float_model: Recognizer, batches: Sequence[FeatureBatch], place: Path
+    traced: Traced, float_model: OnnxRecognizer, batches: Sequence[FeatureBatch], place: Path
 ) -> list[int]:
     """Blocks by how far the posteriors move, as KL divergence, when each alone is quantised."""
     n_blocks = traced.manifest.n_blocks
@@ -113,7 +114,7 @@ def _most_hurt_first(
     return sorted(range(n_blocks), key=lambda block: -hurt[block])
 
 
-def _divergence(before: Recognizer, after: Recognizer, batch: FeatureBatch) -> float:
+def _divergence(before: OnnxRecognizer, after: OnnxRecognizer, batch: FeatureBatch) -> float:
     full = BlockSubset.full(before.n_blocks)
     p_BTV, frames_B = before.session.posteriors(batch.inputs, batch.lengths_B, full)
     q_BTV, _ = after.session.posteriors(batch.inputs, batch.lengths_B, full)
@@ -121,16 +122,16 @@ def _divergence(before: Recognizer, after: Recognizer, batch: FeatureBatch) -> f
     return float(sum((np.exp(p[:n]) * (p[:n] - q[:n])).sum() for p, q, n in pairs))
 
 
-def _errors(recognizer: Recognizer, batches: list[FeatureBatch]) -> list[list[int]]:
+def _errors(recognizer: OnnxRecognizer, batches: list[FeatureBatch]) -> list[list[int]]:
     """Word errors of each utterance at each depth of the ladder."""
     depths = range(1, recognizer.n_blocks + 1)
     found = [evaluate(recognizer, batches, recognizer.subset(depth)).word_counts for depth in depths]
     return [[count.errors for count in counts] for counts in found]
 
 
-def _load(traced: Traced, model: ir.Model, folder: Path) -> Recognizer:
+def _load(traced: Traced, model: ir.Model, folder: Path) -> OnnxRecognizer:
     write_folder(folder, traced, model.clone(), replace(traced.manifest, precision="trial"), compared=False)
-    return Recognizer(folder, threads=1)
+    return OnnxRecognizer(folder, threads=1)
 
 
 def _describe(found: Int8) -> str:

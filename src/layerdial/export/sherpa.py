@@ -15,17 +15,17 @@ from onnx_ir import tape as ir_tape
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
+from layerdial.audio.features import LogMel, Samples, fewest_inputs
 from layerdial.errors import UserError
-from layerdial.export.folder import Precision, Traced, save_graph
 from layerdial.export.precision import to_float16, to_int8
-from layerdial.features import LogMel, Samples, fewest_inputs
-from layerdial.files import replacing, write_json, write_text
-from layerdial.ladder import choose_subset
+from layerdial.export.writer import Precision, Traced, save_graph
+from layerdial.ladder import select
 from layerdial.models.network import Network
 from layerdial.runtime.manifest import FILE, SHERPA_KIND, read_features
 from layerdial.runtime.session import INPUTS
 from layerdial.subset import BlockSubset
-from layerdial.text import PieceTable
+from layerdial.text.tokenizer import PieceTable
+from layerdial.utils.files import replacing, write_json, write_text
 
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"
@@ -37,7 +37,7 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
 
     Raises `UserError` for a model that the loaders cannot feed as it was trained.
     """
-    subset = choose_subset(traced.ladder, traced.network.n_blocks, depth)
+    subset = select(None, traced.network.n_blocks, depth, traced.ladder)
     features = read_features(traced.manifest.features)
     model = fix_subset(traced.model, subset)
     if isinstance(features, LogMel):

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.text import SPACE, BpeTokenizer, ListTokenizer, PieceTable, Tokenizer
+from layerdial.text.tokenizer import SPACE, BpeTokenizer, ListTokenizer, PieceTable, Tokenizer
 
 _TRIALS = 200
 

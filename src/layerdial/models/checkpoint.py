@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError, installing
-from layerdial.files import read_json, replacing, write_json
 from layerdial.ladder import Ladder
 from layerdial.models.conformer_ctc import load_conformer
 from layerdial.models.network import Network
-from layerdial.text import Tokenizer
+from layerdial.text.tokenizer import Tokenizer
+from layerdial.utils.files import read_json, replacing, write_json
 
 
 def save_model(
@@ -77,7 +77,7 @@ def _may_be_hub_id(model: Path) -> bool:
 def hugging_face() -> Any:
     """The module for Hugging Face models, imported when there is one to load: transformers is an extra, and heavy."""
     try:
-        from layerdial.models import hf_checkpoint
+        from layerdial.models.huggingface import checkpoint as hf_checkpoint
     except ModuleNotFoundError as error:
         if error.name not in ("transformers", "huggingface_hub"):
             raise

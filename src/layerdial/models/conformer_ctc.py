@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from layerdial.audio.features import SAMPLE_RATE, LogMel
+from layerdial.audio.kaldi_fbank import N_MELS
+from layerdial.config.network import ConformerConfig
+from layerdial.config.old_keys import without_gone
+from layerdial.config.strict import parse
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE, LogMel
-from layerdial.files import read_json, write_json
 from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
-from layerdial.models.network import Network
+from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import load_weights, save_tensors
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
-from layerdial.network_config import ConformerConfig
-from layerdial.strict import parse
-from layerdial.subset import Budget
-from layerdial.text import Tokenizer, load_tokenizer
+from layerdial.subset import SelectorDepth
+from layerdial.text.tokenizer import Tokenizer, load_tokenizer
+from layerdial.utils.files import read_json, write_json
 
 FORMAT = 1
 
@@ -41,7 +43,7 @@ class ConformerCTC(Network):
         self.config = config
         self.skip = config.skip
         self.normalise = UtteranceNorm()
-        self.front_end = ConvSubsampling(config.n_mels, config.width, config.dropout)
+        self.front_end = ConvSubsampling(N_MELS, config.width, config.dropout)
         self.encoder = DynamicEncoder((conformer_block(config) for _ in range(config.n_blocks)), config.skip)
         self.norm = _final_norm(config)
         self.head = nn.Linear(config.width, vocab_size)
@@ -58,20 +60,13 @@ class ConformerCTC(Network):
         return list(self.encoder.blocks)
 
     @property
-    def width(self) -> int:
-        return self.config.width
-
-    @property
-    def side_heads(self) -> Sequence[nn.Module]:
+    def optional_heads(self) -> Sequence[nn.Module]:
         return [*self.exit_heads, self.norm, self.head] if self.config.exit_heads else []
 
     def forward(
-        self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = (), streams: bool = False
-    ) -> tuple[Tensor, ...]:
-        """Log-mel (B, T, F) -> log-probabilities (B, ceil(T/4), V) in float32, and their valid lengths (B,).
-
-        Exits and streams as in `Network`.
-        """
+        self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
+    ) -> EncoderOutput:
+        """Run the blocks of `subset` on log-mel (B, T, F), of which T' = ceil(T/4) frames are made; see `Network`."""
         lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):
             normalised_BTF = self.normalise(inputs_BTF, lengths_B)
@@ -79,19 +74,18 @@ class ConformerCTC(Network):
         lengths_B = self.features.frames(lengths_B)
         head_width = self.config.width // self.config.heads
         context = FrameContext.make(lengths_B, x_BTD.shape[1], head_width, x_BTD.dtype)
-        enter = None if self.feedback is None else self._told_what_was_heard
-        if isinstance(subset, Budget) and self.selector is not None:
-            check_blocks("budget", subset.n_blocks, self.n_blocks)
+        condition = None if self.feedback is None else self._condition
+        if isinstance(subset, SelectorDepth) and self.selector is not None:
+            check_blocks("the depth", subset.n_blocks, self.n_blocks)
             gates_BN = self.selector(x_BTD, context.mask_BT, subset.depth)
-            return self._classify(self.encoder.run_chosen(x_BTD, context, gates_BN, enter), subset.depth), lengths_B
-        after: list[Tensor] = []
-        # the list only where it is asked for: it keeps the stream after every block in memory
-        x_BTD = self.encoder(x_BTD, context, subset, enter, after if exits or streams else None)
+            x_BTD = self.encoder.run_chosen(x_BTD, context, gates_BN, condition)
+            return EncoderOutput(self._classify(x_BTD, subset.depth), lengths_B)
+        x_BTD, states = self.encoder(x_BTD, context, subset, condition, keep_states=bool(exits))
         if isinstance(subset, Gates) and self.config.exit_heads:
-            return self._classify_by_gates(x_BTD, subset.open_N), lengths_B
+            return EncoderOutput(self._classify_by_gates(x_BTD, subset.open_N), lengths_B)
         depth = self.config.n_blocks if isinstance(subset, Gates) else subset.depth
-        more = [self._classify(after[n - 1], n) for n in exits] + ([torch.stack(after)] if streams else [])
-        return self._classify(x_BTD, depth), lengths_B, *more
+        exits_BTV = tuple(self._classify(states[n - 1], n) for n in exits)
+        return EncoderOutput(self._classify(x_BTD, depth), lengths_B, exits_BTV)
 
     def _classify(self, x_BTD: Tensor, depth: int) -> Tensor:
         """Log-probabilities after `depth` blocks, by the head for that depth where each has its own."""
@@ -99,15 +93,15 @@ class ConformerCTC(Network):
         logits_BTV: Tensor = linear(norm(x_BTD))
         return logits_BTV.float().log_softmax(dim=-1)
 
-    def _told_what_was_heard(self, x_BTD: Tensor) -> Tensor:
-        """The stream plus what the head makes of it so far: self-conditioned CTC (Nozaki & Komatsu, arXiv 2104.02724).
+    def _condition(self, x_BTD: Tensor) -> Tensor:
+        """Add the CTC posteriors of the stream so far to it: self-conditioned CTC (Nozaki & Komatsu, arXiv 2104.02724).
 
         x + W softmax(head(norm(x))) + b, before every block that runs, so a skipped block's share is not computed.
         """
         assert self.feedback is not None
         posteriors_BTV = self.head(self.norm(x_BTD)).float().softmax(dim=-1).to(x_BTD.dtype)
-        told_BTD: Tensor = x_BTD + self.feedback(posteriors_BTV)
-        return told_BTD
+        conditioned_BTD: Tensor = x_BTD + self.feedback(posteriors_BTV)
+        return conditioned_BTD
 
     def _classify_by_gates(self, x_BTD: Tensor, open_N: Tensor) -> Tensor:
         """The same where the depth is an input of the graph: the weights of its head are looked up."""
@@ -126,8 +120,8 @@ class ConformerCTC(Network):
     def start_from(self, other: ConformerCTC) -> None:
         """Take the weights of a network of the same shape; heads for each depth that it lacks begin as its one head.
 
-        A feedback that it lacks begins with zeros, so that the network begins as the other one; a selector that it has
-        not, or of another size, stays as it is.
+        A feedback that it lacks begins with zeros, so that the network begins as the other one; a selector that it
+        has not, or of another kind, stays as it is.
         """
         weights, own = other.state_dict(), self.state_dict()
         if not other.config.exit_heads:
@@ -137,8 +131,7 @@ class ConformerCTC(Network):
         if self.feedback is not None and other.feedback is None:
             weights |= {name: torch.zeros_like(own[name]) for name in own if name.startswith("feedback.")}
         for name in [name for name in own if name.startswith("selector.")]:
-            if name not in weights or weights[name].shape != own[name].shape:
-                weights[name] = own[name]
+            weights.setdefault(name, own[name])
         self.load_state_dict({name: tensor for name, tensor in weights.items() if name in own})
 
     def head_of(self, depth: int) -> tuple[nn.Module, nn.Module]:
@@ -181,7 +174,8 @@ def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     if len(tokenizer.tokens) != stored["vocab_size"]:
         raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {stored['vocab_size']}")
     with torch.device("meta"):
-        network = ConformerCTC(parse(ConformerConfig, stored["model"], str(config_file)), stored["vocab_size"])
+        config = parse(ConformerConfig, without_gone(stored["model"], str(config_file)), str(config_file))
+        network = ConformerCTC(config, stored["vocab_size"])
     load_weights(network, folder / "model.safetensors")
     return network.eval(), tokenizer
 
@@ -190,7 +184,7 @@ def conformer_block(config: ConformerConfig) -> ConformerBlock:
     """One block with the numbers of `config`."""
     return ConformerBlock(
         attention=RotaryAttention(config.width, config.heads, config.dropout),
-        convolution=Convolution(config.width, config.kernel, config.dropout, config.conv_norm == "batch"),
+        convolution=Convolution(config.width, config.kernel, config.dropout),
         ff_in=FeedForward(config.width, config.ffn_width, config.dropout),
         ff_out=FeedForward(config.width, config.ffn_width, config.dropout),
         norm=nn.LayerNorm(config.width) if config.block_norm else nn.Identity(),
@@ -204,7 +198,7 @@ def _final_norm(config: ConformerConfig) -> nn.Module:
 
 def _make_selector(config: ConformerConfig) -> nn.Module | None:
     if config.selector == "input":
-        return InputSelector(config.width, config.n_blocks, config.selector_width)
+        return InputSelector(config.width, config.n_blocks)
     return LearnedScores(config.n_blocks) if config.selector == "scores" else None
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from layerdial.cost import Cost
 from layerdial.models.dynamic import Choice
 from layerdial.models.network import Network
-from layerdial.runtime.manifest import Cost
-from layerdial.subset import BlockSubset, Budget
+from layerdial.subset import BlockSubset, SelectorDepth
 
 
 def subset_cost(network: Network, subset: Choice, seconds: float = 10.0) -> Cost:
@@ -33,8 +33,8 @@ def parameter_count(network: Network, subset: Choice) -> int:
     optional = [
         block for i, block in enumerate(network.blocks) if not (isinstance(subset, BlockSubset) and i in subset)
     ]
-    optional += network.side_heads
-    if network.selector is not None and not isinstance(subset, Budget):
+    optional += network.optional_heads
+    if network.selector is not None and not isinstance(subset, SelectorDepth):
         optional.append(network.selector)
     skipped = {module for part in optional for module in part.modules()}
     called = _called(network, skipped, subset)
@@ -49,7 +49,7 @@ def _called(network: Network, watched: set[nn.Module], subset: Choice) -> set[nn
     called: set[nn.Module] = set()
     hooks = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in watched]
     try:
-        forward_pass(network, subset, seconds=0.5)()
+        forward_pass(network, subset, *network.example_inputs(0.5))()
     finally:
         for hook in hooks:
             hook.remove()
@@ -63,15 +63,14 @@ def macs_per_second(network: Network, subset: Choice, seconds: float = 10.0) -> 
     activations and softmax are not counted, as is usual. Attention is counted as its two matrix products: on the CPU
     torch's fused attention is missing from the counter, so it is taken apart for the count (SDPBackend.MATH).
     """
-    run = forward_pass(network, subset, seconds)
+    run = forward_pass(network, subset, *network.example_inputs(seconds))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops()) / 2 / seconds
 
 
-def forward_pass(network: Network, subset: Choice, seconds: float = 10.0) -> Callable[[], None]:
-    """A function that runs front end, kept blocks and head on one utterance and returns when the device is done."""
-    inputs, lengths_B = network.example_inputs(seconds)
+def forward_pass(network: Network, subset: Choice, inputs: Tensor, lengths_B: Tensor) -> Callable[[], None]:
+    """Return a function that runs the network on `inputs` and comes back when the device is done."""
     device = inputs.device
 
     def run() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layerdial.errors import UserError
 from layerdial.modules.attention import FrameContext
-from layerdial.subset import BlockSubset, Budget
+from layerdial.subset import BlockSubset, SelectorDepth
 
 SkipRule = Literal["identity", "norm"]
 
@@ -24,8 +24,8 @@ class Gates:
     open_N: Tensor
 
 
-Choice = BlockSubset | Gates | Budget
-Enter = Callable[[Tensor], Tensor]
+Choice = BlockSubset | Gates | SelectorDepth
+Condition = Callable[[Tensor], Tensor]
 
 
 class DynamicEncoder(nn.Module):
@@ -44,27 +44,30 @@ class DynamicEncoder(nn.Module):
         x_BTD: Tensor,
         context: FrameContext,
         subset: BlockSubset | Gates,
-        enter: Enter | None = None,
-        after: list[Tensor] | None = None,
-    ) -> Tensor:
-        """The stream (B, T, D) after the blocks of `subset`; what it is after each one that runs goes to `after`.
+        condition: Condition | None = None,
+        keep_states: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the stream (B, T, D) after the blocks of `subset`, and its states as `run_blocks` does.
 
-        `enter`, if given, is applied to the stream before each block that runs.
+        `condition`, if given, is applied to the stream before each block that runs.
         """
 
         def run(block: nn.Module, x_BTD: Tensor) -> Tensor:
-            return block(x_BTD if enter is None else enter(x_BTD), context)  # type: ignore[no-any-return]
+            return block(x_BTD if condition is None else condition(x_BTD), context)  # type: ignore[no-any-return]
 
         def skipped(block: nn.Module, x_BTD: Tensor) -> Tensor:
             return block.skipped(x_BTD)  # type: ignore[operator, no-any-return]
 
-        return run_blocks(list(self.blocks), x_BTD, subset, run, skipped if self.skip == "norm" else None, after)
+        skip = skipped if self.skip == "norm" else None
+        return run_blocks(list(self.blocks), x_BTD, subset, run, skip, keep_states)
 
-    def run_chosen(self, x_BTD: Tensor, context: FrameContext, gates_BN: Tensor, enter: Enter | None = None) -> Tensor:
+    def run_chosen(
+        self, x_BTD: Tensor, context: FrameContext, gates_BN: Tensor, condition: Condition | None = None
+    ) -> Tensor:
         """The stream after the blocks whose gate is 1; each block is called with the utterances that chose it.
 
-        Gates (1, N) hold for all utterances. Which blocks to call is data here, so this waits for the device. `enter`
-        as in `forward`.
+        Gates (1, N) hold for all utterances. Which blocks to call is data here, so this waits for the device.
+        `condition` as in `forward`.
         """
         gates_BN = gates_BN.expand(len(x_BTD), -1)
         for i, (block, chosen_B) in enumerate(zip(self.blocks, (gates_BN.detach() > 0.5).t().cpu(), strict=True)):
@@ -72,44 +75,46 @@ class DynamicEncoder(nn.Module):
                 continue
             rows_R = chosen_B.nonzero().squeeze(1).to(x_BTD.device)
             before_RTD = x_BTD[rows_R]
-            entering_RTD = before_RTD if enter is None else enter(before_RTD)
+            entering_RTD = before_RTD if condition is None else condition(before_RTD)
             change_RTD = block(entering_RTD, context.rows(rows_R)) - before_RTD
             x_BTD = x_BTD.index_add(0, rows_R, change_RTD * gates_BN[rows_R, i].view(-1, 1, 1).to(x_BTD.dtype))
         return x_BTD
 
 
-Step = Callable[[nn.Module, Tensor], Tensor]
+BlockFn = Callable[[nn.Module, Tensor], Tensor]
 
 
 def run_blocks(
     blocks: Sequence[nn.Module],
     x_BTD: Tensor,
     subset: Choice,
-    run: Step,
-    skipped: Step | None = None,
-    after: list[Tensor] | None = None,
-) -> Tensor:
-    """`run(block, x)` for each kept block in turn; a skipped one is not touched, unless `skipped` says what is left.
+    run: BlockFn,
+    skipped: BlockFn | None = None,
+    keep_states: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """Call `run(block, x)` for each kept block; a skipped one is not touched, unless `skipped` says what is left.
 
-    What the stream is after each block that ran is added to `after`.
+    Returns the stream at the end and, with `keep_states`, what it was after each block that ran; without, it holds none
+    of them in memory.
     """
-    if isinstance(subset, Budget):
+    if isinstance(subset, SelectorDepth):
         raise UserError("this network has no selector that could choose blocks; give a subset, or set model.selector")
     check_blocks("subset", subset.n_blocks, len(blocks))
+    states: list[Tensor] = []
     for i, block in enumerate(blocks):
         if isinstance(subset, Gates):  # both are traced; the export makes them the branches of an If
             left_BTD = x_BTD if skipped is None else skipped(block, x_BTD)
             x_BTD = torch.where(subset.open_N[i], run(block, x_BTD), left_BTD)
         elif i in subset:
             x_BTD = run(block, x_BTD)
-            if after is not None:
-                after.append(x_BTD)
+            if keep_states:
+                states.append(x_BTD)
         elif skipped is not None:
             x_BTD = skipped(block, x_BTD)
-    return x_BTD
+    return x_BTD, states
 
 
 def check_blocks(what: str, asked: int, found: int) -> None:
-    """`UserError` where a subset or a budget is for another number of blocks than there are."""
+    """`UserError` where a subset or a depth is for another number of blocks than there are."""
     if asked != found:
         raise UserError(f"{what} is for {asked} blocks, this encoder has {found}")

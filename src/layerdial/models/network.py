@@ -1,16 +1,28 @@
-"""What every network of this package is: a front end, dynamic blocks, a head, and the features that it hears."""
+"""What every network of this package is: a front end, dynamic blocks, a head, and the features that it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerdial.features import SAMPLE_RATE, Features
+from layerdial.audio.features import SAMPLE_RATE, Features
 from layerdial.models.dynamic import Choice, SkipRule
+
+
+class EncoderOutput(NamedTuple):
+    """Log-probabilities (B, T', V) in float32, token 0 the blank; valid frames (B,); the same at each exit asked for.
+
+    A named tuple, because DDP, accelerate and torch.export look for tensors in tuples.
+    """
+
+    log_probs_BTV: Tensor
+    lengths_B: Tensor
+    exits_BTV: tuple[Tensor, ...] = ()
 
 
 class Network(nn.Module):
@@ -19,13 +31,14 @@ class Network(nn.Module):
     `head` is the last layer, from the encoder's width to the vocabulary; `skip` says what is left of a dropped block.
     """
 
+    __call__: Callable[..., EncoderOutput]
     features: Features
     head: nn.Module
     skip: SkipRule = "identity"
 
     def __init__(self) -> None:
         super().__init__()
-        # What a `Budget` asks; most networks have none. (As an attribute of the class, None would hide the module.)
+        # What a `SelectorDepth` asks; most networks have none. (An attribute of the class would hide the module.)
         self.selector: nn.Module | None = None
 
     @property
@@ -38,23 +51,15 @@ class Network(nn.Module):
         return len(self.blocks)
 
     @property
-    def width(self) -> int:
-        """The width D of the stream that goes through the blocks."""
-        raise NotImplementedError
-
-    @property
-    def side_heads(self) -> Sequence[nn.Module]:
-        """Heads that some depths use and others do not."""
+    def optional_heads(self) -> Sequence[nn.Module]:
+        """The parts of heads that some depths use and others do not."""
         return ()
 
-    def forward(
-        self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = (), streams: bool = False
-    ) -> tuple[Tensor, ...]:
-        """Inputs as `features` makes them, zero-padded -> log-probabilities (B, T', V) in float32, valid frames (B,).
+    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:
+        """Run the blocks of `subset` on `inputs` as `features` makes them, zero-padded: (B, T, F) or (B, S).
 
-        Token 0 is the blank. `lengths_B` may stay on the CPU, which can spare the network a look at the padding. Each
-        number n in `exits` adds the log-probabilities after n of the blocks that run; `streams` adds, last, what the
-        stream is after each of the K blocks that run (K, B, T', D).
+        `lengths_B` may stay on the CPU, which can spare the network a look at the padding. Each number n in `exits`
+        adds an output after n of the blocks that run.
         """
         raise NotImplementedError
 

@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from layerdial.errors import UserError
-from layerdial.files import replacing, write_json
-from layerdial.ladder import Ladder, choose_subset
+from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, resolve_model, save_model
 from layerdial.models.conformer_ctc import ConformerCTC, load_conformer
 from layerdial.models.tensors import disk_errors
 from layerdial.subset import BlockSubset
+from layerdial.utils.files import replacing, write_json
 
 
 def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
@@ -30,7 +30,7 @@ def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
 
 
 def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:
-    return choose_subset(Ladder.beside(folder, n_blocks), n_blocks, depth)
+    return select(None, n_blocks, depth, Ladder.beside(folder, n_blocks))
 
 
 def _origin(folder: Path, subset: BlockSubset) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
     """As stored: in the checkpoint's own precision, with its own config but for the number of blocks."""
     model, processor, encoder = hugging_face().load_plain(folder)
-    from layerdial.models.hf_ctc import quiet
+    from layerdial.models.huggingface.ctc import quiet
 
     subset = _subset(folder, len(encoder.layers), depth)
     first, kept = encoder.layers[0], [encoder.layers[i] for i in subset.kept]

@@ -31,27 +31,23 @@ class FeedForward(nn.Module):
 class Convolution(nn.Module):
     """Pre-norm convolution module: gated pointwise, depthwise over time, norm, SiLU, pointwise.
 
-    The norm after the depthwise convolution is LayerNorm by default: batch statistics would mix the depths that
-    a dynamic model is trained at. `batch_norm=True` gives the paper's original for comparison.
+    The norm after the depthwise convolution is a LayerNorm, where the Conformer was published with a BatchNorm: batch
+    statistics would mix the depths that a dynamic model is trained at.
     """
 
-    def __init__(self, width: int, kernel: int, dropout: float, batch_norm: bool = False) -> None:
+    def __init__(self, width: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.pointwise_in = nn.Linear(width, 2 * width)
         self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.depthwise_norm = nn.BatchNorm1d(width) if batch_norm else nn.LayerNorm(width)
+        self.depthwise_norm = nn.LayerNorm(width)
         self.pointwise_out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
         y_BTD = F.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
         y_BTD = y_BTD.masked_fill(~context.mask_BT.unsqueeze(2), 0.0)
-        y_BTD = conv_over_time(self.depthwise, y_BTD)
-        if isinstance(self.depthwise_norm, nn.BatchNorm1d):
-            y_BTD = self.depthwise_norm(y_BTD.transpose(1, 2)).transpose(1, 2)
-        else:
-            y_BTD = self.depthwise_norm(y_BTD)
+        y_BTD = self.depthwise_norm(conv_over_time(self.depthwise, y_BTD))
         return self.dropout(self.pointwise_out(F.silu(y_BTD)))  # type: ignore[no-any-return]
 
 

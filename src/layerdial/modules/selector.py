@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class InputSelector(nn.Module):
-    """Scores the blocks by what the front end heard: mean over time, one hidden layer, a score a block.
+    """Scores the blocks by the front end's output: mean over time, one hidden layer, a score a block.
 
     After I3D's global gate predictor (Peng et al., arXiv 2303.07624) and input-conditioned layer dropping (Hannan et
     al., arXiv 2507.07954). The budget is an input too, so that a block may be first choice at one and not at another.
     """
 
-    def __init__(self, width: int, n_blocks: int, hidden: int) -> None:
+    def __init__(self, width: int, n_blocks: int, hidden: int = 32) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, hidden)

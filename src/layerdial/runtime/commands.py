@@ -15,21 +15,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from layerdial.errors import UserError, installing
-from layerdial.files import check_writable
 from layerdial.ladder import Ladder
-from layerdial.promises import FIRST, PROMISES
+from layerdial.recognizer import Recognizer, Transcript
+from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest
-from layerdial.runtime.profile import pareto, profile_device
-from layerdial.runtime.recognizer import Recognizer
+from layerdial.runtime.profile import pareto
+from layerdial.runtime.profiling import profile_device
+from layerdial.runtime.recognizer import OnnxRecognizer
+from layerdial.utils.files import check_writable
 
 
-def transcribe_files(recognizer: Any, audio: Sequence[Path], wishes: dict[str, Any], as_json: bool) -> int:
+def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Request, as_json: bool) -> int:
     """Print a line for each file, or a JSON object; 2 if one of them could not be read, else 0."""
-    recognizer.subset(wishes.get("depth"))  # a depth that does not exist is said before any work
+    recognizer.subset(request.depth)  # a depth that does not exist is said before any work
     code = 0
     for path in audio:
         try:
-            result = recognizer.transcribe(path, **wishes)
+            result = recognizer.answer(path, request)
         except UserError as error:
             code = 2
             print(f"layerdial: {error}", file=sys.stderr)
@@ -59,7 +61,7 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
 
 
-def _row(path: Path, result: Any) -> dict[str, Any]:
+def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
     row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
     if result.reason:
@@ -98,13 +100,22 @@ def _known(words: Sequence[str]) -> Sequence[str]:
     return words
 
 
+_REQUEST_TYPES = {  # the fields of a request that a command line can give
+    "depth": int,
+    "deadline_ms": float,
+    "target_rtf": float,
+    "max_cpu": float,
+    "confidence": float,
+    "first_depth": int,
+}
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "profile":
         profile_folder(options.out, options.threads or (), options.budget)
         return 0
-    wishes = {name: getattr(options, name) for name in ("depth", "first_depth", *PROMISES)}
-    given = {name: value for name, value in wishes.items() if value is not None}
-    return transcribe_files(Recognizer(options.model, options.threads), options.audio, given, options.json)
+    request = Request(**{name: vars(options)[name] for name in _REQUEST_TYPES})
+    return transcribe_files(OnnxRecognizer(options.model, options.threads), options.audio, request, options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,10 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     transcribe = commands.add_parser("transcribe", help="Print what is said in audio files of any rate and length.")
     transcribe.add_argument("model", type=Path, help="a folder that layerdial export wrote")
     transcribe.add_argument("audio", type=Path, nargs="+")
-    transcribe.add_argument("--depth", type=int, help="how many blocks run; all if left out")
-    for name, text in PROMISES.items():
-        transcribe.add_argument(f"--{name.replace('_', '-')}", type=float, help=text)
-    transcribe.add_argument("--first-depth", type=int, help=FIRST)
+    for name, kind in _REQUEST_TYPES.items():
+        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
     transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

@@ -6,40 +6,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layerdial.audio.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
+from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
-from layerdial.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
-from layerdial.files import read_json, write_json
-from layerdial.subset import BlockSubset
+from layerdial.utils.files import read_json, write_json
 
 FORMAT = 1
 KIND = "layerdial-onnx"
 SHERPA_KIND = "layerdial-sherpa-onnx"
 FILE = "manifest.json"
 GRAPH = "model.onnx"
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a subset needs: parameters in use, and multiply-accumulates per second of audio."""
-
-    parameters: int
-    macs_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class CostOfParts:
-    """Costs of what always runs, and of each block (its part above what the skip rule leaves of it)."""
-
-    parameters: int
-    macs_per_second: float
-    block_parameters: tuple[int, ...]
-    block_macs_per_second: tuple[float, ...]
-
-    def of(self, subset: BlockSubset) -> Cost:
-        return Cost(
-            self.parameters + sum(self.block_parameters[i] for i in subset.kept),
-            self.macs_per_second + sum(self.block_macs_per_second[i] for i in subset.kept),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerdial.config import SpecAugmentConfig
-from layerdial.features import FRAMES_PER_SECOND, SAMPLE_RATE
+from layerdial.audio.features import FRAMES_PER_SECOND, SAMPLE_RATE
+from layerdial.config.recipe import SpecAugmentConfig
 from layerdial.modules.subsampling import frame_mask
 
 FREQ_MASKS = 2

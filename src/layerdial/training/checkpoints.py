@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from layerdial.data.batching import Position
-from layerdial.files import read_json, replacing, write_json
 from layerdial.models.tensors import load_tensors, save_tensors
+from layerdial.utils.files import read_json, replacing, write_json
 
 
 @dataclass

@@ -9,16 +9,16 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from layerdial.config import Recipe
+from layerdial.config.recipe import Recipe
 from layerdial.data.batching import training_batches
 from layerdial.errors import UserError
-from layerdial.progress import Update, progress
 from layerdial.training import checkpoints
 from layerdial.training.interruption import Interruption, interruptions
+from layerdial.training.log_window import LogWindow
 from layerdial.training.run import Run, is_over, prepare_run
 from layerdial.training.scoring import dev_scores, write_final_model
 from layerdial.training.update import update_weights
-from layerdial.training.window import Window
+from layerdial.utils.progress import Update, progress
 
 
 def train(recipe: Recipe, resume: bool = False) -> Path:
@@ -55,7 +55,7 @@ def _make_updates(run: Run, update: Update, interruption: Interruption) -> None:
         run.posteriors,
     )
     run.student.train()
-    run.window = Window()
+    run.window = LogWindow()
     while run.progress.step < recipe.train.steps:
         update_weights(run, batches)
         _log_when_due(run, update)
@@ -97,7 +97,7 @@ def _log_when_due(run: Run, update: Update) -> None:
     }
     run.folder.log(row)
     update(step, f"loss {total:.3f}")
-    run.window = Window()
+    run.window = LogWindow()
 
 
 def _stop_if_not_finite(run: Run) -> None:

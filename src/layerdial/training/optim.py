@@ -7,8 +7,11 @@ import math
 import torch
 from torch import nn
 
-from layerdial.config import OptimConfig
+from layerdial.config.recipe import OptimConfig
 from layerdial.models.network import Network
+
+_BETAS = (0.9, 0.98)  # those of the Transformer (Vaswani et al. 2017)
+_FINAL_SHARE = 0.01  # of the peak rate, where the cosine ends
 
 
 def make_optimizer(network: Network, config: OptimConfig) -> torch.optim.AdamW:
@@ -29,7 +32,7 @@ def make_optimizer(network: Network, config: OptimConfig) -> torch.optim.AdamW:
         {"params": parameters, "weight_decay": decay, "lr_scale": scale, "lr": config.lr * scale}
         for (scale, decay), parameters in members.items()
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=_BETAS, fused=True)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
@@ -44,4 +47,4 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
         return config.lr * min(warmup, math.sqrt(config.warmup_steps / (step + 1)))
     done = min(1.0, max(0, step + 1 - config.warmup_steps) / max(1, steps - config.warmup_steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * done))
-    return config.lr * warmup * (config.final_lr_share + (1.0 - config.final_lr_share) * cosine)
+    return config.lr * warmup * (_FINAL_SHARE + (1.0 - _FINAL_SHARE) * cosine)

@@ -12,12 +12,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from layerdial.config import PolicyConfig, Recipe
-from layerdial.ladder import Ladder, blocks_at
+from layerdial.config.recipe import PolicyConfig, Recipe
+from layerdial.ladder import Ladder, select
 from layerdial.subset import Blocks, BlockSubset
 
 Policy = Callable[[int], tuple[Blocks, ...]]
-Draw = Callable[["_Step"], tuple[Blocks, ...]]
+Draw = Callable[["_DrawContext"], tuple[Blocks, ...]]
 
 
 def make_policy(config: PolicyConfig, n_blocks: int, seed: int, ladder: Ladder | None = None) -> Policy:
@@ -26,14 +26,15 @@ def make_policy(config: PolicyConfig, n_blocks: int, seed: int, ladder: Ladder |
 
     def policy(step: int) -> tuple[Blocks, ...]:
         rng = random.Random(f"policy/{config.name}/{seed}/{step}")
-        return draw(_Step(rng, config, n_blocks, ladder))
+        return draw(_DrawContext(rng, config, n_blocks, ladder))
 
     return policy
 
 
 def trained_rule(recipe: Recipe) -> str:
-    """By which rule of `blocks_at` each depth's blocks were chosen in training, or random; so too where none drops."""
-    early_exit = recipe.objective.exits == "all" and recipe.policy.name == "none"
+    """By which rule of `select` each depth's blocks were chosen in training, or random; so too where none drops."""
+    exits = recipe.objective.exits
+    early_exit = exits is not None and exits.at == "all" and recipe.policy.name == "none"
     if early_exit or recipe.policy.name == "prefix":
         return "prefix"
     return recipe.policy.subsets or "random"
@@ -42,12 +43,12 @@ def trained_rule(recipe: Recipe) -> str:
 def evaluated_subset(recipe: Recipe, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks:
     """What runs at `depth` when a network trained by this recipe is measured on dev."""
     rule = trained_rule(recipe)
-    return blocks_at("even" if rule == "random" else rule, n_blocks, depth, ladder)
+    return select("even" if rule == "random" else rule, n_blocks, depth, ladder)
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What a draw knows."""
+class _DrawContext:
+    """Hold what a draw may use: its generator, the settings, the ladder that `subsets: ladder` takes blocks from."""
 
     rng: random.Random
     config: PolicyConfig
@@ -60,47 +61,42 @@ class _Step:
 
     def of_depth(self, depth: int) -> Blocks:
         """The blocks of a depth by the rule `subsets`."""
-        if self.config.subsets is None or self.config.subsets == "random":
-            return BlockSubset(self.n_blocks, tuple(sorted(self.rng.sample(range(self.n_blocks), depth))))
-        return blocks_at(self.config.subsets, self.n_blocks, depth, self.ladder)
+        return select(self.config.subsets or "random", self.n_blocks, depth, self.ladder, self.rng)
 
     def depth(self) -> int:
-        """From 1 to N with equal chances; with `end_share`, sometimes one of the ends."""
-        if self.config.end_share and self.rng.random() < self.config.end_share:
-            ends: list[int] = [*range(1, max(1, self.n_blocks // 4) + 1), self.n_blocks]
-            return self.rng.choice(ends)
+        """Draw a depth from 1 to N with equal chances."""
         return self.rng.randint(1, self.n_blocks)
 
 
-def _none(step: _Step) -> tuple[Blocks, ...]:
-    return (BlockSubset.full(step.n_blocks),)
+def _none(draw: _DrawContext) -> tuple[Blocks, ...]:
+    return (BlockSubset.full(draw.n_blocks),)
 
 
-def _bernoulli(step: _Step) -> tuple[Blocks, ...]:
+def _bernoulli(draw: _DrawContext) -> tuple[Blocks, ...]:
     """Each block runs with `keep_prob`, independently (LDASR, LayerDrop); an empty draw is drawn again."""
-    return (_gated(step.rng, [step.keep_prob] * step.n_blocks),)
+    return (_gated(draw.rng, [draw.keep_prob] * draw.n_blocks),)
 
 
-def _stochastic_depth(step: _Step) -> tuple[Blocks, ...]:
+def _stochastic_depth(draw: _DrawContext) -> tuple[Blocks, ...]:
     """Keep probability falls linearly from 1 before the first block to `keep_prob` at the last (Huang 2016)."""
-    n_blocks = step.n_blocks
-    return (_gated(step.rng, [1.0 - (i + 1) / n_blocks * (1.0 - step.keep_prob) for i in range(n_blocks)]),)
+    n_blocks = draw.n_blocks
+    return (_gated(draw.rng, [1.0 - (i + 1) / n_blocks * (1.0 - draw.keep_prob) for i in range(n_blocks)]),)
 
 
-def _uniform_count(step: _Step) -> tuple[Blocks, ...]:
+def _uniform_count(draw: _DrawContext) -> tuple[Blocks, ...]:
     """A depth from 1 to N with equal chances, then that many blocks, by default every choice equally likely (DLD)."""
-    return (step.of_depth(step.depth()),)
+    return (draw.of_depth(draw.depth()),)
 
 
-def _prefix(step: _Step) -> tuple[Blocks, ...]:
+def _prefix(draw: _DrawContext) -> tuple[Blocks, ...]:
     """The first n blocks, n from 1 to N with equal chances: one early exit a step."""
-    return (BlockSubset.prefix(step.n_blocks, step.rng.randint(1, step.n_blocks)),)
+    return (BlockSubset.prefix(draw.n_blocks, draw.rng.randint(1, draw.n_blocks)),)
 
 
-def _sandwich(step: _Step) -> tuple[Blocks, ...]:
+def _sandwich(draw: _DrawContext) -> tuple[Blocks, ...]:
     """The smallest (one block), a random one and the full one in one step (Yu & Huang 2019, TODM)."""
-    smallest = step.of_depth(1)
-    return (smallest, step.of_depth(step.depth()), BlockSubset.full(step.n_blocks))
+    smallest = draw.of_depth(1)
+    return (smallest, draw.of_depth(draw.depth()), BlockSubset.full(draw.n_blocks))
 
 
 def _gated(rng: random.Random, keep_probs: list[float]) -> BlockSubset:

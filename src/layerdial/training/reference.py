@@ -11,7 +11,7 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.network import Network
 from layerdial.subset import BlockSubset
-from layerdial.text import Tokenizer
+from layerdial.text.tokenizer import Tokenizer
 
 
 class Reference:
@@ -55,28 +55,11 @@ class Reference:
                 "be compared between networks that hear alike"
             )
 
-    def check_width(self, network: Network) -> None:
-        """`UserError` unless the student's stream is as wide, so that hidden states can be compared."""
-        if (own := self._network.width) != network.width:
-            raise UserError(
-                f"objective.align_weight compares hidden states, but the reference {self.folder} is {own} wide and "
-                f"the student {network.width}; make it as wide (model.width, or hidden_size in model.config), or leave "
-                "align_weight out"
-            )
-
-    def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
-        """Log-probabilities (B, T', V) in float32."""
-        return self._pass(inputs, lengths_B)[0]
-
-    def posteriors_and_streams(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and what the stream is after each block (N, B, T', D)."""
-        logp_BTV, _, streams_NBTD = self._pass(inputs, lengths_B, streams=True)
-        return logp_BTV, streams_NBTD
-
     @torch.no_grad()
-    def _pass(self, inputs: Tensor, lengths_B: Tensor, streams: bool = False) -> tuple[Tensor, ...]:
+    def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return log-probabilities (B, T', V) in float32."""
         full = BlockSubset.full(self._network.n_blocks)
-        return self._network(inputs, lengths_B, full, streams=streams)  # type: ignore[no-any-return]
+        return self._network(inputs, lengths_B, full).log_probs_BTV
 
 
 def _detail(own: object, other: object) -> str:

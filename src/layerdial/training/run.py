@@ -9,18 +9,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from layerdial.config import Recipe
+from layerdial.config.recipe import Recipe
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import fingerprint
 from layerdial.models.network import Network
-from layerdial.text import Tokenizer
+from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
+from layerdial.training.log_window import LogWindow
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import Policy, make_policy
-from layerdial.training.posteriors import stored_posteriors
+from layerdial.training.precompute import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
 from layerdial.training.setup import (
@@ -30,7 +31,6 @@ from layerdial.training.setup import (
     make_student,
     starting_ladder,
 )
-from layerdial.training.window import Window
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Run:
     ladder: Ladder | None
     dev: FeatureBatches
     progress: checkpoints.Progress
-    window: Window
+    window: LogWindow
 
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer:
@@ -69,7 +69,8 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     network, tokenizer = make_student(recipe, reference)
     check_abilities(recipe, network)
     ladder = starting_ladder(recipe, network.n_blocks)
-    if not recipe.objective.asks_reference:
+    distil = recipe.objective.distil
+    if distil is None:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
     folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
     network.to(accelerator.device)
@@ -77,7 +78,8 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     latest = folder.latest if resume else None
     state = checkpoints.load(latest, network, optimizer) if latest else checkpoints.Progress()
     posteriors = None
-    if reference is not None and recipe.objective.teacher == "cached" and not is_over(recipe, folder, state):
+    cached = distil is not None and distil.teacher == "cached"
+    if reference is not None and cached and not is_over(recipe, folder, state):
         began = time.perf_counter()
         posteriors = stored_posteriors(recipe, reference, accelerator)
         reference = None  # and its memory is free
@@ -107,7 +109,7 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
         ladder=ladder,
         dev=dev,
         progress=state,
-        window=Window(),
+        window=LogWindow(),
     )
 
 

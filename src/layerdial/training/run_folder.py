@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 import layerdial
-from layerdial.config import Recipe
+from layerdial.config.old_keys import gone_key, upgraded
+from layerdial.config.recipe import Recipe
 from layerdial.data.manifest import Rejected
 from layerdial.errors import UserError
-from layerdial.files import read_json, write_json, write_text
-from layerdial.report import append_row, read_rows
 from layerdial.training import checkpoints
-from layerdial.version import code_version
+from layerdial.utils.files import read_json, write_json, write_text
+from layerdial.utils.rows import append_row, read_rows
+from layerdial.utils.version import code_version
 
 
 class RunFolder:
@@ -52,6 +53,8 @@ class RunFolder:
                 f"--resume: the weights of {recipe.reference} are not those that {self.path} was begun with; "
                 "begin anew with --set out=ELSEWHERE"
             )
+        if (gone := gone_key(meta["recipe"])) is not None:
+            raise UserError(f"--resume: {self.path} was begun with {gone}; begin anew with --set out=ELSEWHERE")
         before, now = _with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
@@ -117,11 +120,12 @@ _FREE = {("train", key) for key in ("log_every", "average_best", "threads")} | {
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored recipe with the keys that layerdial has got since, which it had no other value of."""
+    """Return a stored recipe with the keys that layerdial has now; those that it lacks are at their defaults."""
+    recipe = upgraded(stored)
     try:
-        return Recipe.model_validate(stored).model_dump(mode="json")
+        return Recipe.model_validate(recipe).model_dump(mode="json")
     except ValueError:  # a recipe that is refused by now; what differs will be named
-        return stored
+        return recipe
 
 
 def _meta(recipe: Recipe) -> dict[str, Any]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from layerdial.config import Recipe
+from layerdial.config.recipe import Recipe
 from layerdial.data.batching import FeatureBatches
-from layerdial.evaluate import evaluate
-from layerdial.files import write_json
-from layerdial.ladder import Ladder, blocks_at
+from layerdial.evaluation.evaluate import evaluate
+from layerdial.evaluation.search import measure
+from layerdial.ladder import Ladder, select_all
 from layerdial.models.checkpoint import save_model
 from layerdial.models.network import Network
-from layerdial.models.recognizer import TorchRecognizer
+from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.modules.selector import LearnedScores
-from layerdial.search import measure
 from layerdial.subset import BlockSubset
-from layerdial.text import Tokenizer
+from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
 from layerdial.training.policies import evaluated_subset, trained_rule
 from layerdial.training.run_folder import RunFolder
-from layerdial.version import code_version
+from layerdial.utils.files import write_json
+from layerdial.utils.version import code_version
 
 
 def dev_scores(
@@ -91,9 +91,7 @@ def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list
         return [BlockSubset(n_blocks, tuple(sorted(best_first[:depth]))) for depth in depths]
     if rule in ("random", "chosen"):
         return None
-    subsets = [blocks_at(rule, n_blocks, depth, ladder) for depth in depths]
-    assert all(isinstance(subset, BlockSubset) for subset in subsets)
-    return subsets  # type: ignore[return-value]
+    return [subset for subset in select_all(rule, None, n_blocks, ladder) if isinstance(subset, BlockSubset)]
 
 
 def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:

@@ -11,21 +11,20 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from layerdial.config import Recipe
+from layerdial.audio.features import SAMPLE_RATE
+from layerdial.config.network import ConformerConfig, HuggingFaceConfig
+from layerdial.config.recipe import Recipe
 from layerdial.errors import UserError
-from layerdial.fbank import N_MELS
-from layerdial.features import SAMPLE_RATE
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.network import Network
-from layerdial.network_config import ConformerConfig, HuggingFaceConfig
 from layerdial.subset import check_depth
-from layerdial.text import Tokenizer, build_tokenizer, load_tokenizer
+from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
 
 if TYPE_CHECKING:
-    from layerdial.models.hf_ctc import HuggingFaceCTC
+    from layerdial.models.huggingface.ctc import HuggingFaceCTC
 
 _LONGEST_EVALUATION = timedelta(hours=4)
 
@@ -55,7 +54,8 @@ def expect_unused_parts(accelerator: Accelerator, recipe: Recipe, network: Netwo
     pass of all blocks asks no selector, nor, without exits, the heads of other depths.
     """
     drops = recipe.policy.name not in ("none", "sandwich")
-    idle_heads = bool(network.side_heads) and recipe.objective.exits != "all"
+    exits = recipe.objective.exits
+    idle_heads = bool(network.optional_heads) and (exits is None or exits.at != "all")
     assert accelerator.ddp_handler is not None
     accelerator.ddp_handler.find_unused_parameters = drops or idle_heads or network.selector is not None
 
@@ -72,7 +72,7 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
         raise UserError(
             "policy.subsets is 'chosen', but the network has no selector; set model.selector: input or scores"
         )
-    if recipe.objective.exits != "none" and network.skip == "norm":
+    if recipe.objective.exits is not None and network.skip == "norm":
         raise UserError(
             "objective.exits leaves out the norms that skip 'norm' keeps of later blocks; set model.skip: identity"
         )
@@ -100,8 +100,6 @@ def make_student(recipe: Recipe, reference: Reference | None) -> tuple[Network, 
     if reference is not None:
         reference.check_vocabulary(tokenizer)
         reference.check_features(network)
-        if recipe.objective.align_weight:
-            reference.check_width(network)
     return network, tokenizer
 
 
@@ -136,8 +134,6 @@ def _conformer_student(recipe: Recipe, start: Path | None, reference: Reference 
     config = recipe.model or getattr(reference.network if reference else None, "config", None)
     if not isinstance(config, ConformerConfig):
         raise UserError("model is missing; for example model: {size: xs}")
-    if config.n_mels != N_MELS:
-        raise UserError(f"model.n_mels is {config.n_mels}, the features have {N_MELS} bins; leave it out")
     torch.manual_seed(recipe.train.seed)
     return ConformerCTC(config, len(tokenizer.tokens)), tokenizer
 
@@ -166,14 +162,13 @@ def _conformer_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Confo
         )
     if not isinstance(recipe.model, ConformerConfig):
         return network
-    shape = ("n_mels", "n_blocks", "width", "heads", "ffn_width", "kernel", "conv_norm", "block_norm")
+    shape = ("n_blocks", "width", "heads", "ffn_width", "kernel", "block_norm")
     for name in shape:
         asked, found = getattr(recipe.model, name), getattr(network.config, name)
         if asked != found:
             raise UserError(f"init: {folder} has {name} {found}, the recipe's model {asked}; leave `model` out")
-    if (
-        network.config.self_condition and not recipe.model.self_condition
-    ):  # without it, blocks hear what they never heard
+    # without it, blocks would get other inputs than they were trained on
+    if network.config.self_condition and not recipe.model.self_condition:
         raise UserError(f"init: {folder} has self_condition, the recipe's model has not; set model.self_condition=true")
     # dropout and the skip rule have no weights: the recipe may change them
     torch.manual_seed(recipe.train.seed)  # for what the folder has not
@@ -237,7 +232,7 @@ def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | N
         raise UserError(
             f"tokenizer.kind is {config.kind}; Hugging Face models get a tokenizer of characters: kind: char"
         )
-    from layerdial.models.hf_processor import character_processor
+    from layerdial.models.huggingface.processor import character_processor
 
     settings = recipe.model.config if isinstance(recipe.model, HuggingFaceConfig) else {}
     return character_processor(_texts(recipe.data.train), library.extractor_for(start, settings))

@@ -14,9 +14,16 @@ from layerdial.data.batching import Batch, Position
 from layerdial.errors import UserError
 from layerdial.modules.losses import LossTerms
 from layerdial.subset import Blocks
+from layerdial.training.objective import (
+    NetworkInputs,
+    Teachers,
+    ask_reference,
+    loss_terms,
+    prepare_inputs,
+    skip_if_not_finite,
+)
 from layerdial.training.optim import learning_rate
 from layerdial.training.run import Run
-from layerdial.training.step import Heard, Teachers, ask_reference, loss_terms, prepare_inputs, skip_if_not_finite
 
 
 def update_weights(run: Run, batches: Iterator[Batch]) -> None:
@@ -50,42 +57,42 @@ def _accumulate(run: Run, batch: Batch, subsets: tuple[Blocks, ...], last: bool)
     have as many labels (and, for the KL, as many frames), and close to it otherwise, since batches are as long.
     """
     recipe, distributed = run.recipe, run.student is not run.network
-    heard = prepare_inputs(batch, run.network.features, run.accelerator.device, recipe.spec_augment, distributed)
+    inputs = prepare_inputs(batch, run.network.features, run.accelerator.device, recipe.spec_augment, distributed)
     with run.accelerator.autocast():
-        teachers = ask_reference(run.reference, batch, heard, recipe.objective)
-    order, taught_BTV = _order_of_passes(run, heard, subsets, distributed)
+        teachers = ask_reference(run.reference, batch, inputs, recipe.objective)
+    order, full_BTV = _order_of_passes(run, inputs, subsets, distributed)
     share = 1.0 / (len(subsets) * recipe.train.accumulate)
     for i, subset in enumerate(order):
         full = subset is subsets[-1]
-        asked = teachers if full else replace(teachers, in_place_BTV=taught_BTV)
-        terms = _backward(run, batch, heard, subset, asked, share, last and i == len(subsets) - 1)
-        if full:  # where it teaches, it was first
-            taught_BTV = terms.posteriors_BTV
+        asked = teachers if full else replace(teachers, in_place_BTV=full_BTV)
+        terms = _backward(run, batch, inputs, subset, asked, share, last and i == len(subsets) - 1)
+        if full:  # where the others learn from it, it was first
+            full_BTV = terms.posteriors_BTV
         run.window.add(run.progress.step, batch.ids, subset.depth, terms)
 
 
 def _order_of_passes(
-    run: Run, heard: Heard, subsets: tuple[Blocks, ...], distributed: bool
+    run: Run, inputs: NetworkInputs, subsets: tuple[Blocks, ...], distributed: bool
 ) -> tuple[tuple[Blocks, ...], Tensor | None]:
-    """The subsets in the order of their passes; where the full one teaches the others in place, it is first.
+    """Return the subsets in the order of their passes; where the others learn from the full one, it is first.
 
-    On many GPUs it stays last, because its pass is the one whose gradients are exchanged: what it teaches, the second
-    value, is then computed beforehand.
+    On many GPUs it stays last, because its pass is the one whose gradients are exchanged: its posteriors, the second
+    value, are then computed beforehand.
     """
-    if run.recipe.objective.in_place_weight == 0 or len(subsets) == 1:
+    if run.recipe.objective.in_place is None or len(subsets) == 1:
         return subsets, None
     if not distributed:
         return subsets[::-1], None
     with run.accelerator.autocast(), torch.no_grad():
-        return subsets, run.network(heard.inputs, heard.lengths_B, subsets[-1])[0]
+        return subsets, run.network(inputs.masked, inputs.lengths_B, subsets[-1]).log_probs_BTV
 
 
 def _backward(
-    run: Run, batch: Batch, heard: Heard, subset: Blocks, teachers: Teachers, share: float, synchronise: bool
+    run: Run, batch: Batch, inputs: NetworkInputs, subset: Blocks, teachers: Teachers, share: float, synchronise: bool
 ) -> LossTerms:
     with nullcontext() if synchronise else run.accelerator.no_sync(run.student):
         with run.accelerator.autocast():
-            terms = loss_terms(run.student, batch, heard, subset, teachers, run.recipe.objective)
+            terms = loss_terms(run.student, batch, inputs, subset, teachers, run.recipe.objective)
         run.accelerator.backward(terms.total * share)
     return terms
 

@@ -1,0 +1,1 @@
+"""Samples in, features out. Needs numpy, soundfile and ONNX Runtime alone."""

@@ -1,0 +1,143 @@
+"""What networks hear, the same code in training and on the device: log-mel features, or samples.
+
+Settings are those that lhotse and sherpa-onnx share: samples in [-1, 1] at 16 kHz, 25 ms windows every 10 ms,
+Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no dither, frames centred
+(`snip_edges=False`). Mean and variance normalisation belongs to the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio import nemo_fbank as nemo_mel
+from layerdial.audio.kaldi_fbank import RATE, SHIFT, log_mel
+
+SAMPLE_RATE = RATE
+FRAMES_PER_SECOND = RATE // SHIFT
+Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
+
+
+class Features(Protocol):
+    """The part without weights between samples and blocks: what the network hears, and how many frames it makes of it.
+
+    Calling it turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
+    """
+
+    @property
+    def per_second(self) -> int:
+        """Positions of the input a second of audio: 100 log-mel frames, or 16,000 samples."""
+        ...
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples from the start of one of the network's output frames to the next."""
+        ...
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        """Output frames that the network makes of inputs of these lengths."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """`fbank`, and a front end whose convolutions round up, so that a frame never vanishes."""
+
+    subsampling: int
+    per_second: int = FRAMES_PER_SECOND
+
+    @property
+    def samples_per_frame(self) -> int:
+        return SHIFT * self.subsampling
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        return fbank(samples)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        longer: Any = lengths
+        return (longer + self.subsampling - 1) // self.subsampling  # type: ignore[no-any-return]
+
+
+Convolution = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples themselves, for a network whose front end is strided convolutions (kernel, stride, padding) over them.
+
+    With `normalise` each utterance gets zero mean and unit variance, as wav2vec2 and its relatives were trained with:
+    bit for bit what transformers' Wav2Vec2FeatureExtractor gives them.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    normalise: bool
+    per_second: int = SAMPLE_RATE
+
+    @property
+    def samples_per_frame(self) -> int:
+        return math.prod(stride for _, stride, _ in self.convolutions)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        samples = np.pad(samples, (0, max(0, fewest_inputs(self.convolutions) - len(samples))))
+        if self.normalise:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return samples.astype(np.float32, copy=False)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        return frames_after(self.convolutions, lengths)
+
+
+@dataclass(frozen=True)
+class NemoMel:
+    """NeMo's log-mel for Parakeet, whose front end is strided convolutions over the frames.
+
+    transformers' ParakeetFeatureExtractor gives the same to three decimals.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    n_mels: int
+    per_second: int = FRAMES_PER_SECOND
+
+    @property
+    def samples_per_frame(self) -> int:
+        return SHIFT * math.prod(stride for _, stride, _ in self.convolutions)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        missing = max(0, nemo_mel.FEWEST_SAMPLES - len(samples))
+        return nemo_mel.log_mel(np.pad(samples, (0, missing)), self.n_mels)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        return frames_after(self.convolutions, lengths)
+
+
+def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengths:
+    """Output frames of a stack of convolutions, each (kernel, stride, padding), over inputs of these lengths."""
+    made: Any = lengths
+    for kernel, stride, padding in convolutions:
+        made = (made + 2 * padding - kernel) // stride + 1
+    return made  # type: ignore[no-any-return]
+
+
+def fewest_inputs(convolutions: Sequence[Convolution]) -> int:
+    """The shortest input of which such a stack makes a frame."""
+    fewest = 1
+    for kernel, stride, padding in reversed(convolutions):
+        fewest = (fewest - 1) * stride + kernel - 2 * padding
+    return fewest
+
+
+def fbank(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples (S,) at 16 kHz -> log-mel energies (T, 80), T = S / 160 rounded, at least 1.
+
+    Less than one frame shift of audio is padded with silence to one frame.
+    """
+    if len(samples) < SHIFT:
+        samples = np.pad(samples, (0, SHIFT - len(samples)))
+    return log_mel(samples)

@@ -1,0 +1,87 @@
+"""Audio of any length as overlapping windows, so that memory does not grow with its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import open_audio, to_target_rate
+from layerdial.errors import UserError
+
+WINDOW_SECONDS = 30
+CONTEXT_SECONDS = 2
+_BLOCK_SECONDS = 10
+_LOUDEST = 100.0  # beyond one, because resampling and mixing overshoot; far below 16-bit numbers
+
+
+@dataclass(frozen=True)
+class Window:
+    """Samples (S,) at 16 kHz, of which `n_before` are context on the left, `n_kept` count, the rest is context.
+
+    The kept parts of all windows, one after the other, are the whole audio. Only the last window may keep a number
+    of samples that is not a whole number of seconds.
+    """
+
+    samples: NDArray[np.float32]
+    n_before: int
+    n_kept: int
+
+
+def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
+    """Cut a file, or samples (S,) at 16 kHz, into windows of at most 30 s with 2 s of context on both sides.
+
+    Raises `AudioProblem` for a file that cannot be used, `UserError` for an array that is not finite float audio.
+    """
+    context = CONTEXT_SECONDS * SAMPLE_RATE
+    core = WINDOW_SECONDS * SAMPLE_RATE - 2 * context
+    held = np.zeros(0, dtype=np.float32)
+    n_before = 0
+    for block in _file_blocks(Path(audio)) if isinstance(audio, str | Path) else _array_blocks(audio):
+        held = np.concatenate([held, block])
+        while len(held) > WINDOW_SECONDS * SAMPLE_RATE:
+            yield Window(held[: n_before + core + context], n_before, core)
+            held = held[n_before + core - context :]
+            n_before = context
+    yield Window(held, n_before, len(held) - n_before)
+
+
+def _file_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
+    """Mono blocks at 16 kHz; the resampler carries its state from block to block."""
+    import soxr
+
+    with open_audio(path) as (rate, blocks):
+        if rate == SAMPLE_RATE:
+            yield from blocks
+            return
+        to_target_rate(np.zeros(0, dtype=np.float32), rate)  # says once that it resamples
+        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        for block in blocks:
+            yield stream.resample_chunk(block)
+        yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(f"samples must be a float array (S,), found {samples.dtype} of shape {samples.shape}")
+    if not len(samples):
+        raise UserError("the array of samples is empty; give at least one sample")
+    if not np.isfinite(samples).all():
+        raise UserError("the array of samples holds values that are not finite")
+    _check_loudness(samples)
+    step = _BLOCK_SECONDS * SAMPLE_RATE
+    for start in range(0, len(samples), step):
+        yield samples[start : start + step].astype(np.float32, copy=False)
+
+
+def _check_loudness(samples: NDArray[Any]) -> None:
+    """Samples far beyond [-1, 1] are 16-bit numbers most of the time, and would be misheard."""
+    loudest = float(np.abs(samples).max())
+    if loudest > _LOUDEST:
+        raise UserError(f"samples go up to {loudest:.6g}; they must lie within [-1, 1]: divide 16-bit numbers by 32768")

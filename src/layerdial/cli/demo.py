@@ -1,0 +1,61 @@
+"""`layerdial demo` and `layerdial bench`: methods compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+) -> None:
+    """Synthesise speech; train a reference, LD, DLD and self-conditioned exits; compare them at every depth."""
+    from layerdial.demo.run import run_demo
+
+    run_demo(out)
+
+
+def bench(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE.yaml", help="Such as experiments/suites/smoke.yaml.")],
+    jobs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Runs at a time; as many as there are cores, with a GPU one."),
+    ] = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Run these entries alone, and what they need; may be repeated."),
+    ] = None,
+    seed: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(help="Run these seeds alone; may be repeated."),
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing, only draw the report again.")] = False,
+    fresh: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="NAME", help="First remove an entry's runs and rows, and of those that need its model."),
+    ] = None,
+    results: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Copy the rows to this file, such as experiments/results/synth.jsonl."),
+    ] = None,
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite, for example recipe.optim.lr=5e-4."),
+    ] = None,
+) -> None:
+    """Train and test methods by seeds, as a suite says, and report. What is done is kept, what stopped goes on."""
+    from layerdial.suites.command import run_command
+
+    code = run_command(
+        suite,
+        parallel=jobs,
+        only=only or [],
+        seeds=seed or [],
+        report_only=report,
+        fresh=fresh or [],
+        results=results,
+        overrides=set_ or [],
+    )
+    raise typer.Exit(code)

@@ -1,0 +1,124 @@
+"""`layerdial transcribe`, `export`, `profile` and `prune`: models at work, and on devices."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from layerdial.cli.options import (
+    DeviceOption,
+    ModelArgument,
+    ThreadsOption,
+)
+from layerdial.errors import UserError
+from layerdial.request import Request
+
+
+def _constraint(name: str) -> str:
+    return f"Exported models: {Request.help(name)}."
+
+
+def transcribe(
+    model: ModelArgument,
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
+    depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
+    deadline_ms: Annotated[Optional[float], typer.Option(help=_constraint("deadline_ms"))] = None,  # noqa: UP045
+    target_rtf: Annotated[Optional[float], typer.Option(help=_constraint("target_rtf"))] = None,  # noqa: UP045
+    max_cpu: Annotated[Optional[float], typer.Option(help=_constraint("max_cpu"))] = None,  # noqa: UP045
+    confidence: Annotated[Optional[float], typer.Option(help=_constraint("confidence"))] = None,  # noqa: UP045
+    first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Print what is said in audio files of any sample rate and length."""
+    from layerdial.evaluation.load import load_model
+    from layerdial.runtime.commands import transcribe_files
+
+    request = Request(depth, None, deadline_ms, target_rtf, max_cpu, confidence, first_depth)
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
+
+
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that devices get.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Matrix products in int8: smaller and faster.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision: half the size, as fast.")] = False,
+    cuts: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Dev cuts on which --int8 is checked at every depth; blocks that it hurts stay in float."),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="layerdial, or sherpa-onnx for that runtime (one depth).")
+    ] = "layerdial",
+    depth: Annotated[Optional[int], typer.Option(help="For sherpa-onnx: how many blocks run.")] = None,  # noqa: UP045
+    licence: Annotated[Optional[str], typer.Option(help="The licence of the weights, for the metadata.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="The model's name, for the metadata.")] = None,  # noqa: UP045
+) -> None:
+    """Write a model as ONNX, for devices without torch: one file with a depth dial."""
+    from layerdial.export.export import export_model, export_sherpa
+
+    if int8 and fp16:
+        raise UserError("--int8 and --fp16 exclude each other; export twice, into two folders")
+    if format_ not in ("layerdial", "sherpa-onnx"):
+        raise UserError(f"--format is {format_!r}; choose layerdial or sherpa-onnx")
+    if cuts is not None and (not int8 or format_ != "layerdial"):
+        raise UserError("--cuts is for --int8 in layerdial's own format, which is checked on them")
+    precision: Any = "int8" if int8 else "float16" if fp16 else "float32"
+    if format_ == "sherpa-onnx":
+        if depth is None:
+            raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
+        subset = export_sherpa(model, out, depth, precision, licence, name, note=_note)
+        print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
+        if int8:
+            print("checked:     not for WER; an export in layerdial's own format is, with --cuts")
+        print(f"next:        see {out / 'README.md'}")
+        return
+    if depth is not None:
+        raise UserError("--depth is for --format sherpa-onnx; a layerdial export runs at every depth")
+    manifest = export_model(model, out, precision, cuts, licence, name, note=_note)
+    size = sum(file.stat().st_size for file in out.glob("model.*")) / 1e6
+    worst = max(row.largest_difference for row in manifest.parity)
+    print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
+    print(f"compared: log-probabilities within {worst:.2g} of torch at every depth")
+    if not manifest.wer.get("holds", True):
+        print("checked:  WER is worse than in float; see manifest.json, or check on more cuts")
+    if int8 and cuts is None:
+        print("checked:  not for WER; --cuts DEV_CUTS does that at every depth")
+    print(f"next:     layerdial profile {out}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def profile(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that layerdial export wrote.")],
+    threads: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(
+            "--threads", min=1, help="Measure with so many threads; may be repeated. One and all if left out."
+        ),
+    ] = None,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds to measure for, about.")] = 60.0,
+) -> None:
+    """Measure an exported model on this device, so that deadlines can be kept from the first request on."""
+    from layerdial.runtime.commands import profile_folder
+
+    profile_folder(out, threads or (), budget)
+
+
+def prune(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the smaller model.")],
+    depth: Annotated[int, typer.Option(help="How many blocks it has: those that MODEL runs at that depth.")],
+) -> None:
+    """Write the blocks that run at one depth as a smaller ordinary model, which has no dial."""
+    from layerdial.models.prune import prune_model
+
+    subset = prune_model(model, out, depth)
+    print(f"model: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
+    print(f"next:  layerdial transcribe {out} AUDIO")

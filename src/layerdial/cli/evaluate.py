@@ -1,0 +1,88 @@
+"""`layerdial search` and `layerdial sweep`: which blocks run at a depth, and how good and dear each depth is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from layerdial.cli.options import (
+    CutsArgument,
+    DeviceOption,
+    ModelArgument,
+    ThreadsOption,
+    WorkersOption,
+)
+from layerdial.errors import UserError
+
+
+def search(
+    model: ModelArgument,
+    cuts: CutsArgument,
+    metric: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What to choose by: loss or wer. Exported models give no loss."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    workers: WorkersOption = 1,
+) -> None:
+    """Find the best subset of each depth on dev data and store it as MODEL/ladder.json."""
+    from layerdial.evaluation.run import search_model
+
+    folder, ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
+    for rung in ladder.rungs:
+        print(f"depth {rung.depth:2}  {rung.subset}  WER {rung.wer:7.2%}  ({rung.errors} errors in {rung.words} words)")
+    print(f"ladder: {folder / 'ladder.json'}")
+    print(f"next:   layerdial sweep {model} TEST_CUTS --out runs/sweep")
+
+
+def sweep(
+    model: ModelArgument,
+    cuts: CutsArgument,
+    depths: Annotated[str, typer.Option(help="For example 2,4,12; all if left out.")] = "",
+    select: Annotated[
+        str,
+        typer.Option(
+            help="ladder, prefix, even, random, or chosen (by the network itself); ladder where there is one."
+        ),
+    ] = "",
+    out: Annotated[Optional[Path], typer.Option(help="Writes sweep.jsonl and sweep.png there.")] = None,  # noqa: UP045
+    method: Annotated[Optional[str], typer.Option(help="A name for this line of the picture.")] = None,  # noqa: UP045
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Compare all methods in OUT with this one, utterance by utterance."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For --select random.")] = 0,
+    device: DeviceOption = "cpu",
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = None,
+) -> None:
+    """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
+    from rich.console import Console
+
+    from layerdial.evaluation.run import sweep_model
+    from layerdial.evaluation.tables import compare_table, latest_rows, sweep_table
+    from layerdial.utils.rows import read_rows
+
+    if against and not out:
+        raise UserError("--against compares the methods in one folder; name it with --out")
+
+    rows = sweep_model(model, cuts, _parse_depths(depths), select, out, method, device, workers, seed, threads)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(sweep_table(rows))
+    if out and against:
+        console.print(compare_table(latest_rows(read_rows(out / "sweep.jsonl")), against, out))
+    if out:
+        print(f"rows:    {out / 'sweep.jsonl'}\npicture: {out / 'sweep.png'}")
+    print(f"next:    layerdial transcribe {model} AUDIO --depth {max(1, rows[-1]['depth'] // 2)}")
+
+
+def _parse_depths(text: str) -> list[int] | None:
+    if not text:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--depths {text!r} is not a list of numbers such as 2,4,12") from None

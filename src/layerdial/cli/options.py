@@ -1,0 +1,31 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model folder, such as runs/demo/sc_exits/model; a folder that layerdial export wrote; or a hub id.",
+    ),
+]
+CutsArgument = Annotated[Path, typer.Argument(metavar="CUTS", help="A manifest, such as data/x/dev.cuts.jsonl.gz.")]
+SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus' folder.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Where the manifests go.")]
+PartOption = Annotated[Optional[list[str]], typer.Option("--part", help="Only this part; may be repeated.")]  # noqa: UP045
+VerifyOption = Annotated[bool, typer.Option(help="Decode every file to find damage, not only read its header.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+ThreadsOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Threads of one request; else those that were fastest in the profile, or the library's own choice.",
+    ),
+]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]

@@ -1,0 +1,1 @@
+"""What recipes and networks are made of, as strict frozen models."""

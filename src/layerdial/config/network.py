@@ -1,0 +1,108 @@
+"""What a network is, as strict frozen models: in recipes, and beside the weights of a stored one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from layerdial.config.strict import Strict
+
+SIZES: dict[str, dict[str, Any]] = {
+    "xs": {"n_blocks": 8, "width": 96, "heads": 4, "ffn_width": 384, "kernel": 15},
+    "s": {"n_blocks": 12, "width": 144, "heads": 4, "ffn_width": 576, "kernel": 31},
+    "m": {"n_blocks": 12, "width": 192, "heads": 4, "ffn_width": 768, "kernel": 31},
+    "paper": {"n_blocks": 12, "width": 256, "heads": 8, "ffn_width": 2048, "kernel": 31, "block_norm": True},
+}
+
+
+class ConformerConfig(Strict):
+    """The network. `size` names a set of numbers; any of them can be set beside it.
+
+    `block_norm` ends every block with a LayerNorm, as the Conformer was published; without it the blocks add to a
+    plain residual stream that is normalised once, before the head, which learns far sooner from little data.
+    `skip` says what is left of a dropped block: nothing ("identity") or its final norm ("norm", as in LDASR).
+    `exit_heads` gives every depth below N a norm and a head of its own (early exits).
+    `self_condition` adds to the stream, before each block that runs, a linear layer of what the head makes of it so far
+    (self-conditioned CTC, arXiv 2104.02724).
+    `selector` adds a part that chooses the blocks where only their number is given: from the front end's output
+    ("input"), or by a learned score a block ("scores").
+    """
+
+    family: Literal["conformer"] = "conformer"
+    size: Literal["xs", "s", "m", "paper"] | None = None
+    n_blocks: int = Field(ge=1)
+    width: int = Field(ge=8)
+    heads: int = Field(ge=1)
+    ffn_width: int = Field(ge=8)
+    kernel: int = Field(ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    block_norm: bool = False
+    skip: Literal["identity", "norm"] = "identity"
+    exit_heads: bool = False
+    self_condition: bool = False
+    selector: Literal["input", "scores"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_size(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("size") in SIZES:
+            return {**SIZES[data["size"]], **data}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} is not a multiple of twice the heads (2 x {self.heads}), as rotary needs"
+            )
+        if self.skip == "norm" and not self.block_norm:
+            raise ValueError("skip 'norm' keeps a dropped block's final norm, which needs block_norm: true")
+        if self.selector and self.skip == "norm":
+            raise ValueError("a selector drops blocks whole, but skip 'norm' keeps their norms; leave one of them out")
+        if self.self_condition and self.exit_heads:
+            raise ValueError(
+                "self_condition feeds the posteriors of the one head back, but exit_heads gives each depth its own"
+            )
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
+        return self
+
+
+class HuggingFaceConfig(Strict):
+    """A Hugging Face CTC model: WavLM, wav2vec2, HuBERT or Parakeet.
+
+    `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
+    over a checkpoint, what has no weights, such as `hidden_dropout`. Its `layerdrop` and its own SpecAugment
+    (`mask_time_prob` and the like) are not used: blocks are dropped by `policy`, inputs masked by `spec_augment`.
+    `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
+    """
+
+    family: Literal["hf"] = "hf"
+    config: dict[str, Any] = Field(default={})
+    freeze_front_end: bool = True
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        inner = self.config.get("encoder_config")
+        for key in [*self.config, *(inner if isinstance(inner, dict) else ())]:
+            if key == "layerdrop":
+                raise ValueError(f"config.{key} is not used; `policy` says how blocks are dropped")
+            if key.startswith("mask_") or key == "apply_spec_augment":
+                raise ValueError(f"config.{key} is not used; `spec_augment` says what is masked")
+        return self
+
+
+def _family(model: Any) -> str:
+    """Which kind of network: as `family` says, or as keys say that only Hugging Face models have."""
+    if not isinstance(model, dict):
+        return str(getattr(model, "family", "conformer"))
+    only_hugging_face = set(model) & (set(HuggingFaceConfig.model_fields) - set(ConformerConfig.model_fields))
+    return str(model.get("family", "hf" if only_hugging_face else "conformer"))
+
+
+ModelConfig = Annotated[
+    Annotated[ConformerConfig, Tag("conformer")] | Annotated[HuggingFaceConfig, Tag("hf")],
+    Discriminator(_family),
+]

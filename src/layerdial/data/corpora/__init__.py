@@ -1,0 +1,1 @@
+"""Corpora as manifests: LibriSpeech, TED-LIUM 3, a folder of one's own."""

@@ -1,0 +1,1 @@
+"""Corpora read aloud by synthetic voices."""

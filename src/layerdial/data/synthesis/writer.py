@@ -1,0 +1,282 @@
+"""Filling a folder with spoken utterances: worker processes, audio files, manifests, and a marker that says "complete".
+
+On disk: `OUT/audio/<split>/…flac` (16 bit, 16 kHz), `OUT/<split>.cuts.jsonl.gz`, and a marker `OUT/<corpus>.json` with
+the settings. Every file appears whole or not at all, the marker's "complete" comes last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerdial.data.synthesis.espeak import RATE, Utterance, synthesise
+from layerdial.errors import UserError
+from layerdial.utils.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from lhotse import MonoCut
+
+    from layerdial.data.manifest import Rejected, SplitSummary
+
+SHORTEST = 0.2  # seconds
+_FORMAT = 1  # raised when the same settings would give other audio
+_CHUNK = 16  # utterances a worker takes at a time
+_AHEAD = 8  # chunks per worker waiting
+
+Progress = Callable[[int, int], None]  # utterances done, utterances in all
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cut to be: `file` is its audio below `OUT/audio/<split>`, kept at `rate` Hz; the rest is for `synthesise`."""
+
+    id: str
+    utterance: Utterance
+    file: str
+    seed: tuple[int, ...]
+    snr_db: tuple[float, float] | None
+    rate: int = RATE
+    reverb: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SynthReport:
+    """What is in `out`. reused: it was there already, complete, of the same settings."""
+
+    out: Path
+    splits: dict[str, SplitSummary]
+    rejected: tuple[Rejected, ...] = ()
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    job: Job
+    path: Path
+    samples: int = 0
+    problem: str = ""
+
+
+def fill_folder(
+    out: Path,
+    corpus: str,
+    settings: Mapping[str, Any],
+    jobs: Mapping[str, Iterable[Job]],
+    *,
+    workers: int,
+    total: int,
+    progress: Progress | None,
+) -> SynthReport:
+    """Speak the jobs of every split into `out`, unless its marker says that this was done with the same settings.
+
+    An interrupted folder of the same settings is continued, one of other settings replaced. Raises UserError where
+    `out` holds manifests of something else, cannot be written, or `workers` is below 1.
+    """
+    if workers < 1:
+        raise UserError(f"workers is {workers}; give 1 or more")
+    out = out.resolve()
+    if out.is_file():
+        raise UserError(f"{out} is a file; give a folder")
+    marker = out / f"{corpus}.json"
+    wanted = {"corpus": corpus, "format": _FORMAT, "out": str(out), **settings}
+    found = _read_marker(marker)
+    same = found is not None and found.get("settings") == wanted
+    if same and found and (report := _complete(out, found)):
+        return report
+    _clear(out, marker, found, jobs, keep_audio=same)
+    write_json(marker, {"settings": wanted, "splits": dict.fromkeys(jobs), "complete": False})
+
+    from layerdial.data.manifest import write_cuts
+
+    splits: dict[str, SplitSummary] = {}
+    rejected: list[Rejected] = []
+    done = itertools.count(1)
+
+    def spoken(split: str) -> Iterator[_Spoken]:
+        for result in _speak_all(jobs[split], out / "audio" / split, same, pool, workers):
+            if progress:
+                progress(next(done), total)
+            yield result
+
+    with _pool(workers) as pool:
+        for split in jobs:
+            splits[split] = write_cuts(_cuts(spoken(split), rejected), out / f"{split}.cuts.jsonl.gz")
+    report = SynthReport(out, splits, tuple(rejected))
+    _write_complete(marker, wanted, report)
+    return report
+
+
+# The marker
+
+
+def _read_marker(marker: Path) -> dict[str, Any] | None:
+    try:
+        found = read_json(marker)
+    except (UserError, OSError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("splits"), dict) else None
+
+
+def _complete(out: Path, found: Mapping[str, Any]) -> SynthReport | None:
+    """The report of a finished folder; None where it is unfinished, or manifests or audio files are gone."""
+    from layerdial.data.manifest import Rejected, SplitSummary
+
+    if not found.get("complete"):
+        return None
+    splits = {split: SplitSummary(**row | {"path": Path(row["path"])}) for split, row in found["splits"].items()}
+    for split, summary in splits.items():
+        if not summary.path.is_file() or sum(1 for _ in (out / "audio" / split).rglob("*.flac")) < summary.cuts:
+            return None
+    return SynthReport(out, splits, tuple(Rejected(**row) for row in found["rejected"]), reused=True)
+
+
+def _write_complete(marker: Path, settings: Mapping[str, Any], report: SynthReport) -> None:
+    splits = {split: asdict(summary) | {"path": str(summary.path)} for split, summary in report.splits.items()}
+    rejected = [asdict(row) for row in report.rejected]
+    write_json(marker, {"settings": settings, "splits": splits, "rejected": rejected, "complete": True})
+
+
+def _clear(out: Path, marker: Path, found: dict[str, Any] | None, splits: Iterable[str], *, keep_audio: bool) -> None:
+    """Remove what an earlier run with this marker left; refuse to replace what it did not make."""
+    if found is None:
+        foreign = next((path for split in splits if (path := out / f"{split}.cuts.jsonl.gz").exists()), None)
+        if foreign:
+            raise UserError(f"{foreign} is there already and {marker.name} is not; give another folder, or remove it")
+        return
+    try:
+        for split in found["splits"]:
+            (out / f"{split}.cuts.jsonl.gz").unlink(missing_ok=True)
+            for half in out.glob(f".{split}.cuts.jsonl.gz.*.tmp"):  # of a run that was killed
+                half.unlink()
+            if not keep_audio:
+                shutil.rmtree(out / "audio" / split, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cannot replace the corpus in {out}: {error.strerror}; choose another folder") from None
+
+
+# Speaking
+
+
+class _Here:
+    """Stands for the pool where one worker is enough: the calling process."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _pool(workers: int) -> ProcessPoolExecutor | _Here:
+    if workers == 1:
+        return _Here()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+
+
+def _follow_parent() -> None:
+    """Make a worker leave interrupts to its parent, and end with it even if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _speak_all(
+    jobs: Iterable[Job], folder: Path, keep: bool, pool: ProcessPoolExecutor | None, workers: int
+) -> Iterator[_Spoken]:
+    """The jobs done, in their order, with no more of them held than the workers need to stay busy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remaining = iter(jobs)
+    chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
+    if pool is None:
+        for chunk in chunks:
+            yield from _speak_chunk(chunk, folder, keep)
+        return
+    waiting: deque[Future[list[_Spoken]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_speak_chunk, chunk, folder, keep))
+            if len(waiting) > workers * _AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _speak_chunk(jobs: Iterable[Job], folder: Path, keep: bool) -> list[_Spoken]:
+    return [_speak_one(job, folder / job.file, keep) for job in jobs]
+
+
+def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
+    """Synthesise, check and write one utterance. keep: a readable file that is there is of the same settings."""
+    import soundfile
+    import soxr
+
+    if keep and path.exists():
+        try:
+            return _Spoken(job, path, soundfile.info(path).frames)
+        except soundfile.LibsndfileError:
+            pass  # not whole: made again below
+    if not any(character.isalnum() for character in job.utterance.text):
+        return _Spoken(job, path, problem=f"its text {job.utterance.text!r} has no letters or digits")
+    samples = synthesise(job.utterance, job.snr_db, job.seed, job.reverb)
+    if problem := _fault(samples):
+        return _Spoken(job, path, problem=problem)
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if job.rate != RATE:
+            samples = np.clip(soxr.resample(samples, RATE, job.rate), -1.0, 1.0)
+        soundfile.write(temporary, samples, job.rate, format="FLAC", subtype="PCM_16")
+        os.replace(temporary, path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error}; free the disk or choose another place") from None
+    return _Spoken(job, path, len(samples))
+
+
+def _fault(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+    """What is wrong with the samples (S,) at 16 kHz, or nothing."""
+    if len(samples) < SHORTEST * RATE:
+        return f"{len(samples) / RATE:.2f} s of audio; at least {SHORTEST} s are needed"
+    if not np.isfinite(samples).all():
+        return "some samples are not finite numbers"
+    if np.abs(samples).max() >= 1:
+        return "the samples clip"
+    return ""
+
+
+def _cuts(spoken: Iterable[_Spoken], rejected: list[Rejected]) -> Iterator[MonoCut]:
+    """The lhotse cuts of the audio files (speaker is the voice, text is what was said); the others go to `rejected`."""
+    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+
+    from layerdial.data.manifest import Rejected
+
+    for result in spoken:
+        id, said, rate = result.job.id, result.job.utterance, result.job.rate
+        seconds = result.samples / rate
+        if result.problem:
+            rejected.append(Rejected(id, result.problem))
+            continue
+        source = AudioSource(type="file", channels=[0], source=str(result.path))
+        recording = Recording(id, [source], sampling_rate=rate, num_samples=result.samples, duration=seconds)
+        words = SupervisionSegment(id, id, 0.0, seconds, text=said.text, language="English", speaker=said.voice)
+        yield MonoCut(id, 0.0, seconds, 0, [words], recording=recording)

@@ -1,0 +1,1 @@
+"""From nothing to four models, compared at every depth."""

@@ -1,0 +1,1 @@
+"""Error counts, ladders, sweeps, and the tables and pictures made of them."""

@@ -1,0 +1,61 @@
+"""Recognise utterances with one subset and count the errors: one measurement for training, sweep and device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from layerdial.evaluation.metrics import ErrorCounts, score, total
+from layerdial.recognizer import FeatureBatch, Recognizer
+from layerdial.subset import Blocks
+from layerdial.text.normalise import normalise
+
+
+class Batches(Protocol):
+    """The utterances of a corpus, to be gone through as often as needed, and what had to be left out of it."""
+
+    @property
+    def rejected(self) -> Sized: ...
+    def __iter__(self) -> Iterator[FeatureBatch]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """References and hypotheses, utterance by utterance."""
+
+    ids: tuple[str, ...]
+    references: tuple[str, ...]
+    hypotheses: tuple[str, ...]
+    audio_seconds: float
+
+    @cached_property
+    def word_counts(self) -> list[ErrorCounts]:
+        return score(zip(self.references, self.hypotheses, strict=True), unit="word")
+
+    @cached_property
+    def char_counts(self) -> list[ErrorCounts]:
+        return score(zip(self.references, self.hypotheses, strict=True), unit="char")
+
+    @property
+    def wer(self) -> ErrorCounts:
+        return total(self.word_counts)
+
+    @property
+    def cer(self) -> ErrorCounts:
+        return total(self.char_counts)
+
+
+def evaluate(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Blocks) -> Evaluation:
+    """Recognise every batch with `subset`. Both what was said and what was recognised are normalised alike."""
+    ids: list[str] = []
+    references: list[str] = []
+    hypotheses: list[str] = []
+    seconds = 0.0
+    for batch in batches:
+        hypotheses += map(normalise, recognizer.recognize(batch, subset))
+        references += map(normalise, batch.texts)
+        ids += batch.ids
+        seconds += batch.audio_seconds
+    return Evaluation(tuple(ids), tuple(references), tuple(hypotheses), seconds)

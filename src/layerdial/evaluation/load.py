@@ -1,0 +1,32 @@
+"""Opening a model of either kind: a torch model, or a folder that `layerdial export` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layerdial.errors import UserError
+from layerdial.recognizer import Recognizer
+from layerdial.runtime.session import is_exported
+
+
+def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> Recognizer:
+    """Load a model folder (such as `runs/demo/sc_exits/model`), an exported folder, or a hub id, with its ladder.
+
+    `device` is for torch models; exported ones run on the CPU. `threads` is how many a pass takes; for torch that
+    is a setting of the whole process. Raises `UserError` when the folder is not a model or is damaged, when its ladder
+    is for another number of blocks, and when the device is not there.
+    """
+    folder = Path(model)
+    if is_exported(folder):
+        if device != "cpu":
+            raise UserError(f"{model} is exported for CPUs; device {device} is for torch models")
+        from layerdial.runtime.recognizer import OnnxRecognizer
+
+        return OnnxRecognizer(folder, threads)
+    from layerdial.models.torch_recognizer import load_torch_model
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    return load_torch_model(folder, device)

@@ -1,0 +1,121 @@
+"""What the commands do with a model folder and a manifest, for the command line, the demo and scripts alike.
+
+A model folder holds a torch model or an exported one; both transcribe, both can be swept and searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerdial.errors import UserError
+from layerdial.evaluation.latency import Times
+from layerdial.evaluation.load import load_model
+from layerdial.evaluation.search import Metric, most_evaluations, search_ladder
+from layerdial.evaluation.sweep import sweep
+from layerdial.ladder import Ladder, select_all
+from layerdial.runtime.manifest import Manifest
+from layerdial.runtime.session import is_exported
+from layerdial.utils.files import check_writable, contents, model_name
+from layerdial.utils.progress import progress
+
+if TYPE_CHECKING:
+    from layerdial.data.batching import FeatureBatches
+
+
+def _resolve(model: Path) -> tuple[Path, str]:
+    """The folder of a model, and a hash of its weights."""
+    if is_exported(model):
+        return model, Manifest.load(model).model_id
+    from layerdial.models.checkpoint import fingerprint, resolve_model
+
+    folder = resolve_model(model)
+    return folder, fingerprint(folder)
+
+
+def search_model(
+    folder: Path,
+    cuts: Path,
+    metric: Metric | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    batches: FeatureBatches | None = None,
+) -> tuple[Path, Ladder]:
+    """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
+
+    `metric` is the loss unless given, and WER for an exported model, which has texts alone. `batches` are those of
+    `cuts` where the caller has them already.
+    Returns the model's folder (for a hub id, that in the hub's cache) and the ladder. An interrupted search goes on
+    where it stopped.
+    """
+    from layerdial.data.batching import FeatureBatches
+
+    folder, weights = _resolve(folder)
+    recognizer = load_model(folder, device)
+    batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
+    if metric == "loss" and not recognizer.has_loss:
+        raise UserError(f"{folder} is exported and gives texts alone; search it by --metric wer")
+    journal = folder / "search.jsonl"
+    check_writable(folder)
+    with progress(f"search {model_name(folder)}", most_evaluations(recognizer.n_blocks)) as update:
+        ladder = search_ladder(
+            recognizer,
+            batches,
+            metric or ("loss" if recognizer.has_loss else "wer"),
+            cuts=str(cuts),
+            progress=update,
+            journal=journal,
+            fingerprint=f"{weights}/{contents(cuts)}",
+        )
+    ladder.save(folder / "ladder.json")
+    journal.unlink(missing_ok=True)
+    return folder, ladder
+
+
+def sweep_model(
+    folder: Path,
+    cuts: Path,
+    depths: Sequence[int] | None,
+    select: str,
+    out: Path | None,
+    method: str | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    timing: Times | None = None,
+    batches: FeatureBatches | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `sweep`."""
+    from layerdial.data.batching import FeatureBatches
+
+    name = folder
+    folder, weights = _resolve(folder)
+    recognizer = load_model(folder, device, threads)
+    rule = select or ("ladder" if recognizer.ladder else "even")
+    subsets = select_all(rule, depths, recognizer.n_blocks, recognizer.ladder, seed)
+    labels = {
+        "method": method,
+        "select": rule,
+        "model": str(name),
+        "fingerprint": weights,
+        "cuts": str(cuts),
+        "cuts_contents": contents(cuts),
+    }
+    batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
+    if out:
+        check_writable(out)
+    with progress(f"sweep {method or model_name(name)}", len(subsets)) as update:
+        return list(
+            sweep(
+                recognizer,
+                batches,
+                subsets,
+                out,
+                {k: v for k, v in labels.items() if v is not None},
+                timing=timing,
+                title=f"{model_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
+                progress=update,
+            )
+        )

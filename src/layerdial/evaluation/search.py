@@ -1,0 +1,153 @@
+"""Search of the ladder: for each depth a subset that does well on held-out speech, by greedy removal of blocks.
+
+From all N blocks down, each level tries the removal of every block left and keeps the best. Two things are added to
+plain greedy removal: the prefix of each depth is tried too, so that the ladder is never worse than prefix selection on
+the cuts that it is searched on; and the block whose removal hurt most when it was last tried is kept without another
+trial, which pays for that. In all at most N(N+1)/2 subsets are evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from layerdial.errors import UserError
+from layerdial.evaluation.metrics import score, total
+from layerdial.ladder import Ladder, Rung
+from layerdial.recognizer import FeatureBatch, Recognizer
+from layerdial.subset import BlockSubset
+from layerdial.text.normalise import normalise
+from layerdial.utils.rows import append_row, read_rows
+
+Metric = Literal["loss", "wer"]
+Rank = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One evaluated subset: mean CTC loss an utterance (none if not finite), word errors, reference words."""
+
+    subset: str
+    loss: float | None
+    errors: int
+    words: int
+    utterances: int
+
+    def rank(self, metric: Metric) -> Rank:
+        """Less is better: by the metric first, by the other number where that ties."""
+        loss = math.inf if self.loss is None else self.loss
+        return (loss, self.errors) if metric == "loss" else (self.errors, loss)
+
+    def rung(self) -> Rung:
+        depth = BlockSubset.from_key(self.subset).depth
+        return Rung(depth, self.subset, self.loss, self.errors / self.words, self.errors, self.words)
+
+
+def search_ladder(
+    recognizer: Recognizer,
+    batches: Iterable[FeatureBatch],
+    metric: Metric = "loss",
+    *,
+    cuts: str = "",
+    progress: Callable[[int, str], None] | None = None,
+    journal: Path | None = None,
+    fingerprint: str = "",
+) -> Ladder:
+    """The ladder with the least dev `metric` that greedy removal finds; see the top of this file.
+
+    `batches` is gone through once an evaluation; `cuts` is its name, for the record. `progress(done, note)` is called
+    with the evaluations done out of `most_evaluations(n_blocks)`. With `journal`, finished evaluations are kept in
+    that file and those with the same `fingerprint` (of the model and the cuts) are taken from it on a restart.
+    """
+    if metric not in ("loss", "wer"):
+        raise UserError(f"the ladder is searched by metric 'loss' or 'wer', found {metric!r}")
+    evaluated = _Evaluated(recognizer, batches, journal, fingerprint, progress)
+    current = BlockSubset.full(recognizer.n_blocks)
+    chosen = [evaluated(current)]
+    harm: dict[int, Rank] = {}
+    while current.depth > 1:
+        current = _best_step(current, harm, lambda subset: evaluated(subset).rank(metric))
+        chosen.append(evaluated(current))
+    if progress:
+        progress(most_evaluations(recognizer.n_blocks), f"{len(evaluated.results)} subsets evaluated")
+    rungs = tuple(measured.rung() for measured in reversed(chosen))
+    return Ladder(recognizer.n_blocks, metric, cuts, chosen[0].utterances, rungs)
+
+
+def most_evaluations(n_blocks: int) -> int:
+    """How many subsets a search evaluates at most: 1 + N + (N - 1) + ... + 2."""
+    return n_blocks * (n_blocks + 1) // 2
+
+
+def _best_step(current: BlockSubset, harm: dict[int, Rank], rank: Callable[[BlockSubset], Rank]) -> BlockSubset:
+    """The best subset with one block fewer. `harm` is what removing each block cost when last tried, and is updated."""
+    removals = {current.without(block): block for block in reversed(current.kept)}
+    candidates = list(removals)
+    prefix = BlockSubset.prefix(current.n_blocks, current.depth - 1)
+    if prefix not in removals:
+        # One candidate more and one fewer. All blocks have been tried by now: the subset that this descends from by
+        # removals alone is full or a prefix, and for these the shorter prefix is among the removals.
+        spared = max(current.kept, key=harm.__getitem__)
+        candidates = [prefix, *(subset for subset, block in removals.items() if block != spared)]
+    before, after = rank(current), {subset: rank(subset) for subset in candidates}
+    harm.update({removals[s]: _increase(before, after[s]) for s in candidates if s in removals})
+    return min(candidates, key=after.__getitem__)
+
+
+def _increase(before: Rank, after: Rank) -> Rank:
+    first, second = (high - low if math.isfinite(low) else 0.0 for low, high in zip(before, after, strict=True))
+    return first, second
+
+
+class _Evaluated:
+    """Measures a subset when it is first asked for, and remembers it, over restarts too if there is a journal."""
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        batches: Iterable[FeatureBatch],
+        journal: Path | None,
+        fingerprint: str,
+        progress: Callable[[int, str], None] | None,
+    ) -> None:
+        self.recognizer, self.batches = recognizer, batches
+        self.journal, self.fingerprint, self.progress = journal, fingerprint, progress
+        self.results: dict[str, Measured] = {}
+        self.finished_before = self._read_journal() if journal else {}
+
+    def __call__(self, subset: BlockSubset) -> Measured:
+        if subset.key not in self.results:
+            known = self.finished_before.get(subset.key)
+            self.results[subset.key] = measured = known or measure(self.recognizer, self.batches, subset)
+            if self.journal and not known:
+                append_row(self.journal, {"fingerprint": self.fingerprint, **asdict(measured)})
+            if self.progress:
+                note = f"depth {subset.depth}: WER {100 * measured.errors / measured.words:.2f} %"
+                self.progress(len(self.results), note)
+        return self.results[subset.key]
+
+    def _read_journal(self) -> dict[str, Measured]:
+        assert self.journal
+        rows = [row for row in read_rows(self.journal) if row.get("fingerprint") == self.fingerprint]
+        try:
+            finished = [Measured(**{k: v for k, v in row.items() if k != "fingerprint"}) for row in rows]
+        except TypeError as error:
+            raise UserError(f"{self.journal} is no journal of a ladder search; remove it or name another") from error
+        return {measured.subset: measured for measured in finished if len(measured.subset) == self.recognizer.n_blocks}
+
+
+def measure(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: BlockSubset) -> Measured:
+    """Loss and word errors of one subset on all batches; `UserError` if they hold no utterance or no word."""
+    loss, pairs = 0.0, list[tuple[str, str]]()
+    for batch in batches:
+        batch_loss, texts = recognizer.loss_and_text(batch, subset)
+        loss += batch_loss
+        pairs += zip(map(normalise, batch.texts), map(normalise, texts), strict=True)
+    words = total(score(pairs))
+    if not words.words:
+        raise UserError(f"the ladder search needs cuts with words in them, found {len(pairs)} cuts and no word")
+    mean = loss / len(pairs)
+    return Measured(subset.key, mean if math.isfinite(mean) else None, words.errors, words.words, len(pairs))

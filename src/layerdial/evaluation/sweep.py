@@ -1,0 +1,145 @@
+"""A sweep: evaluation of one subset after another, each row written as soon as it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from layerdial.errors import UserError
+from layerdial.evaluation.evaluate import Batches, Evaluation, evaluate
+from layerdial.evaluation.latency import Times, Timing
+from layerdial.evaluation.metrics import bootstrap_interval
+from layerdial.evaluation.plots import draw_sweep
+from layerdial.evaluation.tables import latest_rows
+from layerdial.recognizer import Recognizer
+from layerdial.subset import Blocks
+from layerdial.utils.files import write_text
+from layerdial.utils.rows import Row, append_row, read_rows
+
+# What a measurement belongs to. A row with the same of these is not measured again.
+_MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
+
+
+def sweep(
+    recognizer: Recognizer,
+    batches: Batches,
+    subsets: Sequence[Blocks],
+    out: Path | None = None,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    timing: Times | None = None,
+    title: str = "",
+    progress: Callable[[int, str], None] | None = None,
+) -> Generator[Row, None, None]:
+    """Evaluate each subset on all batches (gone through once a subset) and yield a row for it, in the order given.
+
+    `extra` goes into every row; `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
+    `cuts_contents` (a hash) are understood.
+    With `out`, rows are appended to `out/sweep.jsonl` and utterances to `out/utterances/` as they are made, rows that
+    are there already are yielded without measuring again, and `out/sweep.png` shows all rows of these cuts at the end.
+    """
+    labels = dict(extra or {}) | {"device": recognizer.device, "threads": recognizer.threads}
+    subsets = list(dict.fromkeys(subsets))
+    rows = read_rows(out / "sweep.jsonl") if out else []
+    known = {_measured_for(row): row for row in rows}
+    wanted = [labels | {"subset": subset.key} for subset in subsets]
+    pending = [subset for subset, row in zip(subsets, wanted, strict=True) if _measured_for(row) not in known]
+    if progress and pending:
+        progress(len(subsets) - len(pending), f"timing {len(pending)} subsets")
+    times = dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
+    for done, (subset, row) in enumerate(zip(subsets, wanted, strict=True), 1):
+        earlier = known.get(_measured_for(row))
+        if earlier is None:
+            evaluation = evaluate(recognizer, batches, subset)
+            made = labels | measure_subset(recognizer, evaluation, subset) | times[subset]
+            made["rejected"] = len(batches.rejected)
+            if out:
+                made["utterances_file"] = _write_utterances(out, made, evaluation)
+        else:
+            made = earlier | labels
+        if out and made not in rows:  # measured now, or before under another selection rule
+            append_row(out / "sweep.jsonl", made)
+        if progress:
+            progress(done, f"depth {subset.depth}: WER {100 * made['wer']:.2f} %" if made["wer"] is not None else "")
+        yield made
+    if out:
+        same = ("cuts", "cuts_contents")
+        rows = [row for row in read_rows(out / "sweep.jsonl") if all(row.get(key) == labels.get(key) for key in same)]
+        draw_sweep(latest_rows(rows), out / "sweep.png", title)
+
+
+def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
+
+
+def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:
+    """Errors, intervals and costs of one subset."""
+    if not evaluation.ids:
+        raise UserError("nothing to evaluate: the cuts hold no utterance")
+    words, chars = evaluation.wer, evaluation.cer
+    counts, cost = evaluation.word_counts, recognizer.cost(subset)
+    low, high = bootstrap_interval([count.errors for count in counts], [count.words for count in counts])
+    return {
+        "subset": subset.key,
+        "depth": subset.depth,
+        "wer": _finite(words.rate),
+        "wer_low": _finite(low),
+        "wer_high": _finite(high),
+        "errors": words.errors,
+        "words": words.words,
+        "substitutions": words.substitutions,
+        "deletions": words.deletions,
+        "insertions": words.insertions,
+        "cer": _finite(chars.rate),
+        "char_errors": chars.errors,
+        "chars": chars.words,
+        "utterances": len(evaluation.ids),
+        "audio_seconds": round(evaluation.audio_seconds, 3),
+        "macs_per_second": cost.macs_per_second,
+        "parameters": cost.parameters,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# ---------------------------------------------------------------------------------------------------- utterances
+
+
+def _write_utterances(out: Path, row: Row, evaluation: Evaluation) -> str:
+    """Write what was recognised, for paired comparison and for reading; return the file's name within `out`."""
+    measured_for = hashlib.sha256(repr(_measured_for(row)).encode()).hexdigest()[:8]
+    label = re.sub(r"[^\w.-]+", "-", str(row.get("method") or row.get("model") or "model")).strip("-")
+    name = f"utterances/{label}-{row['subset']}-{measured_for}.jsonl"
+    write_text(out / name, utterance_lines(evaluation))
+    return name
+
+
+def utterance_lines(evaluation: Evaluation) -> str:
+    """A JSON line an utterance: id, what was said, what was recognised, errors in words and in characters."""
+    columns = (
+        evaluation.ids,
+        evaluation.references,
+        evaluation.hypotheses,
+        evaluation.word_counts,
+        evaluation.char_counts,
+    )
+    lines = [
+        {
+            "id": i,
+            "reference": reference,
+            "hypothesis": hypothesis,
+            "errors": words.errors,
+            "words": words.words,
+            "char_errors": chars.errors,
+            "chars": chars.words,
+        }
+        for i, reference, hypothesis, words, chars in zip(*columns, strict=True)
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

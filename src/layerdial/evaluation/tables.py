@@ -1,0 +1,149 @@
+"""Tables for the terminal: a sweep, and methods compared utterance by utterance."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from layerdial.errors import UserError
+from layerdial.evaluation.metrics import Change, paired_change
+from layerdial.utils.rows import Row, read_rows
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Counts = Mapping[str, tuple[int, int]]  # errors and words, or characters, by utterance id
+
+
+def latest_rows(rows: Iterable[Row]) -> list[Row]:
+    """The last row of each subset, and only those of the newest weights: a model trained again replaces itself.
+
+    Newest is what was measured last of the same method, selection rule and cuts.
+    """
+    rows = list(rows)
+    newest = {_line_of(row): row.get("fingerprint") for row in rows}
+    current = [row for row in rows if row.get("fingerprint") == newest[_line_of(row)]]
+    return list({(*_line_of(row), row.get("subset")): row for row in current}.values())
+
+
+def _line_of(row: Row) -> tuple[Any, ...]:
+    return row.get("method"), row.get("select"), row.get("cuts")
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, width: int | None = None) -> Table:
+    """One line a row: what ran, how many errors and how sure, what it cost.
+
+    Under 120 characters of `width` (default: the terminal's) the columns that others imply are left out.
+    """
+    wide = (width or shutil.get_terminal_size().columns) >= 120
+    labels = [name for name in ("method", "select") if any(row.get(name) for row in rows)]
+    columns = {heading: cell for heading, cell in _COLUMNS.items() if wide or heading not in _WIDE_ONLY}
+    table = _table(title, [*labels, *columns], gap=2 if wide else 1)
+    for row in rows:
+        table.add_row(*(str(row.get(name) or "") for name in labels), *(cell(row) for cell in columns.values()))
+    return table
+
+
+def _table(title: str | None, headings: Sequence[str], gap: int = 2) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    padding = (0, gap - 1, 0, 0)
+    table = Table(title=title, header_style="bold", box=box.SIMPLE_HEAD, title_justify="left", padding=padding)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+    return table
+
+
+def _show(value: float | None, factor: float, digits: int = 2) -> str:
+    return "" if value is None else f"{value * factor:,.{digits}f}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "" if row.get("wer_low") is None else f"{_show(row['wer_low'], 100)}-{_show(row['wer_high'], 100)}"
+
+
+def _drawn(subset: str) -> str:
+    """A subset's key as a picture; that of a budget, `6-of-12`, as it is."""
+    return subset.replace("1", "█").replace("0", "·") if set(subset) <= {"0", "1"} else subset
+
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "depth": lambda row: str(row["depth"]),
+    "blocks": lambda row: _drawn(str(row["subset"])),
+    "WER %": lambda row: f"[bold]{_show(row.get('wer'), 100)}[/bold]",
+    "95 %": _interval,
+    "errors/\nwords": lambda row: f"{row['errors']}/{row['words']}",
+    "CER %": lambda row: _show(row.get("cer"), 100),
+    "M MACs/\nsecond": lambda row: _show(row.get("macs_per_second"), 1e-6, 0),
+    "M par-\nameters": lambda row: _show(row.get("parameters"), 1e-6),
+    "latency\nms": lambda row: _show(row.get("latency_ms"), 1, 1),
+    "RTF": lambda row: _show(row.get("rtf"), 1, 4),
+}
+_WIDE_ONLY = {"CER %", "M par-\nameters", "RTF"}
+_WORDS = {"method", "select", "blocks"}
+
+
+def compare_table(rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000) -> Table:
+    """How each method's WER changes against `baseline_method` at each depth, with the paired bootstrap interval.
+
+    Rows are compared when depth, selection rule and cuts agree and both have their utterance files under `folder`.
+    """
+    table = _table(
+        f"WER against {baseline_method}, same utterances; bold: the interval leaves out no change",
+        ["method", "select", "depth", f"{baseline_method} %", "WER %", "change %", "95 %"],
+    )
+    for base, row, change in compare(rows, baseline_method, folder, samples):
+        shown = f"{change.relative * 100:+.1f}"
+        table.add_row(
+            str(row.get("method") or ""),
+            str(row.get("select") or ""),
+            str(row["depth"]),
+            _show(base.get("wer"), 100),
+            _show(row.get("wer"), 100),
+            f"[bold]{shown}[/bold]" if change.is_clear else shown,
+            f"{change.low * 100:+.1f} to {change.high * 100:+.1f}",
+        )
+    return table
+
+
+def compare(
+    rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any], Change]]:
+    """(baseline row, other row, change) of every pair that `compare_table` shows."""
+    baselines = {_comparable(row): row for row in rows if row.get("method") == baseline_method}
+    if not baselines:
+        methods = sorted({str(row["method"]) for row in rows if row.get("method")})
+        raise UserError(f"no row has the method {baseline_method!r}; methods found: {', '.join(methods) or 'none'}")
+    found = []
+    for row in rows:
+        base = baselines.get(_comparable(row))
+        if base is None or row.get("method") == baseline_method:
+            continue
+        files = [row.get("utterances_file") for row in (base, row)]
+        before, after = (utterance_counts(folder / file) if file else {} for file in files)
+        if before and after:
+            found.append((base, row, change_of(before, after, samples)))
+    return found
+
+
+def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["depth"], row.get("select"), row.get("cuts")
+
+
+def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:
+    """What a file of utterances counts: errors and words, or for "cer" errors and characters."""
+    errors, units = ("errors", "words") if metric == "wer" else ("char_errors", "chars")
+    return {row["id"]: (row[errors], row[units]) for row in read_rows(file)}
+
+
+def change_of(base: Counts, other: Counts, samples: int = 1000) -> Change:
+    """The paired change of the same utterances' errors; `UserError` names one that is only on one side."""
+    if base.keys() != other.keys():
+        odd = sorted(base.keys() ^ other.keys())[0]
+        raise UserError(f"a paired comparison needs the same utterances on both sides, but {odd} is only on one")
+    ids = sorted(base)
+    errors_a, words = [base[i][0] for i in ids], [base[i][1] for i in ids]
+    return paired_change(errors_a, words, [other[i][0] for i in ids], samples)

@@ -1,0 +1,1 @@
+"""CTC checkpoints of transformers as dynamic networks."""

@@ -1,0 +1,312 @@
+"""Hugging Face CTC checkpoints: loaded from a folder or the hub, made anew, or given a new head.
+
+What does not fit is said in one line that names what was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
+
+from layerdial.audio.features import Convolution
+from layerdial.errors import UserError
+from layerdial.models.huggingface.ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, quiet
+from layerdial.models.huggingface.processor import (
+    HuggingFaceFeatures,
+    HuggingFaceTokenizer,
+    vocabulary_size,
+)
+
+_UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
+_HEADS = ("lm_head", "ctc_head")
+_WANTED = "a CTC model comes with preprocessor_config.json or processor_config.json, and its tokenizer"
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The library's class, by name, and ours."""
+
+    model: str
+    network: type[HuggingFaceCTC]
+
+
+_FAMILIES = {  # by the library's model_type
+    "wavlm": _Family("WavLMForCTC", SpeechTransformerCTC),
+    "wav2vec2": _Family("Wav2Vec2ForCTC", SpeechTransformerCTC),
+    "hubert": _Family("HubertForCTC", SpeechTransformerCTC),
+    "parakeet_ctc": _Family("ParakeetForCTC", FastConformerCTC),
+}
+_KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models"
+
+
+def load_hugging_face(
+    folder: Path, changes: Mapping[str, Any] | None = None
+) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
+    """A CTC checkpoint as `save_pretrained` lays it out: the dynamic network (in `eval()`, float32) and its tokenizer.
+
+    `changes` go over the keys of its config that have no weights. Raises `UserError` for another kind of model, weights
+    that are missing or of another shape, a head that does not fit the tokenizer, and a folder without processor.
+    """
+    config = _read_config(folder, changes)
+    model = _load_model(folder, config)
+    processor = load_processor(folder)
+    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
+    return _dynamic(model, processor, tokenizer), tokenizer
+
+
+def with_new_head(
+    folder: Path, processor: Any, changes: Mapping[str, Any] | None = None
+) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
+    """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for the processor's vocabulary.
+
+    It hears as it did before: the feature extractor stays the checkpoint's.
+    """
+    processor.feature_extractor = extractor_for(folder, {})
+    config = _read_config(folder, changes)
+    for key, value in _vocabulary(processor).items():
+        setattr(config, key, value)
+    model = _load_model(folder, config, new_head=True)
+    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
+    return _dynamic(model, processor, tokenizer), tokenizer
+
+
+def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
+    """A network with random weights; `settings` are keys of the library's config, `model_type` among them."""
+    kind = settings.get("model_type")
+    if kind not in _FAMILIES:
+        raise UserError(f"model.config.model_type is {kind!r}; choose wavlm, wav2vec2 or hubert")
+    if kind == "parakeet_ctc":  # its batch norms keep the statistics that they begin with
+        raise UserError("Parakeet is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
+    given = {k: v for k, v in settings.items() if k != "model_type"} | _vocabulary(processor)
+    default = AutoConfig.for_model(kind)
+    _check_keys(default, given, "model.config")
+    _check_shape({**default.to_dict(), **given})
+    try:
+        config = AutoConfig.for_model(kind, **given)
+        model = getattr(transformers, _FAMILIES[kind].model)(config)
+    except Exception as error:  # whatever a config that makes no sense runs into
+        raise UserError(f"model.config does not make a network: {type(error).__name__}: {_first_line(error)}") from None
+    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, "model.config")
+    return _dynamic(model.eval(), processor, tokenizer), tokenizer
+
+
+def _check_shape(config: Mapping[str, Any]) -> None:
+    _refuse(config, "model.config")
+    if config["num_hidden_layers"] < 1:
+        raise UserError(
+            f"model.config.num_hidden_layers is {config['num_hidden_layers']}; at least one block is needed"
+        )
+    found = [len(config[key]) for key in ("conv_dim", "conv_kernel", "conv_stride")]
+    if set(found) != {config["num_feat_extract_layers"]}:
+        raise UserError(
+            f"model.config: conv_dim, conv_kernel and conv_stride have {found[0]}, {found[1]} and {found[2]} entries, "
+            f"num_feat_extract_layers is {config['num_feat_extract_layers']}; all four must agree"
+        )
+
+
+def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
+    """The library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
+    processor, config = load_processor(folder), _read_config(folder, None)
+    model = _load_model(folder, config, dtype="auto")
+    return model, processor, _FAMILIES[config.model_type].network.encoder_of(model)
+
+
+def load_processor(folder: Path) -> Any:
+    """Feature extractor and tokenizer of a checkpoint; a language model beside them is not used."""
+    try:
+        with quiet():
+            processor = _read_processor(folder)
+    except ImportError as error:
+        raise UserError(f"{folder}: its processor needs a package that is missing: {_first_line(error)}") from None
+    except Exception as error:  # the library raises OSError, ValueError, TypeError, KeyError and its tokenizers' own
+        raise UserError(f"{folder} has no processor that can be read ({_first_line(error)}); {_WANTED}") from None
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "feature_extractor", None) is None:
+        found = type(processor).__name__
+        raise UserError(f"{folder} has no tokenizer or no feature extractor, only a {found}; {_WANTED}")
+    return processor
+
+
+def _read_processor(folder: Path) -> Any:
+    try:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ImportError:  # pyctcdecode, for a processor that brings a language model
+        if not (folder / "vocab.json").is_file():
+            raise
+        return Wav2Vec2Processor.from_pretrained(folder, local_files_only=True)
+
+
+def _load_model(
+    folder: Path, config: PreTrainedConfig, new_head: bool = False, dtype: Any = torch.float32
+) -> PreTrainedModel:
+    """The library's own model, in `eval()`; `UserError` unless every weight is there and fits."""
+    kind = getattr(transformers, _FAMILIES[config.model_type].model)
+    try:
+        with quiet():
+            model, found = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # and say it in our words
+                output_loading_info=True,
+            )
+    except Exception as error:  # OSError, RuntimeError, SafetensorError, UnpicklingError
+        raise UserError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
+    for name in found["missing_keys"]:
+        if _is_unused(name):
+            torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it as memory was
+    _check_weights(folder, found, new_head)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> None:
+    """`UserError` for weights that the file lacks or has in another shape; a new head may differ."""
+    missing = sorted(name for name in found["missing_keys"] if not _is_unused(name))
+    mismatched = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in found["mismatched_keys"])
+    if new_head:
+        missing = [name for name in missing if not name.startswith(_HEADS)]
+        mismatched = [entry for entry in mismatched if not entry[0].startswith(_HEADS)]
+    left_over = sorted(name for name in found["unexpected_keys"] if ".layers." in name)
+    if left_over:
+        raise UserError(f"{folder} has weights of blocks that its config.json does not name, the first {left_over[0]}")
+    if missing and missing[0].startswith(_HEADS):
+        raise UserError(
+            f"{folder} has no CTC head ({missing[0]} is missing); train one first, as recipes/wavlm/reference.yaml does"
+        )
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} weights, the first {missing[0]}; copy it again")
+    if mismatched:
+        name, stored, wanted = mismatched[0]
+        raise UserError(f"{folder}: {name} has shape {stored}, its config.json asks for {wanted}")
+
+
+def _is_unused(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in _UNUSED
+
+
+def settings_of(folder: Path | None) -> dict[str, Any]:
+    """The config of a checkpoint, for another network of that shape."""
+    if folder is None:
+        raise UserError("model.config is missing; for example model: {family: hf, config: {model_type: wavlm}}")
+    config = _read_config(folder, None).to_dict()
+    return {k: v for k, v in config.items() if k not in ("architectures", "transformers_version", "dtype")}
+
+
+def extractor_for(folder: Path | None, settings: Mapping[str, Any]) -> Any:
+    """The feature extractor of the checkpoint to begin with; from scratch, wav2vec2's."""
+    if folder is not None:
+        try:
+            return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # OSError, ValueError, ImportError
+            raise UserError(
+                f"{folder} has no feature extractor that can be read ({_first_line(error)}); preprocessor_config.json "
+                "says how its encoder hears"
+            ) from None
+    # plain transformers feeds an attention mask to models with layer norm in their front end, to others none
+    return Wav2Vec2FeatureExtractor(
+        do_normalize=True, return_attention_mask=settings.get("feat_extract_norm") == "layer"
+    )
+
+
+def download(hub_id: str) -> Path:
+    """Where the files of a hub id are, after a download if need be; without a network, those of an earlier one."""
+    try:
+        folder = _fetch(hub_id, "*.json", "model*.safetensors", "*.txt", "*.model")
+        if not any(folder.glob("model*.safetensors")):
+            folder = _fetch(hub_id, "pytorch_model*.bin*")
+    except Exception as error:  # no network, no such model, no access: each has its own class
+        reason = _first_line(error)
+        raise UserError(f"{hub_id} is neither a folder here nor a model that the hub gives ({reason})") from None
+    return folder
+
+
+def _fetch(hub_id: str, *patterns: str) -> Path:
+    # a star crosses slashes: unless ignored, checkpoints and logs in folders would come along
+    return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+
+
+def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # OSError, ValueError, KeyError, and the classes of strict configs
+        raise UserError(
+            f"{folder / 'config.json'} is no config of a known model ({_first_line(error)}); {_KNOWN} are"
+        ) from None
+    if config.model_type not in _FAMILIES:
+        found = ", ".join(config.architectures or [config.model_type])
+        kind = "an encoder-decoder model" if config.is_encoder_decoder else f"of type {config.model_type}"
+        raise UserError(f"{folder} holds {found}, {kind}; layerdial reads {_KNOWN}")
+    _refuse(config.to_dict(), str(folder))
+    _change(config, changes or {})
+    return config
+
+
+def _refuse(config: Mapping[str, Any], where: str) -> None:
+    if config.get("add_adapter"):
+        raise UserError(f"{where} has add_adapter, convolutions after the encoder, which layerdial does not run")
+    if config.get("conv_pos_batch_norm"):
+        raise UserError(f"{where} has conv_pos_batch_norm, with which padding would change results; it is not read")
+
+
+def _change(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
+    """Set what the recipe may change over a checkpoint; Parakeet keeps its dropouts in the config of its encoder."""
+    owner = getattr(config, "encoder_config", config)
+    _check_keys(owner, changes, "model.config")
+    for key, value in changes.items():
+        if "dropout" not in key:
+            raise UserError(f"model.config.{key}: over a checkpoint only dropouts can be changed")
+        try:
+            setattr(owner, key, value)
+        except Exception as error:  # strict configs check types, with a class of their own
+            raise UserError(f"model.config.{key} cannot be {value!r}: {_first_line(error)}") from None
+
+
+def _check_keys(config: PreTrainedConfig, keys: Iterable[str], what: str) -> None:
+    known = config.to_dict()
+    for key in keys:
+        if key not in known:
+            raise UserError(f"{what}: a {config.model_type} config has no key {key!r}")
+
+
+def _vocabulary(processor: Any) -> dict[str, int]:
+    tokenizer = processor.tokenizer
+    return {"vocab_size": vocabulary_size(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+
+
+def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceTokenizer) -> HuggingFaceCTC:
+    makes, hears = processor.feature_extractor.model_input_names[0], model.main_input_name
+    if makes != hears:
+        raise UserError(f"the processor makes {makes}, but a {model.config.model_type} model hears {hears}")
+    features = HuggingFaceFeatures(processor.feature_extractor, _convolutions(model.config))
+    return _FAMILIES[model.config.model_type].network(model, features, tokenizer.blank)
+
+
+def _convolutions(config: PreTrainedConfig) -> list[Convolution]:
+    """(kernel, stride, padding) of each strided convolution of the front end."""
+    if config.model_type != "parakeet_ctc":
+        return [(kernel, stride, 0) for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True)]
+    inner = config.encoder_config
+    kernel = inner.subsampling_conv_kernel_size
+    one = (kernel, inner.subsampling_conv_stride, (kernel - 1) // 2)
+    return [one] * int(math.log2(inner.subsampling_factor))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,289 @@
+"""Hugging Face CTC models as dynamic networks: WavLM, wav2vec2, HuBERT and Parakeet.
+
+The library's modules do all the computing. Where its encoder goes through its list of layers it finds, in their place,
+one layer that runs the kept blocks; the subset travels there as a keyword argument of the encoder's own forward, and so
+does the list of what the stream is after each block, where exits want it. Names and weights stay as they were, so
+`save_pretrained` writes an ordinary checkpoint.
+
+Shapes: B batch, S samples, T frames, F mel bins, C channels, D width, V vocabulary, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as library_logging
+
+from layerdial.audio.features import Features
+from layerdial.models.dynamic import BlockFn, Choice, run_blocks
+from layerdial.models.network import EncoderOutput, Network
+from layerdial.models.tensors import disk_errors
+from layerdial.modules.subsampling import frame_mask
+
+
+class BlocksAsOneLayer(nn.Module):
+    """The blocks under their own names, to be put in the place of an encoder's list of layers.
+
+    Going through it yields one layer, itself, which runs the kept blocks.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        for i, block in enumerate(blocks):
+            self.add_module(str(i), block)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [block for block in self._modules.values() if block is not None]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        yield self
+
+    def forward(self, x_BTD: Tensor, *, subset: Choice, states: list[Tensor] | None = None, **rest: Any) -> Tensor:
+        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest), states)
+
+    def _run(self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None) -> Tensor:
+        """Run the kept blocks; their states go into the caller's list, as the library returns the stream alone."""
+        x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None)
+        if states is not None:
+            states += found
+        return x_BTD
+
+
+class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
+    """As above; the relative position bias, which the library computes inside block 0, is computed before the blocks.
+
+    Its table stays among block 0's weights. The gate that each block puts on the bias stays in the block.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        x_BTD: Tensor,
+        *,
+        subset: Choice,
+        states: list[Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        **rest: Any,
+    ) -> tuple[Tensor, Tensor]:
+        batch, frames, _ = x_BTD.shape
+        bias_HTT = self.blocks[0].attention.compute_bias(frames, frames)  # type: ignore[operator, union-attr]
+        shared = {"attention_mask": attention_mask, "position_bias": bias_HTT.repeat(batch, 1, 1)}
+        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0], states), bias_HTT
+
+
+class HuggingFaceCTC(Network):
+    """What the two kinds below share. `model` is the library's, `blank` its id of the blank.
+
+    Made dynamic in place: from then on `model` runs only through this network. Its own layer drop is switched off, for
+    the drop policy decides, and batch norms keep their statistics, which depths must not share.
+    """
+
+    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
+        super().__init__()
+        self.model = model
+        self.features = features
+        self.blank = blank
+        layers = WavLMBlocksAsOneLayer if model.config.model_type == "wavlm" else BlocksAsOneLayer
+        encoder = self.encoder_of(model)
+        encoder.layers = layers(encoder.layers)
+        encoder.config.layerdrop = 0.0
+        self.train(model.training)
+
+    @staticmethod
+    def encoder_of(model: PreTrainedModel) -> Any:
+        """The library's encoder, whose `layers` are the blocks."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.encoder_of(self.model).layers.blocks  # type: ignore[no-any-return]
+
+    def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:
+        """Run the blocks of `subset` on samples (B, S) or the model's own log-mel (B, T, F); see `Network`.
+
+        An utterance gets what it would get alone, whatever stands beside it in the batch. When `lengths_B` is on the
+        CPU and says that nothing is padded, no mask is made.
+        """
+        unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
+        padded = unknown or bool((lengths_B != inputs.shape[1]).any())
+        states: list[Tensor] = []
+        # the list only where it is asked for: it keeps the stream after every block in memory
+        for_blocks = {"subset": subset, "states": states} if exits else {"subset": subset}
+        x_BTD = self._encode(inputs, lengths_B if padded else None, for_blocks)
+        exits_BTV = tuple(self._classify(self._leave_encoder(states[n - 1])) for n in exits)
+        return EncoderOutput(self._classify(x_BTD), self.features.frames(lengths_B), exits_BTV)
+
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
+        """The encoder's output (B, T', D). `for_blocks`: keyword arguments that the library hands on to the blocks."""
+        raise NotImplementedError
+
+    def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
+        """What the library's encoder does after its last block."""
+        return x_BTD
+
+    def _classify(self, x_BTD: Tensor) -> Tensor:
+        """Log-probabilities (B, T', V), the blank first."""
+        return self._blank_first(_at_least_float32(self.head(x_BTD))).log_softmax(dim=-1)
+
+    def _blank_first(self, logits_BTV: Tensor) -> Tensor:
+        if self.blank == 0:
+            return logits_BTV
+        before, blank, after = logits_BTV.tensor_split([self.blank, self.blank + 1], dim=-1)
+        return torch.cat([blank, before, after], dim=-1)
+
+    def train(self, mode: bool = True) -> HuggingFaceCTC:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()
+        return self
+
+    def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
+        """Freeze the convolutions of the front end, and compute blocks again in the backward pass, where asked to."""
+        if freeze_front_end:
+            self.front_end.requires_grad_(False)
+        # what it is called: from version 5.23 on, and before
+        called = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
+        if gradient_checkpointing:
+            settings = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
+            getattr(self.model, f"{called}_checkpointing_enable")(**settings)
+        else:  # some checkpoints' configs switch it on
+            getattr(self.model, f"{called}_checkpointing_disable")()
+
+    @property
+    def front_end(self) -> nn.Module:
+        """The convolutions before the encoder."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        with disk_errors(folder), quiet():
+            self.model.save_pretrained(folder)
+
+
+class SpeechTransformerCTC(HuggingFaceCTC):
+    """WavLM, wav2vec2, HuBERT: convolutions over samples, transformer blocks, a linear head."""
+
+    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
+        super().__init__(model, features, blank)
+        if hasattr(model.base_model, "masked_spec_embed"):
+            model.base_model.masked_spec_embed.requires_grad_(False)  # part of the library's SpecAugment, unused here
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        return self.model.lm_head  # type: ignore[no-any-return]
+
+    @staticmethod
+    def encoder_of(model: PreTrainedModel) -> Any:
+        return model.base_model.encoder
+
+    @property
+    def front_end(self) -> nn.Module:
+        return self.model.base_model.feature_extractor  # type: ignore[no-any-return]
+
+    def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
+        super().prepare_training(freeze_front_end, gradient_checkpointing)
+        if freeze_front_end:
+            self.model.freeze_feature_encoder()  # also tells it not to ask for gradients of its input
+
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
+        base = self.model.base_model
+        channels_BTC = self._convolve(inputs, lengths_B).transpose(1, 2)
+        projected = base.feature_projection(channels_BTC)
+        x_BTD = projected[0] if isinstance(projected, tuple) else projected  # HuBERT's gives the projection alone
+        mask_BT = None
+        if lengths_B is not None:
+            mask_BT = frame_mask(self.features.frames(lengths_B).to(inputs.device, non_blocking=True), x_BTD.shape[1])
+        return base.encoder(x_BTD, attention_mask=mask_BT, **for_blocks).last_hidden_state  # type: ignore[no-any-return]
+
+    def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
+        """Encoders of pre-norm blocks have a norm after them; the others have theirs before the blocks."""
+        stable = self.model.config.do_stable_layer_norm
+        return self.model.base_model.encoder.layer_norm(x_BTD) if stable else x_BTD  # type: ignore[no-any-return]
+
+    def _classify(self, x_BTD: Tensor) -> Tensor:
+        return super()._classify(self.model.dropout(x_BTD))
+
+    def _convolve(self, inputs_BS: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """The convolutions of the front end: (B, C, T).
+
+        Padding reaches a frame only through a group norm, whose statistics run over time; so where there is one, it is
+        taken over the real frames alone.
+        """
+        convolutions = self.front_end.conv_layers
+        first, *others = convolutions  # type: ignore[misc]
+        norm = getattr(first, "layer_norm", None)
+        if lengths_B is None or not isinstance(norm, nn.GroupNorm):
+            return self.front_end(inputs_BS)  # type: ignore[no-any-return]
+        kernel, stride, _ = self.features.convolutions[0]  # type: ignore[attr-defined]
+        frames_B = ((lengths_B - kernel) // stride + 1).to(inputs_BS.device, non_blocking=True)
+        x_BCT = first.activation(norm_over_real_frames(norm, first.conv(inputs_BS.unsqueeze(1)), frames_B))
+        for convolution in others:
+            x_BCT = convolution(x_BCT)
+        return x_BCT  # type: ignore[no-any-return]
+
+
+class FastConformerCTC(HuggingFaceCTC):
+    """Parakeet: strided convolutions over log-mel, Conformer blocks, a pointwise convolution as head."""
+
+    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
+        super().__init__(model, features, blank)
+        model.encoder.layerdrop = 0.0  # it keeps a copy of its config's
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        return self.model.ctc_head  # type: ignore[no-any-return]
+
+    @staticmethod
+    def encoder_of(model: PreTrainedModel) -> Any:
+        return model.encoder
+
+    @property
+    def front_end(self) -> nn.Module:
+        return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
+
+    def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
+        mask_BT = None
+        if lengths_B is not None:
+            mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
+        encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
+        return encoded.last_hidden_state  # type: ignore[no-any-return]
+
+
+def norm_over_real_frames(norm: nn.GroupNorm, x_BCT: Tensor, frames_B: Tensor) -> Tensor:
+    """A group norm of one channel a group (wav2vec2's) with mean and variance over the real frames of each utterance.
+
+    Padding frames come out as something finite, and are not looked at later.
+    """
+    x_BCT = _at_least_float32(x_BCT)
+    real_BT = frame_mask(frames_B, x_BCT.shape[2])
+    with torch.autocast(x_BCT.device.type, enabled=False):  # sums over thousands of frames
+        sum_BC1 = torch.bmm(x_BCT, real_BT.unsqueeze(2).to(x_BCT.dtype))
+    mean_BC1 = sum_BC1 / frames_B.view(-1, 1, 1)
+    centred_BCT = (x_BCT - mean_BC1).masked_fill_(~real_BT.unsqueeze(1), 0.0)  # in place: these tensors are large
+    variance_BC1 = torch.linalg.vector_norm(centred_BCT, dim=2, keepdim=True).square() / frames_B.view(-1, 1, 1)
+    scale_BC1 = torch.rsqrt(variance_BC1 + norm.eps) * norm.weight.view(1, -1, 1)
+    return torch.addcmul(norm.bias.view(1, -1, 1), centred_BCT, scale_BC1)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's bars and reports: what they say is checked here."""
+    level, bars = library_logging.get_verbosity(), library_logging.is_progress_bar_enabled()
+    library_logging.set_verbosity_error()
+    library_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(level)
+        if bars:
+            library_logging.enable_progress_bar()

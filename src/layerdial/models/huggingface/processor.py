@@ -1,0 +1,170 @@
+"""A Hugging Face processor as this package's features and tokenizer.
+
+The model's own feature extractor and tokenizer do the work; here is what training and decoding need to know of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+
+from layerdial.audio.features import SAMPLE_RATE, Convolution, Lengths, fewest_inputs, frames_after
+from layerdial.audio.windows import CONTEXT_SECONDS
+from layerdial.errors import UserError
+
+_log = logging.getLogger(__name__)
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
+
+
+class HuggingFaceFeatures:
+    """A feature extractor, and the convolutions of the front end behind it as (kernel, stride, padding).
+
+    wav2vec2 and its relatives hear samples, Parakeet log-mel frames of its own kind; either normalised per utterance.
+    """
+
+    def __init__(self, extractor: Any, convolutions: Sequence[Convolution]) -> None:
+        if extractor.sampling_rate != SAMPLE_RATE:
+            raise UserError(f"the model hears {extractor.sampling_rate} Hz; layerdial gives {SAMPLE_RATE} Hz")
+        self.extractor = extractor
+        self.convolutions = tuple(convolutions)
+        self._name = extractor.model_input_names[0]
+        if CONTEXT_SECONDS * SAMPLE_RATE % self.samples_per_frame:
+            raise UserError(
+                f"a frame of the model is {self.samples_per_frame} samples, of which {CONTEXT_SECONDS} s are no whole "
+                "number; long audio could not be cut into windows"
+            )
+
+    @property
+    def hears_samples(self) -> bool:
+        return bool(self._name == "input_values")
+
+    @property
+    def per_second(self) -> int:
+        return SAMPLE_RATE if self.hears_samples else SAMPLE_RATE // int(self.extractor.hop_length)
+
+    @property
+    def samples_per_frame(self) -> int:
+        return SAMPLE_RATE // self.per_second * math.prod(stride for _, stride, _ in self.convolutions)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Samples (S,) -> (S,) or (T, F); audio too short for one frame is padded with silence."""
+        samples = np.pad(samples, (0, max(0, self._fewest_samples() - len(samples))))
+        made = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
+        if self.hears_samples:
+            return np.asarray(made[self._name][0], dtype=np.float32)
+        real = int(np.asarray(made["attention_mask"][0]).sum())
+        return np.asarray(made[self._name][0][:real], dtype=np.float32)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        return frames_after(self.convolutions, lengths)
+
+    def _fewest_samples(self) -> int:
+        if not self.hears_samples:
+            return 2 * int(self.extractor.hop_length)  # a variance needs two frames
+        return fewest_inputs(self.convolutions)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HuggingFaceFeatures) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self.convolutions)
+
+    def __repr__(self) -> str:
+        return f"{type(self.extractor).__name__} at {SAMPLE_RATE / self.samples_per_frame:g} frames a second"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides what is heard."""
+        settings = self.extractor.to_dict()
+        return {k: v for k, v in settings.items() if k not in ("processor_class", "return_attention_mask")}
+
+    def _identity(self) -> tuple[Any, ...]:
+        return self.convolutions, self.settings
+
+
+class HuggingFaceTokenizer:
+    """A CTC tokenizer of the library. Our token 0 is the blank; the others keep their order behind it."""
+
+    def __init__(self, processor: Any, n_outputs: int, where: str) -> None:
+        self.processor = processor
+        self._tokenizer = processor.tokenizer
+        self.blank = _blank_of(self._tokenizer, n_outputs, where)
+        self._hf_ids = [self.blank, *(i for i in range(n_outputs) if i != self.blank)]
+        self._own_ids = {hf_id: own for own, hf_id in enumerate(self._hf_ids)}
+        self.tokens: list[str] = self._tokenizer.convert_ids_to_tokens(self._hf_ids)
+        self._upper = _writes_capitals(self.tokens)
+        if beyond := _letters_beyond_a_to_z(self.tokens):
+            _log.warning("%s writes letters beyond a-z (%s); training text and WER know a-z only", where, beyond)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of normalised text, in capitals where the vocabulary has only these."""
+        written = text.upper() if self._upper else text
+        unknown = self._tokenizer.unk_token_id
+        try:
+            ids = self._tokenizer(written, add_special_tokens=False).input_ids
+        except ValueError:  # a vocabulary without a token for the unknown
+            ids = [unknown]
+        if any(i == unknown or i not in self._own_ids for i in ids):
+            known = "".join(sorted(token for token in self.tokens if len(token) == 1))
+            raise UserError(f"the model's tokenizer cannot spell {text[:60]!r}; its characters are {known!r}")
+        return [self._own_ids[i] for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text as the model writes it."""
+        hf_ids = [self._hf_ids[i] for i in ids]
+        text: str = self._tokenizer.decode(hf_ids, group_tokens=False, skip_special_tokens=True)
+        return " ".join(text.split())
+
+    def save(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+
+def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Processor:
+    """A processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order."""
+    letters = sorted({letter for text in texts for letter in text} - {" "})
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "|", *letters])}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vocab.json"
+        file.write_text(json.dumps(vocabulary), encoding="utf-8")
+        tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
+    return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Outputs that a head for this tokenizer has: its tokens and the blank, without special tokens behind both."""
+    special = set(tokenizer.all_special_ids)
+    return 1 + max(int(i) for i in tokenizer.get_vocab().values() if i not in special or i == tokenizer.pad_token_id)
+
+
+def _letters_beyond_a_to_z(tokens: Sequence[str]) -> str:
+    letters = (token for token in tokens if len(token) == 1 and token.isalpha())
+    return "".join(letter for letter in letters if letter.lower() not in "abcdefghijklmnopqrstuvwxyz")[:20]
+
+
+def _blank_of(tokenizer: Any, n_outputs: int, where: str) -> int:
+    """The id of the blank; `UserError` when tokenizer and head do not belong together."""
+    blank = tokenizer.pad_token_id
+    if blank is None:
+        raise UserError(f"{where}: its tokenizer has no padding token, which is the blank of a CTC model")
+    special = set(tokenizer.all_special_ids)
+    ids = {i for token, i in tokenizer.get_vocab().items() if i not in special or i == blank or i < n_outputs}
+    if ids != set(range(n_outputs)):
+        raise UserError(
+            f"{where}: its head has {n_outputs} outputs, its tokenizer {len(ids)} tokens; they do not belong together"
+        )
+    return int(blank)
+
+
+def _writes_capitals(tokens: Sequence[str]) -> bool:
+    letters = [token for token in tokens if len(token) == 1 and token.isalpha()]
+    return bool(letters) and all(letter.isupper() for letter in letters)

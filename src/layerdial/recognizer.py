@@ -1,0 +1,190 @@
+"""What a recogniser is given and returns, and the one type that torch's and ONNX Runtime's implement.
+
+Shapes: B batch, T frames, F mel bins, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.windows import windows
+from layerdial.cost import Cost
+from layerdial.ladder import Ladder
+from layerdial.request import Request
+from layerdial.subset import Blocks, BlockSubset
+
+Audio = str | Path | NDArray[np.float32]
+"""A file, or samples (S,) at 16 kHz within [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Utterances as a network takes them: `inputs` zero-padded, `lengths_B` without padding, `texts` the transcripts.
+
+    `inputs` is log-mel (B, T, F) or samples (B, S); `lengths_B` counts frames or samples.
+    """
+
+    ids: tuple[str, ...]
+    inputs: NDArray[np.float32]
+    lengths_B: NDArray[np.int64]
+    texts: tuple[str, ...]
+    audio_seconds: float
+
+
+def collate_features(
+    ids: Sequence[str], features: Sequence[NDArray[np.float32]], texts: Sequence[str], audio_seconds: float
+) -> FeatureBatch:
+    """Pad features (T_b, F) or samples (S_b,) with zeros to one array."""
+    lengths_B = np.array([len(f) for f in features], dtype=np.int64)
+    padded = np.zeros((len(features), int(lengths_B.max()), *features[0].shape[1:]), dtype=np.float32)
+    for row, feature in zip(padded, features, strict=True):
+        row[: len(feature)] = feature
+    return FeatureBatch(tuple(ids), padded, lengths_B, tuple(texts), audio_seconds)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Which blocks ran on one stretch of audio, from `start` to `end` in seconds, and why these.
+
+    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none).
+    """
+
+    start: float
+    end: float
+    subset: BlockSubset
+    reason: str = ""
+    confidence: float | None = None
+
+    @property
+    def depth(self) -> int:
+        return self.subset.depth
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """`seconds` of audio became `text` with the blocks of `subset`; `rtf` is the time that passed over audio time.
+
+    Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
+    `chunks` has each. `reason` says why this depth, where it was not asked for.
+    """
+
+    text: str
+    subset: BlockSubset
+    seconds: float
+    rtf: float
+    reason: str = ""
+    chunks: tuple[Chunk, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        return self.subset.depth
+
+
+class Recognizer(Protocol):
+    """A loaded model that turns audio into text with any subset of its blocks."""
+
+    @property
+    def name(self) -> str:
+        """The folder that it was loaded from."""
+        ...
+
+    @property
+    def n_blocks(self) -> int: ...
+
+    @property
+    def features(self) -> Features:
+        """What turns samples into the network's input."""
+        ...
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """The ladder beside the model, if it has one."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0", ..."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads one pass takes on the CPU."""
+        ...
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether `loss_and_text` gives a loss."""
+        ...
+
+    def subset(self, depth: int | None = None) -> BlockSubset:
+        """Return the blocks to run at `depth` (None: all): the ladder's, or evenly spaced ones without a ladder."""
+        ...
+
+    def cost(self, subset: Blocks) -> Cost:
+        """Return parameters in use and multiply-accumulates per second of audio."""
+        ...
+
+    def transcribe(self, audio: Audio, depth: int | None = None, subset: BlockSubset | None = None) -> Transcript:
+        """Return the text of a file or of samples, of any length: `answer` with the fields of a `Request`."""
+        ...
+
+    def answer(self, audio: Audio, request: Request) -> Transcript:
+        """Return the text, by the blocks or the constraint of `request`."""
+        ...
+
+    def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
+        """Return the text of each utterance of a batch."""
+        ...
+
+    def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
+        """Return the CTC loss summed over a batch's utterances (infinite without `has_loss`), and their texts."""
+        ...
+
+    def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
+        """Return a function that runs the network alone on a batch, and comes back when the device is done."""
+        ...
+
+
+# --------------------------------------------------------------------------------------------------------- windows
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What was recognised in one window: the best token of each frame, and how they came to be."""
+
+    frame_ids: Sequence[int]
+    chunk: Chunk
+
+
+Recognize = Callable[[NDArray[np.float32], float, float], WindowResult]
+
+
+def recognize_windows(
+    audio: Audio, features: Features, recognize: Recognize
+) -> tuple[list[int], tuple[Chunk, ...], float]:
+    """Return the best token of every frame of a file or of samples (S,) at 16 kHz, the chunks, the seconds of audio.
+
+    `recognize(samples, start, end)` is called with each window's samples, context included, and the seconds of the
+    stretch that counts. Raises `UserError` as `windows` does.
+    """
+    frame_ids: list[int] = []
+    chunks: list[Chunk] = []
+    n_samples = 0
+    for window in windows(audio):
+        start, end = n_samples / SAMPLE_RATE, (n_samples + window.n_kept) / SAMPLE_RATE
+        result = recognize(window.samples, start, end)
+        counted = window.n_before + window.n_kept
+        # windows are cut at whole frames, so these divisions leave nothing over
+        whole = counted == len(window.samples)
+        last = len(result.frame_ids) if whole else counted // features.samples_per_frame
+        frame_ids += result.frame_ids[window.n_before // features.samples_per_frame : last]
+        chunks.append(result.chunk)
+        n_samples += window.n_kept
+    return frame_ids, tuple(chunks), max(n_samples, 1) / SAMPLE_RATE  # one sample at a higher rate resamples to none

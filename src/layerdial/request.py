@@ -1,0 +1,61 @@
+"""What is asked of a recogniser, checked, with the help texts of both command lines. Imports nothing heavy: --help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerdial.errors import UserError
+from layerdial.subset import BlockSubset
+
+
+def _option(text: str) -> Any:
+    """A field that is left out unless asked for, with its help text."""
+    return field(default=None, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a recogniser: blocks, or a constraint that the deepest possible blocks must meet.
+
+    At most one of the first five; with none all blocks run. `subset` is taken as it is, `depth` is the ladder's.
+    If no depth meets a constraint, the shallowest runs, and the transcript's `reason` says so. With `confidence`,
+    `first_depth` runs first, and what would have run follows only where the mean posterior of the frames whose best
+    token is not the blank is below it. Raises `UserError` for fields that exclude each other or make no sense.
+    """
+
+    depth: int | None = _option("how many blocks run; all if left out")
+    subset: BlockSubset | None = None
+    deadline_ms: float | None = _option("the deepest that is done in so many milliseconds, file by file")
+    target_rtf: float | None = _option("the deepest that takes at most so many seconds a second of audio")
+    max_cpu: float | None = _option("the deepest that computes so many seconds a second of audio")
+    confidence: float | None = _option(
+        "shallow first, deeper only where the posteriors are less sure than this, 0 to 1"
+    )
+    first_depth: int | None = _option("with --confidence: the depth to begin with; the shallowest if left out")
+
+    def __post_init__(self) -> None:
+        exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}
+        given = [name for name, value in exclusive.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"give one of {', '.join(given)}, not {len(given)}")
+        for name in set(given) & set(_LIMITS):
+            if not exclusive[name] > 0:  # not a number, too
+                raise UserError(f"{name} is {exclusive[name]}; give a number above 0")
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise UserError(f"confidence is {self.confidence}; give a number from 0 to 1")
+        if self.first_depth is not None and self.confidence is None:
+            raise UserError("first_depth is what runs before another depth; give confidence too")
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """The fields given that leave the depth to the recogniser."""
+        return tuple(name for name in (*_LIMITS, "confidence") if getattr(self, name) is not None)
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """Return the help text of a field, for command lines."""
+        return str(cls.__dataclass_fields__[name].metadata["help"])
+
+
+_LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

@@ -1,0 +1,227 @@
+"""Choosing a depth that meets a constraint: what each depth costs, how slow the device is at the moment, what fits.
+
+Pure arithmetic on times that others measure, so that it can be tested against a simulated device.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from layerdial.ladder import Ladder
+from layerdial.subset import BlockSubset
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Milliseconds that an idle device needs, against seconds of audio and depth; between and beyond, straight lines.
+
+    `network_ms[depth][i]` and `features_ms[i]` belong to `seconds[i]`, ascending. `cpu_share` is the computing time of
+    all threads over the time that passes.
+    """
+
+    seconds: tuple[float, ...]
+    features_ms: tuple[float, ...]
+    network_ms: Mapping[int, tuple[float, ...]]
+    cpu_share: float = 1.0
+    _depths: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_depths", tuple(sorted(self.network_ms)))
+        rows = [self.features_ms, *self.network_ms.values()]
+        ascending = all(a < b for a, b in itertools.pairwise(self.seconds))
+        if not (self.seconds and self.network_ms and ascending and all(len(row) == len(self.seconds) for row in rows)):
+            raise ValueError("a table of costs needs lengths in ascending order, and as many times for each depth")
+        if not all(0 < number < math.inf for row in (*rows, self.seconds, (self.cpu_share,)) for number in row):
+            raise ValueError("a table of costs holds a number that is not above 0 and finite")
+
+    def features(self, seconds: float) -> float:
+        """Milliseconds for the features of `seconds` of audio."""
+        return interpolate(self.seconds, self.features_ms, seconds)
+
+    def network(self, depth: int, seconds: float) -> float:
+        """Milliseconds of the network, decoding included."""
+        at = bisect.bisect_left(self._depths, depth)
+        if at < len(self._depths) and self._depths[at] == depth:
+            return interpolate(self.seconds, self.network_ms[depth], seconds)
+        times = [interpolate(self.seconds, self.network_ms[d], seconds) for d in self._depths]
+        return interpolate(self._depths, times, depth)
+
+    def total(self, depth: int, seconds: float) -> float:
+        """Milliseconds of a whole request."""
+        return self.features(seconds) + self.network(depth, seconds)
+
+
+def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """The value at `x` of the line through the points; never below half of the least y."""
+    if len(xs) == 1:
+        return ys[0] * x / xs[0] if x > xs[0] else ys[0]
+    i = min(max(bisect.bisect_right(xs, x), 1), len(xs) - 1)
+    slope = (ys[i] - ys[i - 1]) / (xs[i] - xs[i - 1])
+    return max(ys[i - 1] + slope * (x - xs[i - 1]), 0.5 * min(ys))
+
+
+class Load:
+    """A robust moving estimate of how many times slower than when it was profiled the device is now.
+
+    Kept as Jacobson and Karels keep a round-trip time (SIGCOMM 1988): a level and a mean deviation, here of the
+    logarithm. It rises faster than it falls; a single outlier moves it by a bounded step; while nothing is measured it
+    goes back to one, because load that nobody has seen for long says nothing about now.
+    """
+
+    RISE, FALL, SPREAD = 0.5, 0.2, 0.15
+    LARGEST_STEP = math.log(3.0)
+    FORGET_SECONDS = 15.0  # half of what is known is forgotten after so long
+    DEVIATION = 0.1  # of a device that nothing is known of, forgotten a quarter as fast: loads come back
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._deviation = self.DEVIATION
+        self._when = -math.inf
+
+    def observe(self, took_ms: float, expected_ms: float, now: float, weight: float = 1.0) -> None:
+        """Work that takes `expected_ms` on an idle device took `took_ms`; `now` in seconds of any clock."""
+        self._age(now)
+        error = math.log(max(took_ms, 1e-3) / max(expected_ms, 1e-3)) - self._level
+        error = max(-self.LARGEST_STEP, min(self.LARGEST_STEP, error))
+        gain = (self.RISE if error > 0 else self.FALL) * weight
+        self._level += gain * error
+        self._deviation += self.SPREAD * weight * (abs(error) - self._deviation)
+
+    def slowdown(self, now: float, deviations: float = 0.0) -> float:
+        """The level, plus so many mean deviations, as a factor."""
+        self._age(now)
+        return math.exp(self._level + deviations * self._deviation)
+
+    def _age(self, now: float) -> None:
+        if now > self._when:
+            kept = 0.5 ** ((now - self._when) / self.FORGET_SECONDS)
+            self._level *= kept
+            self._deviation = self.DEVIATION + kept**0.25 * (self._deviation - self.DEVIATION)
+            self._when = now
+
+
+@dataclass(frozen=True, slots=True)
+class DepthOption:
+    """One depth that is worth running: no shallower one does as well."""
+
+    depth: int
+    subset: BlockSubset
+    wer: float | None
+
+
+def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
+    """The ladder's rungs, shallowest first, without those that do no better than a shallower one; even without it."""
+    if ladder is None:
+        depths = range(1, n_blocks + 1)
+        return tuple(DepthOption(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
+    options: list[DepthOption] = []
+    for rung in ladder.rungs:
+        if not options or rung.wer < (options[-1].wer or 0.0):
+            options.append(DepthOption(rung.depth, BlockSubset.from_key(rung.subset), rung.wer))
+    return tuple(options)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, and why; `rescue_ms` from now on the shallowest depth must be begun, if this one is not done."""
+
+    option: DepthOption
+    reason: str
+    rescue_ms: float | None = None
+
+
+class DepthController:
+    """Picks the deepest option that keeps a deadline, and learns from how long things took. For many threads at once.
+
+    A deeper option than the last one must fit with room to spare, so that noise does not move the depth up and down.
+    """
+
+    CAUTION = 1.5  # mean deviations above the level that a plan must stand
+    DECODING_MS = 0.5  # what is done after the network, and until a thread wakes up
+    LATE = 1.25  # of what was planned with caution
+    RESCUE = 2.0  # a rescue happens when the device is slower than it was believed to be
+    ROOM = 1.15  # a depth above the last one must fit with so much to spare
+
+    def __init__(self, costs: CostTable, options: Sequence[DepthOption]) -> None:
+        self.costs = costs
+        self.options = tuple(options)
+        self.load = Load()
+        self._last = len(options) - 1  # the first request need not earn its depth
+        self._lock = threading.Lock()
+
+    @property
+    def shallowest(self) -> DepthOption:
+        return self.options[0]
+
+    def choose(self, seconds: float, left_ms: float, now: float, have_result: bool = False) -> Plan:
+        """The deepest option whose network is done within `left_ms` from now, for `seconds` of audio.
+
+        A plan leaves time to run the shallowest option after it: should it take longer than foreseen, it can be stopped
+        at `rescue_ms` and the constraint still be met. With `have_result`, which can be returned instead, it need not.
+        """
+        with self._lock:
+            slow = self.load.slowdown(now, self.CAUTION)
+            reserve = 0.0 if have_result else self.costs.network(self.shallowest.depth, seconds) * slow
+            latest = left_ms - reserve - self.DECODING_MS  # when the network must be done
+            at = self._last = self._deepest(seconds, latest, slow)
+        option = self.options[at]
+        expected = self.costs.network(option.depth, seconds) * slow
+        if at > 0:
+            slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
+            # well beyond a cautious plan it is late already; the sooner the rescue then, the surer
+            rescue = max(self.LATE * expected, latest - (self.RESCUE - 1.0) * reserve)
+            return Plan(option, f"deepest within {left_ms:.0f} ms{slowness}", min(rescue, latest))
+        if expected > left_ms:
+            return Plan(option, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")
+        return Plan(option, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
+
+    def choose_by_cpu(
+        self, seconds: float, max_cpu: float, counted: float | None = None, after: DepthOption | None = None
+    ) -> Plan:
+        """The deepest option that computes for at most `max_cpu` seconds, over all threads, a second of audio.
+
+        `seconds` are computed, context included, of which `counted` (default: all) are new audio; the computing of
+        `after`, an option that has run already, counts.
+        """
+        counted = seconds if counted is None else counted
+        budget_ms = 1000.0 * max_cpu * counted / self.costs.cpu_share
+        if after is not None:
+            budget_ms -= self.costs.network(after.depth, seconds)
+        fitting = [option for option in self.options if self.costs.total(option.depth, seconds) <= budget_ms]
+        if not fitting:
+            least = self.costs.total(self.shallowest.depth, seconds) * self.costs.cpu_share / 1000.0 / counted
+            return Plan(self.shallowest, f"shallowest: nothing keeps {max_cpu:g} of a CPU, it needs {least:.2g}")
+        return Plan(fitting[-1], f"deepest within {max_cpu:g} of a CPU")
+
+    def option_for(self, subset: BlockSubset) -> DepthOption:
+        """An option for blocks that were asked for."""
+        return next(
+            (option for option in self.options if option.subset == subset), DepthOption(subset.depth, subset, None)
+        )
+
+    def observe_network(self, depth: int, seconds: float, took_ms: float, now: float, unfinished: bool = False) -> None:
+        """The network at `depth` took `took_ms` for `seconds` of audio; `unfinished`: it was stopped after that."""
+        expected = self.costs.network(depth, seconds)
+        with self._lock:
+            if unfinished:  # it would have taken longer: as a guess, half as long again, and no less than is believed
+                took_ms = max(1.5 * took_ms, expected * self.load.slowdown(now))
+            self.load.observe(took_ms, expected, now)
+
+    def observe_features(self, seconds: float, took_ms: float, now: float) -> None:
+        """The features did; the shorter they take the less they say."""
+        expected = self.costs.features(seconds)
+        with self._lock:
+            self.load.observe(took_ms, expected, now, weight=min(1.0, expected / 20.0))
+
+    def _deepest(self, seconds: float, within_ms: float, slow: float) -> int:
+        at = 0
+        for i, option in enumerate(self.options[1:], 1):
+            room = self.ROOM if i > self._last else 1.0
+            if self.costs.network(option.depth, seconds) * slow * room <= within_ms:
+                at = i
+        return at

@@ -1,0 +1,145 @@
+"""One window of audio under the constraint of a request: which blocks run, and what happens when they are late.
+
+Times are of `time.perf_counter()`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.runtime.controller import DepthController, DepthOption, Plan
+from layerdial.runtime.session import Cancel, Cancelled
+from layerdial.runtime.watchdog import Watchdog
+from layerdial.subset import BlockSubset
+
+_WATCHDOG = Watchdog()
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a request asks for, as times and blocks; at most one of the first four.
+
+    With `confidence`, `first` is what runs before (default: the shallowest). `seconds` is the length of the audio.
+    """
+
+    subset: BlockSubset | None = None
+    deadline: float | None = None
+    target_rtf: float | None = None
+    max_cpu: float | None = None
+    confidence: float | None = None
+    first: BlockSubset | None = None
+    seconds: float = 0.0
+
+    def window_deadline(self, start: float, begin: float, end: float) -> float | None:
+        """Return when the window from `begin` to `end` seconds, begun at `start`, has to be done; None for any time.
+
+        Of a deadline it gets a share of what is left, by its share of the audio that is left.
+        """
+        if self.target_rtf is not None:
+            return start + self.target_rtf * (end - begin)
+        if self.deadline is None:
+            return None
+        share = min(1.0, (end - begin) / max(self.seconds - begin, 1e-6)) if self.seconds > end + 0.5 else 1.0
+        return start + (self.deadline - start) * share
+
+
+@dataclass(frozen=True)
+class TimedWindow:
+    """One stretch of audio: its features, its seconds with context and those that count, and when it has to be done."""
+
+    inputs: NDArray[np.float32]
+    seconds: float
+    counted: float
+    deadline: float | None
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one pass through the network gave: best token of each frame, mean posterior of those that are not blank."""
+
+    frame_ids: list[int]
+    confidence: float
+    subset: BlockSubset
+    reason: str = ""
+
+
+RunPass = Callable[[NDArray[np.float32], BlockSubset, Cancel | None], PassResult]
+
+
+class Scheduler:
+    """Runs windows within their constraints, and tells the controller how long everything took."""
+
+    def __init__(self, run: RunPass, controller: DepthController, n_blocks: int) -> None:
+        self._run = run
+        self._controller = controller
+        self._n_blocks = n_blocks
+
+    def run(self, window: TimedWindow, constraint: Constraint) -> PassResult:
+        """Return the result of the blocks that the constraint allows; `reason` says why these."""
+        if constraint.confidence is not None:
+            return self._run_cascade(window, constraint, constraint.confidence)
+        return self._run_with_deadline(window, self._plan(window, constraint))
+
+    def _run_cascade(self, window: TimedWindow, constraint: Constraint, confidence: float) -> PassResult:
+        """Run a shallow depth, and where it is not sure enough what the constraint allows."""
+        first = constraint.first
+        option = self._controller.shallowest if first is None else self._controller.option_for(first)
+        name = "shallowest" if first is None else f"depth {option.depth}"
+        done = self._run_timed(window, option.subset, f"{name} first")
+        if done.confidence >= confidence:
+            return replace(done, reason=f"{name}, and sure of it ({done.confidence:.3f})")
+        plan = self._plan(window, constraint, after=option)
+        no_deeper = constraint.subset is None and plan.option.depth <= option.depth
+        if plan.option.subset == option.subset or no_deeper:
+            return replace(done, reason=f"{name}; not sure ({done.confidence:.3f}), but {plan.reason}")
+        second = self._run_with_deadline(window, plan, done)
+        return replace(second, reason=f"{second.reason}, as the {name} was not sure ({done.confidence:.3f})")
+
+    def _plan(self, window: TimedWindow, constraint: Constraint, after: DepthOption | None = None) -> Plan:
+        """Return what meets the constraint; `after` has run already."""
+        if constraint.subset is not None:
+            option = self._controller.option_for(constraint.subset)
+            return Plan(option, f"depth {constraint.subset.depth} was asked for")
+        if constraint.max_cpu is not None:
+            return self._controller.choose_by_cpu(window.seconds, constraint.max_cpu, window.counted, after)
+        if window.deadline is None:
+            return Plan(self._controller.option_for(BlockSubset.full(self._n_blocks)), "all blocks")
+        now = time.perf_counter()
+        return self._controller.choose(window.seconds, 1000.0 * (window.deadline - now), now, after is not None)
+
+    def _run_with_deadline(self, window: TimedWindow, plan: Plan, done: PassResult | None = None) -> PassResult:
+        """Run the plan; should it take so long that the deadline would be missed, stop it and run the shallowest.
+
+        With `done`, a result that is there already, the time for that is not needed.
+        """
+        if window.deadline is None or plan.rescue_ms is None:
+            return self._run_timed(window, plan.option.subset, plan.reason)
+        now = time.perf_counter()
+        rescue_at = window.deadline if done is not None else now + plan.rescue_ms / 1000.0
+        cancel = Cancel()
+        with _WATCHDOG.at(rescue_at, cancel):
+            try:
+                return self._run_timed(window, plan.option.subset, plan.reason, cancel)
+            except Cancelled:
+                taken = 1000.0 * (time.perf_counter() - now)
+        depth = plan.option.depth
+        self._controller.observe_network(depth, window.seconds, taken, time.perf_counter(), unfinished=True)
+        late = f"depth {depth} was stopped after {taken:.0f} ms"
+        if done is not None:
+            name = "shallowest" if done.subset == self._controller.shallowest.subset else f"depth {done.subset.depth}"
+            return replace(done, reason=f"{name}: {late}")
+        return self._run_timed(window, self._controller.shallowest.subset, f"shallowest: {late}")
+
+    def _run_timed(
+        self, window: TimedWindow, subset: BlockSubset, reason: str, cancel: Cancel | None = None
+    ) -> PassResult:
+        start = time.perf_counter()
+        result = self._run(window.inputs, subset, cancel)
+        now = time.perf_counter()
+        self._controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now)
+        return replace(result, reason=reason)

@@ -1,0 +1,166 @@
+"""What of a suite is left to do, and whether what is there was made as the suite says now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from layerdial.config.old_keys import gone_key, upgraded
+from layerdial.errors import UserError
+from layerdial.suites.rows import all_rows, missing_rows
+from layerdial.suites.run_one import run_job
+from layerdial.suites.suite import Origin, Run, Suite
+from layerdial.utils.files import contents, read_json
+from layerdial.utils.version import code_version
+from layerdial.utils.workers import Job
+
+
+def plan(suite: Suite) -> dict[Run, Origin]:
+    """Every run of a suite, those that others need first, and what decides its result. `UserError` if data is missing.
+
+    The order is seed after seed, so that there is something to compare as soon as may be.
+    """
+    tests = {test: contents(cuts) for test, cuts in suite.test.items()}
+    commit = code_version()
+    order = suite.order()
+    seeds = dict.fromkeys(seed for name in order for seed in suite.seeds_of(name))
+    runs = [(name, seed) for seed in seeds for name in order if seed in suite.seeds_of(name)]
+    return {run: Origin(commit, asked_for(suite, *run), asked_for(suite, *run, brief=True), tests) for run in runs}
+
+
+def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[str, Any]:
+    """What decides the result of a run: its recipe without what only says where things are, its rounds, its data.
+
+    Briefly: without what is left at its default, so that a key that recipes get later changes nothing.
+    """
+    entry = suite.methods[name]
+    recipe = suite.recipe_of(name, seed)
+    key = recipe.model_dump(mode="json", exclude={"out"}, exclude_defaults=brief)
+    for part, keys in _WITHOUT_EFFECT.items():
+        for unimportant in keys:
+            key[part].pop(unimportant, None)
+    own = {str(suite.model(other, seed)): f"the model of {other}" for other in suite.needs(name)}
+    starts = {part: key[part] for part in ("reference", "init") if part in key}
+    key |= {part: own.get(path, path) for part, path in starts.items()}
+    asked: dict[str, Any] = {
+        "recipe": key,
+        "training data": contents(recipe.data.train),
+        "dev data": contents(recipe.data.dev),
+    }
+    if entry.continues is not None:
+        chain = "continues", "rounds", "rounds_like", "min_gain"
+        asked |= {part: getattr(entry, part) for part in chain} | {"metric": suite.metric}
+    if not brief:
+        named = {part: path for part, path in starts.items() if path not in (None, "scratch", "reference", *own)}
+        folders = {part: Path(path) for part, path in named.items() if Path(path).is_dir()}
+        asked["models from outside"] = {part: _weights(path, _changed(path)) for part, path in folders.items()}
+    return asked
+
+
+_WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb"), "train": ("threads", "log_every")}
+
+
+def refuse_changed(suite: Suite, runs: Mapping[Run, Origin]) -> None:
+    """`UserError` for the first run that was begun in another way."""
+    for (name, seed), origin in runs.items():
+        file = suite.folder(name, seed) / "asked.json"
+        if not file.is_file():
+            continue
+        before = read_json(file)
+        if (gone := gone_key(before["recipe"])) is not None:
+            raise UserError(f"{suite.folder(name, seed)} was begun with {gone}; remove these runs with --fresh {name}")
+        before["recipe"] = upgraded(before["recipe"])
+        outside = "models from outside"  # one that is gone by now is missed when it is needed
+        before[outside] = {
+            part: found for part, found in before.get(outside, {}).items() if part in origin.asked[outside]
+        }
+        difference = _first_difference(before, origin.asked, origin.asked_briefly)
+        if difference is not None:
+            raise UserError(
+                f"{suite.folder(name, seed)} was begun with {difference}; change it back, or remove these runs "
+                f"with --fresh {name}"
+            )
+
+
+def _first_difference(before: Any, now: Any, brief: Any, path: str = "") -> str | None:
+    """The first key that says something else, with both values. A key that recipes did not have may be at its default.
+
+    `brief` is `now` without defaults.
+    """
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return None if before == now else f"{path} {before!r}, now {now!r}"
+    brief = brief if isinstance(brief, Mapping) else {}
+    for key in dict.fromkeys([*now, *before]):
+        if key not in before and key not in brief:
+            continue
+        found = _first_difference(before.get(key), now.get(key), brief.get(key), f"{path}.{key}" if path else key)
+        if found is not None:
+            return found
+    return None
+
+
+def choose(suite: Suite, runs: Iterable[Run], names: Sequence[str], seeds: Sequence[int]) -> set[Run]:
+    """The runs of the entries and seeds asked for; none given means all. `UserError` for one that is not there."""
+    check_names(suite, "--only", names)
+    named = [run for run in runs if not names or run[0] in names]
+    there = sorted({seed for _, seed in named})
+    for seed in seeds:
+        if seed not in there:
+            raise UserError(f"--seed {seed}: seeds are {', '.join(map(str, there))}")
+    return {run for run in named if not seeds or run[1] in seeds}
+
+
+def check_names(suite: Suite, option: str, names: Sequence[str]) -> None:
+    """`UserError` for the first name that is no entry of the suite."""
+    for name in names:
+        if name not in suite.methods:
+            raise UserError(f"{option} {name}: methods are {', '.join(suite.methods)}")
+
+
+def jobs_left(suite: Suite, runs: Mapping[Run, Origin], chosen: Collection[Run]) -> list[Job]:
+    """A job for each chosen run that has rows missing, and for each whose model those need and that is not there."""
+    rows = all_rows(suite)
+    left = {run for run in chosen if missing_rows(suite, run, runs[run], rows)}
+    for name, seed in reversed(list(runs)):  # what needs a run comes after it
+        if (name, seed) in left:
+            needed = [(other, seed) for other in suite.needs(name)]
+            left |= {run for run in needed if not _is_there(suite, run)}
+    return [_job(suite, run, origin, left) for run, origin in runs.items() if run in left]
+
+
+def _is_there(suite: Suite, run: Run) -> bool:
+    """Whether a run's model is trained and, where its ladder is searched, has it."""
+    has_ladder = suite.select_of(run[0]) != "search" or (suite.model(*run) / "ladder.json").is_file()
+    return has_ladder and (suite.folder(*run) / "trained.json").is_file()
+
+
+def _job(suite: Suite, run: Run, origin: Origin, left: set[Run]) -> Job:
+    name, seed = run
+    folder, rounds = suite.folder(name, seed), suite.rounds(name)
+    return Job(
+        name=_title(name, seed),
+        function=run_job,
+        arguments=(suite, name, seed, origin),
+        log=folder / "log",
+        steps=suite.recipe_of(name, seed).train.steps * max(1, rounds),
+        runs=tuple(folder / f"round-{number}" for number in range(1, rounds + 1)) or (folder,),
+        needs=frozenset(_title(other, seed) for other in suite.needs(name) if (other, seed) in left),
+    )
+
+
+def _title(name: str, seed: int) -> str:
+    return f"{name} seed {seed}"
+
+
+@cache
+def _weights(folder: Path, changed: int) -> str:
+    """The fingerprint of a model's weights: one that was made anew under the same name is noticed."""
+    from layerdial.models.checkpoint import fingerprint
+
+    return fingerprint(folder)
+
+
+def _changed(folder: Path) -> int:
+    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0)

@@ -1,0 +1,296 @@
+"""Suites: which methods are compared on which corpus. Strict frozen models, like recipes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from layerdial.config.network import ConformerConfig
+from layerdial.config.old_keys import refuse_old_suite
+from layerdial.config.recipe import RECIPE_VERSION, Recipe
+from layerdial.config.strict import Strict, parse, read_yaml, set_key
+from layerdial.errors import UserError
+
+SUITE_VERSION = 2
+Selection = Literal["search", "prefix", "even", "full", "chosen"]
+Metric = Literal["wer", "cer"]
+_ROUND_SEEDS = 1000  # between the seeds of a chain's rounds, so that those of a suite's seeds stay apart
+Run = tuple[str, int]  # an entry and a seed
+
+
+class Method(Strict):
+    """One entry of a suite: what it changes in the common recipe, and the entries whose models it needs.
+
+    `method` labels its rows and its line (default: the entry's name; static models of several depths share one).
+    `reference` names the entry that it learns from, `init` the entry that it starts from ("scratch" and paths will do
+    too). `select` says which blocks run at a depth; `full`, of a network without dropping, all that it has.
+
+    `continues` trains another entry's model on, in rounds of the same recipe with another seed, until a round makes dev
+    less than `min_gain` (relative) better; the best round is the result. At most `rounds`, or as many as the chain
+    `rounds_like` needed to its best.
+    """
+
+    method: str | None = None
+    set: dict[str, Any] = Field(default={})
+    reference: str | None = None
+    init: str | None = None
+    continues: str | None = None
+    rounds: int | None = Field(default=None, ge=1)
+    rounds_like: str | None = None
+    min_gain: float = Field(default=0.01, ge=0, lt=1)
+    select: Selection | None = None
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    depths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.continues is None:
+            for name in ("rounds", "rounds_like"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is for an entry that continues another")
+            if self.min_gain != 0.01:
+                raise ValueError("min_gain is for an entry that continues another")
+        elif (self.rounds is None) == (self.rounds_like is None):
+            raise ValueError("continues needs either rounds, for example 4, or rounds_like, the name of a chain")
+        elif self.init is not None:
+            raise ValueError("init and continues exclude each other: a chain starts from the entry that it continues")
+        return self
+
+
+class Suite(Strict):
+    """Methods by seeds on one corpus, as the file says."""
+
+    suite: Literal[2]
+    name: str
+    out: Path
+    corpus: str
+    test: dict[str, Path] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    metric: Metric = "wer"
+    recipe: dict[str, Any]
+    methods: dict[str, Method] = Field(min_length=1)
+    baselines: tuple[str, ...] = ("ld_long", "ld", "ld_from_reference", "early_exit", "static", "reference")
+    targets: tuple[str, ...] = ("dld", "sc_exits")
+
+    def label(self, name: str) -> str:
+        """What an entry is called in rows and pictures."""
+        return self.methods[name].method or name
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        return self.methods[name].seeds or self.seeds
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Where an entry's run with a seed is, and in `model` what came of it."""
+        return self.out / name / f"seed-{seed}"
+
+    def model(self, name: str, seed: int) -> Path:
+        return self.folder(name, seed) / "model"
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """The entries whose models this one needs, each once; a chain needs what its first round needs too."""
+        wanted: list[str] = []
+        for link in self._line(name):
+            entry = self.methods[link]
+            wanted += [
+                n for n in (entry.reference, entry.init, entry.continues, entry.rounds_like) if n in self.methods
+            ]
+        return tuple(dict.fromkeys(wanted))
+
+    def rounds(self, name: str) -> int:
+        """How many rounds an entry is trained on at most; 0 unless it continues another."""
+        entry = self.methods[name]
+        return self.rounds(entry.rounds_like) if entry.rounds_like else entry.rounds or 0
+
+    def recipe_of(self, name: str, seed: int, round_: int = 1) -> Recipe:
+        """The recipe of an entry's run; of a chain, that of a round, counted from 1."""
+        data = {"recipe": RECIPE_VERSION} | self.changed(name) | {"out": str(self.folder(name, seed))}
+        for link in self._line(name):
+            for key in ("reference", "init"):
+                if (other := getattr(self.methods[link], key)) is not None:
+                    data[key] = str(self.model(other, seed)) if other in self.methods else other
+        set_key(data, "train.seed", seed)
+        data["train"].setdefault("select_by", self.metric)
+        changed = {key for link in self._line(name) for key in self.methods[link].set}
+        if self.select_of(name) == "full" and not changed & {"train", "train.eval_depths"}:
+            data["train"].pop("eval_depths", None)  # what never dropped a block is measured, and selected, whole
+        if (continued := self.methods[name].continues) is not None:
+            rounds = [self.folder(name, seed) / f"round-{number}" for number in range(1, round_ + 1)]
+            starts = [self.model(continued, seed), *(folder / "model" for folder in rounds)]
+            data |= {"out": str(rounds[-1]), "init": str(starts[round_ - 1])}
+            data["train"]["seed"] = seed + _ROUND_SEEDS * round_
+        return parse(Recipe, data, f"suite {self.name}, method {name}")
+
+    def select_of(self, name: str) -> Selection:
+        """Which blocks run at a depth: as the entry says, else by what it trains.
+
+        Without dropping the first ones where each depth has an exit, else all; with it, those of a search on dev.
+        """
+        for link in reversed(self._line(name)):
+            if (select := self.methods[link].select) is not None:
+                return select
+        data = self.changed(name)
+        # what is no table of keys is no recipe, and is refused as one
+        policy, objective = (part if isinstance(part := data.get(key), dict) else {} for key in ("policy", "objective"))
+        if policy.get("name") != "none":
+            return "search"
+        exits = objective.get("exits")
+        every_depth = isinstance(exits, dict) and exits.get("at", "all") == "all"
+        return "prefix" if every_depth else "full"
+
+    def depths_of(self, name: str) -> tuple[int, ...]:
+        """The depths at which an entry is tested."""
+        for link in reversed(self._line(name)):
+            if (depths := self.methods[link].depths) is not None:
+                return depths
+        model = self.recipe_of(name, self.seeds_of(name)[0]).model
+        if self.select_of(name) == "full" and isinstance(model, ConformerConfig):
+            return (model.n_blocks,)
+        return self.depths
+
+    def order(self) -> list[str]:
+        """The entries, each after those that it needs, otherwise as in the file."""
+        graph = {name: self.needs(name) for name in self.methods}
+        return list(TopologicalSorter(graph).static_order())
+
+    def changed(self, name: str) -> dict[str, Any]:
+        """The common recipe with the changes of an entry and of what it continues."""
+        data = copy.deepcopy(self.recipe)
+        for link in self._line(name):
+            for key, value in self.methods[link].set.items():
+                set_key(data, key, copy.deepcopy(value))
+        return data
+
+    def _line(self, name: str) -> list[str]:
+        """The entry before those that continue it, down to this one."""
+        before = self.methods[name].continues
+        return [*(self._line(before) if before else ()), name]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from: the code, what the suite asked for (and that without defaults), the test sets' hashes."""
+
+    commit: str
+    asked: Mapping[str, Any]
+    asked_briefly: Mapping[str, Any]
+    tests: Mapping[str, str]
+
+    @cached_property
+    def asked_digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.asked_briefly, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """Read a suite and check all of it: every recipe, who needs whom, seeds and depths."""
+    data = read_yaml(path, "suite", SUITE_VERSION, "experiments/suites/smoke.yaml", overrides, refuse_old_suite)
+    suite = parse(Suite, data, f"suite {path}")
+    for check in (_check_names, _check_references, _check_keys, _check_runs, _check_labels, _check_report):
+        try:
+            check(suite)
+        except UserError as error:
+            raise UserError(str(error).replace(f"suite {suite.name}", f"suite {path}", 1)) from None
+    return suite
+
+
+def _check_names(suite: Suite) -> None:
+    for name in (suite.name, *suite.methods, *suite.test):
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == "scratch":
+            raise UserError(f"suite {suite.name}: {name!r} cannot be a name; use letters, digits, _ and -")
+
+
+def _check_references(suite: Suite) -> None:
+    """Every entry that is named is there, and no two wait for each other."""
+    for name, entry in suite.methods.items():
+        for key in ("reference", "init", "continues", "rounds_like"):
+            other = getattr(entry, key)
+            if other is None or other in suite.methods or (key == "init" and other == "scratch"):
+                continue
+            if key in ("reference", "init") and ("/" in other or Path(other).exists()):
+                continue  # a model folder or a hub id
+            known = ", ".join(suite.methods)
+            raise UserError(f"suite {suite.name}: methods.{name}.{key} is {other!r}; methods are {known}")
+        if entry.rounds_like and suite.methods[entry.rounds_like].rounds is None:
+            raise UserError(
+                f"suite {suite.name}: methods.{name}.rounds_like is {entry.rounds_like!r}, "
+                "which is no chain with rounds"
+            )
+        if entry.continues and suite.methods[entry.continues].continues:
+            raise UserError(
+                f"suite {suite.name}: methods.{name} continues {entry.continues}, a chain itself; "
+                f"give {entry.continues} more rounds"
+            )
+    try:
+        suite.order()
+    except CycleError as error:
+        raise UserError(f"suite {suite.name}: methods wait for each other: {' -> '.join(error.args[1])}") from None
+
+
+def _check_runs(suite: Suite) -> None:
+    """Every recipe is one, and what a run needs is made with its seed and drops what it is asked to drop."""
+    for name in suite.methods:
+        recipe = suite.recipe_of(name, suite.seeds_of(name)[0])
+        for other in suite.needs(name):
+            if missing := set(suite.seeds_of(name)) - set(suite.seeds_of(other)):
+                seeds = ", ".join(map(str, suite.seeds_of(other)))
+                raise UserError(
+                    f"suite {suite.name}: methods.{name} has seed {min(missing)}, {other}, which it needs, has {seeds}"
+                )
+        blocks = recipe.model.n_blocks if isinstance(recipe.model, ConformerConfig) else None
+        if blocks is not None and max(suite.depths_of(name)) > blocks:
+            raise UserError(
+                f"suite {suite.name}: methods.{name} has {blocks} blocks and is tested at depth "
+                f"{max(suite.depths_of(name))}; set its depths"
+            )
+        if suite.select_of(name) == "full" and blocks is None and len(suite.depths_of(name)) > 1:
+            raise UserError(
+                f"suite {suite.name}: methods.{name} runs whole; set its depths to the number of its blocks, "
+                "for example [12]"
+            )
+        if suite.select_of(name) == "full" and blocks is not None and suite.depths_of(name) != (blocks,):
+            raise UserError(
+                f"suite {suite.name}: methods.{name} runs whole, at depth {blocks}, its depths are "
+                f"{', '.join(map(str, suite.depths_of(name)))}; leave them out, or set select"
+            )
+
+
+def _check_keys(suite: Suite) -> None:
+    """No recipe has a key that the suite itself sets."""
+    for name in suite.methods:
+        changed = suite.changed(name)
+        train = changed.get("train")
+        for key, given in (("out", "out" in changed), ("train.seed", isinstance(train, dict) and "seed" in train)):
+            if given:
+                raise UserError(f"suite {suite.name}: methods.{name} has {key}, which the suite sets by itself")
+
+
+def _check_labels(suite: Suite) -> None:
+    """Entries that share a label share no depth: their line has one point there."""
+    seen: dict[tuple[str, int], str] = {}
+    for name in suite.methods:
+        for depth in suite.depths_of(name):
+            other = seen.setdefault((suite.label(name), depth), name)
+            if other != name:
+                raise UserError(
+                    f"suite {suite.name}: methods.{name} and methods.{other} are both called {suite.label(name)} "
+                    f"at depth {depth}; give one of them another method"
+                )
+
+
+def _check_report(suite: Suite) -> None:
+    """What the report is asked to compare is there."""
+    labels = dict.fromkeys(suite.label(name) for name in suite.methods)
+    for key in {"baselines", "targets"} & suite.model_fields_set:
+        for name in getattr(suite, key):
+            if name not in labels:
+                raise UserError(f"suite {suite.name}: {key} has {name!r}; methods are called {', '.join(labels)}")

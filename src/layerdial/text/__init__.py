@@ -1,0 +1,1 @@
+"""Normalisation, tokenizers, and greedy CTC."""

@@ -1,0 +1,1 @@
+"""Files, rows, progress, jobs: helpers without a subject of speech."""

@@ -1,0 +1,133 @@
+"""Files: written so that a kill or a full disk leaves the old one or the new one, never a half; read; told apart."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from layerdial.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as indented JSON in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; `UserError` when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and move it there, on failure remove it.
+
+    Works for a file and for a folder (which then replaces a folder of that name). `UserError` when the place
+    cannot be written (read-only or full).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            for file in temporary.rglob("*"):
+                _flush(file)
+            _swap_folder(temporary, path)
+        else:
+            _flush(temporary)
+            os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """`UserError` now, and not after the work, when nothing can be written in `folder` (which is made if need be)."""
+    trial = folder / ".writable"
+    with replacing(trial) as temporary:
+        temporary.touch()
+    trial.unlink(missing_ok=True)  # another process may have tried the same
+
+
+def wait_for_lock(file: IO[Any]) -> None:
+    """Wait until no other process holds a lock of an open file, and hold it until the file is closed.
+
+    Without effect on systems and disks that have no such locks.
+    """
+    with suppress(ModuleNotFoundError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def contents(manifest: Path) -> str:
+    """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
+    try:
+        found = manifest.stat()
+        return _hash(manifest, found.st_mtime_ns, found.st_size)
+    except FileNotFoundError:
+        raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"{manifest} cannot be read: {error}") from None
+
+
+@cache
+def _hash(manifest: Path, changed: int, size: int) -> str:
+    """Every run of a suite asks for the same few files."""
+    with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
+
+
+def model_name(model: Path) -> str:
+    """`runs/demo/sc_exits/model` is called sc_exits, a hub id by itself."""
+    if not model.exists():
+        return str(model)
+    return model.resolve().parent.name if model.name == "model" else model.name
+
+
+def _flush(file: Path) -> None:
+    if file.is_file():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _swap_folder(new: Path, place: Path) -> None:
+    # A folder cannot be replaced in one step: move the old one aside, so that a kill in between loses nothing.
+    old = place.with_name(f".{place.name}.old")
+    _remove(old)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # whatever stands in the way is reported by what follows
+        path.unlink(missing_ok=True)

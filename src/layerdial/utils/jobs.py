@@ -1,0 +1,120 @@
+"""Jobs side by side, in the order that their needs allow, with their progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from layerdial.utils.progress import Part, side_by_side
+from layerdial.utils.workers import Failure, Job, Workers
+
+_TAIL_BYTES = 8192
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    parallel: int,
+    description: str,
+    done: Callable[[Job], None] = lambda job: None,
+    threads: int | None = None,
+) -> list[Failure]:
+    """Run all jobs, `parallel` at a time; those after a failed one are left out and named among the failures.
+
+    `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM) is handed on to the
+    workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for torch.
+    """
+    waiting = list(jobs)
+    failures: list[Failure] = []
+    finished: set[str] = set()
+    pool = Workers(min(parallel, len(jobs)), threads)
+    with _terminated_as_interrupted(), pool.closing(), side_by_side(description) as show:
+        while waiting or pool.busy:
+            _start_what_can(waiting, {job.name for job in jobs} - finished, pool)
+            for job, failure in pool.wait(1.0):
+                if failure is None:
+                    done(job)
+                    finished.add(job.name)
+                else:
+                    failures += [failure, *_give_up(waiting, job)]
+            show(*_progress(jobs, finished, failures, pool), f"{len(finished)}/{len(jobs)} jobs")
+    return failures
+
+
+def _start_what_can(waiting: list[Job], unfinished: set[str], pool: Workers) -> None:
+    for job in [job for job in waiting if not job.needs & unfinished]:
+        if pool.full:
+            return
+        waiting.remove(job)
+        pool.start(job)
+
+
+def _give_up(waiting: list[Job], failed: Job) -> Iterator[Failure]:
+    """What needs a failed job, and what needs that."""
+    for job in [job for job in waiting if failed.name in job.needs]:
+        if job in waiting:
+            waiting.remove(job)
+            yield Failure(job, f"left out, it needs {failed.name}", left_out=True)
+            yield from _give_up(waiting, job)
+
+
+def _progress(
+    jobs: Sequence[Job], finished: set[str], failures: Sequence[Failure], pool: Workers
+) -> tuple[int, int, list[Part]]:
+    """Updates made, those of an earlier call included, updates in all, and how each running job is doing."""
+    out = {failure.job.name for failure in failures}
+    counted = [job for job in jobs if job.name not in out]
+    states = {job.name: (job.steps, job.steps, "") if job.name in finished else _state(job) for job in counted}
+    # not all is done before it is measured
+    made = sum(done if name in finished else min(done, total - 1) for name, (done, total, _) in states.items() if total)
+    running = [Part(job.name, *states[job.name]) for job in pool.running if job.name in states]
+    return made, sum(job.steps for job in counted), running
+
+
+def _state(job: Job) -> tuple[int, int, str]:
+    """Updates made, updates in all, the last loss or what is done instead."""
+    rows = [last_row(run / "metrics.jsonl") for run in job.runs]
+    steps = sum(int(row["step"]) for row in rows if row)
+    newest: dict[str, Any] = next((row for row in reversed(rows) if row), {})
+    if steps >= job.steps > 0:
+        return job.steps, job.steps, "measuring"
+    return steps, job.steps, f"loss {newest['loss']:.3f}" if newest.get("loss") is not None else ""
+
+
+def last_row(path: Path) -> dict[str, Any] | None:
+    """The last whole row of a file of JSON lines that another process writes; none if there is none yet."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                return row
+    return None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as SIGINT does; only the main thread can be told to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

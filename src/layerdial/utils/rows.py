@@ -1,0 +1,96 @@
+"""Rows of JSON that survive a kill: appended one by one, each whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from layerdial.errors import UserError
+from layerdial.utils.files import wait_for_lock
+
+Row = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add `row` to a file of JSON lines and flush it to disk: after a kill the row is there whole, or not at all.
+
+    Numbers that JSON does not have (NaN, infinity) become null. A line torn by an earlier kill is cut off first.
+    `UserError` when the place is read-only or full; what was written before stays.
+    """
+    line = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            wait_for_lock(file)  # two sweeps may write to one file
+            whole, torn = _rows_end(file)
+            if _is_object(torn):  # only its line break is missing
+                whole, line = whole + len(torn), b"\n" + line
+            file.truncate(whole)
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(None, "no space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
+        ) from error
+
+
+def _rows_end(file: Any) -> tuple[int, bytes]:
+    """Where the last line break is, behind it, and what a kill left after it."""
+    torn = b""
+    end = int(file.seek(0, os.SEEK_END))
+    while end > 0:
+        start = max(0, end - 65536)
+        file.seek(start)
+        piece = file.read(end - start)
+        if (found := piece.rfind(b"\n")) >= 0:
+            return start + found + 1, piece[found + 1 :] + torn
+        end, torn = start, piece + torn
+    return 0, torn
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file of JSON lines; none if it does not exist. A torn last line is left out with a warning."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if (torn := lines.pop()) and _is_object(torn):
+        lines.append(torn)
+    elif torn:
+        _log.warning("%s: the last line was torn by an interruption and is left out", path)
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not _is_object(line):
+            raise UserError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}; remove the line")
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a numpy number
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What networks hear, the same code in training and on the device: log-mel features, or samples.
+"""Inputs of networks, the same code in training and on the device: log-mel features, or samples.
 
 Settings are those that lhotse and sherpa-onnx share: samples in [-1, 1] at 16 kHz, 25 ms windows every 10 ms,
 Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no dither, frames centred
@@ -24,7 +24,7 @@ Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
 
 
 class Features(Protocol):
-    """The part without weights between samples and blocks: what the network hears, and how many frames it makes of it.
+    """The part without weights between samples and blocks: what the network takes, and how many frames it makes of it.
 
     Calling it turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
     """

@@ -1,4 +1,4 @@
-"""The log-mel features of NVIDIA's NeMo, which Parakeet hears, without torch: as transformers' extractor makes them."""
+"""The log-mel features of NVIDIA's NeMo, which Parakeet takes, without torch: as transformers' extractor makes them."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _CACHED_BYTES = 512 * 1024 * 1024
 class Batch:
     """Utterances for a training step. Lengths stay on the CPU; `inputs` and `tokens_BU` travel to the device.
 
-    `inputs` is what the network hears: log-mel (B, T, F) or samples (B, S), zero-padded.
+    `inputs` is what the network takes: log-mel (B, T, F) or samples (B, S), zero-padded.
 
     `epoch` and `position` say where in the data this batch came from; `rejected`, what was left out of it and why.
     `posteriors` (B, T', K) are the reference's, for training that reads them from disk.
@@ -123,7 +123,7 @@ def in_its_own_group(worker: int) -> None:
 
 
 def speeds_of(config: DataConfig) -> tuple[float, ...]:
-    """The speeds at which a cut may be heard."""
+    """Return the speeds at which a cut is used."""
     return tuple(dict.fromkeys(config.speeds)) or (1.0,)
 
 
@@ -305,7 +305,7 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         )
 
     def _input(self, cut: Any, speed: float) -> NDArray[np.float32]:
-        """What the network hears of a cut at a speed; kept for later epochs, as far as `cache_mb` goes."""
+        """Return the input that a cut makes at a speed; kept for later epochs, as far as `cache_mb` goes."""
         kept = self._cache.get((cut.id, speed))
         if kept is not None:
             return kept

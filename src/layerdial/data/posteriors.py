@@ -140,16 +140,16 @@ class PosteriorStore:
         found = self._find(cut_id, speed)
         return None if found is None else self.shards[self._shard_of[found]]
 
-    def heard(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> bool:
+    def matches(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> bool:
         """Whether the posteriors of a stored cut are those of these samples (S,), before the change of speed."""
         found = self._find(cut_id, speed)
         return found is not None and int(self._checksums[found]) == checksum_of(samples)
 
     def check_audio(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> None:
-        """`StalePosteriors` unless the reference heard these samples (S,) under this name."""
-        if not self.heard(cut_id, speed, samples):
+        """`StalePosteriors` unless the reference had these samples (S,) under this name."""
+        if not self.matches(cut_id, speed, samples):
             raise StalePosteriors(
-                f"cut {cut_id}: its audio is not what the reference heard for {self.folder}; "
+                f"cut {cut_id}: its audio is not what the reference had for {self.folder}; "
                 "remove that folder and its posteriors are computed again"
             )
 

@@ -11,7 +11,7 @@ from typing import Any
 from layerdial.errors import UserError
 from layerdial.utils.files import replacing
 
-# Okabe and Ito's colours, told apart by colour-blind readers too, each with a marker for print without colour.
+# Okabe and Ito's colours, distinct for colour-blind readers too, each with a marker for print without colour.
 _STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P")]
 _INK, _GREY = "#222222", "#8a8a8a"
 _LINES_INSIDE = 6  # names of so many find room among the lines

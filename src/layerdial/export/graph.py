@@ -15,7 +15,7 @@ import torch
 from onnxscript import opset23 as op
 from torch import Tensor, nn
 
-from layerdial.export.silence import quiet
+from layerdial.export.silence import silence_loggers
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import Network
 from layerdial.runtime.session import INPUTS, OUTPUTS
@@ -45,7 +45,7 @@ def to_onnx(network: Network) -> ir.Model:
     lengths_B = torch.tensor([x.shape[1], x.shape[1] - x.shape[1] // 4])
     gates_N = torch.ones(network.n_blocks, dtype=torch.bool)
     free = torch.export.Dim.DYNAMIC
-    with quiet("torch.onnx", "onnxscript"), torch.no_grad():
+    with silence_loggers("torch.onnx", "onnxscript"), torch.no_grad():
         exported = torch.export.export(
             _Gated(network).eval(),
             (x, lengths_B, gates_N),
@@ -160,7 +160,7 @@ def _attention(
     """
     if is_causal or enable_gqa:
         raise NotImplementedError("attention in an exported graph is neither causal nor grouped")
-    if attn_mask is not None and attn_mask.shape[-2] == 1:  # the node wants a row of the mask for each query
+    if attn_mask is not None and attn_mask.shape[-2] == 1:  # the node needs a row of the mask for each query
         queries = op.Concat(
             op.Constant(value_ints=[1, 1]), op.Shape(query, start=2, end=3), op.Constant(value_ints=[1]), axis=0
         )

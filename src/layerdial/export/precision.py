@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from layerdial.export.silence import quiet
+from layerdial.export.silence import silence_loggers
 
 _LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
 
@@ -47,7 +47,7 @@ def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
     left += [f"{name}_MatMul" for name in left]  # what the quantiser makes of a Gemm
     with (
         tempfile.TemporaryDirectory() as folder,
-        quiet("root"),
+        silence_loggers("root"),
     ):  # its advice is to simplify the graph first, which loses the branches
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         ir.save(model, source, external_data="float.weights")

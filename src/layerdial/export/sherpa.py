@@ -1,7 +1,7 @@
 """Folders that the sherpa-onnx package loads: the blocks of one depth, in the shape that two of its loaders expect.
 
 Log-mel models go through `OfflineRecognizer.from_zipformer_ctc`: features (N, T, 80) and lengths in, log-probabilities
-and lengths out, by position. Models that hear samples go through `from_omnilingual_asr_ctc`: samples (1, S) in, already
+and lengths out, by position. Models that take samples go through `from_omnilingual_asr_ctc`: samples (1, S) in, already
 normalised by sherpa-onnx, log-probabilities out.
 """
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
+def silence_loggers(*names: str) -> Iterator[None]:
     """No warnings, and errors alone from these loggers."""
     logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]

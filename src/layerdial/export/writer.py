@@ -100,7 +100,7 @@ def device_features(features: Features) -> Features:
     if isinstance(features, LogMel):
         return features
     extractor, convolutions = features.extractor, features.convolutions  # type: ignore[attr-defined]
-    if features.hears_samples:  # type: ignore[attr-defined]
+    if features.takes_samples:  # type: ignore[attr-defined]
         return Samples(convolutions, bool(extractor.do_normalize))
     settings = {name: getattr(extractor, name, None) for name in _NEMO}
     if settings != _NEMO:

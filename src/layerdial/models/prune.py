@@ -56,7 +56,7 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
     """As stored: in the checkpoint's own precision, with its own config but for the number of blocks."""
     model, processor, encoder = hugging_face().load_plain(folder)
-    from layerdial.models.huggingface.ctc import quiet
+    from layerdial.models.huggingface.ctc import silence_transformers
 
     subset = _subset(folder, len(encoder.layers), depth)
     first, kept = encoder.layers[0], [encoder.layers[i] for i in subset.kept]
@@ -66,7 +66,7 @@ def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
     encoder.layers = nn.ModuleList(kept)
     encoder.config.num_hidden_layers = depth
     with replacing(out) as temporary:
-        with disk_errors(temporary), quiet():
+        with disk_errors(temporary), silence_transformers():
             model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / "meta.json", _origin(folder, subset))

@@ -21,7 +21,7 @@ OUTPUTS = ("log_probs", "log_probs_lens")
 
 
 class Cancelled(Exception):
-    """A run was told to stop before its end."""
+    """A run was stopped before its end."""
 
 
 class Session:
@@ -104,7 +104,7 @@ def _open(file: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised as well
-    options.enable_mem_pattern = False  # it keeps a plan for every length of audio ever heard
+    options.enable_mem_pattern = False  # it keeps a plan for every length of audio ever run
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep: others need the CPU
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

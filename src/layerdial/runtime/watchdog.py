@@ -14,7 +14,7 @@ class Watchdog:
     """`with at(time, action)`: unless the block is left before `time` (of `time.perf_counter()`), `action` is called.
 
     One thread serves all; it is started when first needed, again in a fork, and dies with the process. An action must
-    be quick; what it raises is not heard.
+    be quick; what it raises is dropped.
     """
 
     def __init__(self) -> None:

@@ -11,13 +11,13 @@ from layerdial.config.old_keys import gone_key, upgraded
 from layerdial.errors import UserError
 from layerdial.suites.rows import all_rows, missing_rows
 from layerdial.suites.run_one import run_job
-from layerdial.suites.suite import Origin, Run, Suite
+from layerdial.suites.suite import Origin, RunKey, Suite
 from layerdial.utils.files import contents, read_json
 from layerdial.utils.version import code_version
 from layerdial.utils.workers import Job
 
 
-def plan(suite: Suite) -> dict[Run, Origin]:
+def plan(suite: Suite) -> dict[RunKey, Origin]:
     """Every run of a suite, those that others need first, and what decides its result. `UserError` if data is missing.
 
     The order is seed after seed, so that there is something to compare as soon as may be.
@@ -62,7 +62,7 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
 _WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb"), "train": ("threads", "log_every")}
 
 
-def refuse_changed(suite: Suite, runs: Mapping[Run, Origin]) -> None:
+def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:
     """`UserError` for the first run that was begun in another way."""
     for (name, seed), origin in runs.items():
         file = suite.folder(name, seed) / "asked.json"
@@ -101,7 +101,7 @@ def _first_difference(before: Any, now: Any, brief: Any, path: str = "") -> str 
     return None
 
 
-def choose(suite: Suite, runs: Iterable[Run], names: Sequence[str], seeds: Sequence[int]) -> set[Run]:
+def choose(suite: Suite, runs: Iterable[RunKey], names: Sequence[str], seeds: Sequence[int]) -> set[RunKey]:
     """The runs of the entries and seeds asked for; none given means all. `UserError` for one that is not there."""
     check_names(suite, "--only", names)
     named = [run for run in runs if not names or run[0] in names]
@@ -119,7 +119,7 @@ def check_names(suite: Suite, option: str, names: Sequence[str]) -> None:
             raise UserError(f"{option} {name}: methods are {', '.join(suite.methods)}")
 
 
-def jobs_left(suite: Suite, runs: Mapping[Run, Origin], chosen: Collection[Run]) -> list[Job]:
+def jobs_left(suite: Suite, runs: Mapping[RunKey, Origin], chosen: Collection[RunKey]) -> list[Job]:
     """A job for each chosen run that has rows missing, and for each whose model those need and that is not there."""
     rows = all_rows(suite)
     left = {run for run in chosen if missing_rows(suite, run, runs[run], rows)}
@@ -130,13 +130,13 @@ def jobs_left(suite: Suite, runs: Mapping[Run, Origin], chosen: Collection[Run])
     return [_job(suite, run, origin, left) for run, origin in runs.items() if run in left]
 
 
-def _is_there(suite: Suite, run: Run) -> bool:
+def _is_there(suite: Suite, run: RunKey) -> bool:
     """Whether a run's model is trained and, where its ladder is searched, has it."""
     has_ladder = suite.select_of(run[0]) != "search" or (suite.model(*run) / "ladder.json").is_file()
     return has_ladder and (suite.folder(*run) / "trained.json").is_file()
 
 
-def _job(suite: Suite, run: Run, origin: Origin, left: set[Run]) -> Job:
+def _job(suite: Suite, run: RunKey, origin: Origin, left: set[RunKey]) -> Job:
     name, seed = run
     folder, rounds = suite.folder(name, seed), suite.rounds(name)
     return Job(

@@ -1,4 +1,4 @@
-"""The rows of a suite: which it wants, which it has, which are of something that it no longer is."""
+"""The rows of a suite: which it asks for, which it has, and which belong to an earlier version of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerdial.suites.suite import Origin, Run, Suite
+from layerdial.suites.suite import Origin, RunKey, Suite
 from layerdial.utils.files import write_text
 from layerdial.utils.rows import Row, append_row, read_rows
 
 RESULTS = "results.jsonl"
 
 
-def labels(suite: Suite, run: Run, origin: Origin, test: str, depth: int) -> Row:
+def labels(suite: Suite, run: RunKey, origin: Origin, test: str, depth: int) -> Row:
     """What a row says before anything is measured."""
     name, seed = run
     return {
@@ -43,7 +43,7 @@ def all_rows(suite: Suite) -> list[Row]:
     return read_rows(suite.out / RESULTS)
 
 
-def current_rows(suite: Suite, runs: Mapping[Run, Origin]) -> list[Row]:
+def current_rows(suite: Suite, runs: Mapping[RunKey, Origin]) -> list[Row]:
     """The rows that the suite, as it is now, would make: the newest of each, entries in the suite's order."""
     newest = {measured_for(row, weights=False): row for row in all_rows(suite)}
     wanted = [row for name in suite.methods for row in _wanted(suite, name, runs)]
@@ -51,14 +51,14 @@ def current_rows(suite: Suite, runs: Mapping[Run, Origin]) -> list[Row]:
     return [{**there, "method": row["method"]} for row, there in found if there is not None]
 
 
-def missing_rows(suite: Suite, run: Run, origin: Origin, rows: Iterable[Row]) -> bool:
+def missing_rows(suite: Suite, run: RunKey, origin: Origin, rows: Iterable[Row]) -> bool:
     """Whether a run has not all of its rows among `rows`, of the weights that are in its folder if there are any."""
     weights = _weights(suite.model(*run))
     there = {measured_for(row, weights=False) for row in rows if weights in (None, row.get("fingerprint"))}
     return any(measured_for(row, weights=False) not in there for row in _wanted(suite, run[0], {run: origin}))
 
 
-def _wanted(suite: Suite, name: str, runs: Mapping[Run, Origin]) -> Iterator[Row]:
+def _wanted(suite: Suite, name: str, runs: Mapping[RunKey, Origin]) -> Iterator[Row]:
     for run, origin in runs.items():
         if run[0] == name:
             for test in suite.test:
@@ -66,7 +66,7 @@ def _wanted(suite: Suite, name: str, runs: Mapping[Run, Origin]) -> Iterator[Row
                     yield labels(suite, run, origin, test, depth)
 
 
-def gather_rows(suite: Suite, run: Run) -> None:
+def gather_rows(suite: Suite, run: RunKey) -> None:
     """Hand the rows that a worker made over to results.jsonl, each once."""
     known = {measured_for(row) for row in all_rows(suite)}
     for row in read_rows(suite.folder(*run) / "rows.jsonl"):

@@ -13,7 +13,7 @@ from layerdial.errors import UserError
 from layerdial.suites.plan import check_names, jobs_left, refuse_changed
 from layerdial.suites.rows import forget_rows, gather_rows
 from layerdial.suites.run_one import device_of_suites
-from layerdial.suites.suite import Origin, Run, Suite
+from layerdial.suites.suite import Origin, RunKey, Suite
 from layerdial.utils.files import check_writable
 from layerdial.utils.jobs import run_jobs
 from layerdial.utils.workers import Failure, Job
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 def run_suite(
     suite: Suite,
-    runs: Mapping[Run, Origin],
-    chosen: Collection[Run],
+    runs: Mapping[RunKey, Origin],
+    chosen: Collection[RunKey],
     parallel: int | None = None,
     fresh: Sequence[str] = (),
 ) -> list[Failure]:
@@ -59,7 +59,7 @@ def _shares(parallel: int | None) -> tuple[int, int]:
     return parallel or 1, torch.get_num_threads()
 
 
-def remove_fresh(suite: Suite, runs: Mapping[Run, Origin], names: Sequence[str]) -> None:
+def remove_fresh(suite: Suite, runs: Mapping[RunKey, Origin], names: Sequence[str]) -> None:
     """Remove the runs and rows of entries and of those that need their models, if all others are as they were."""
     gone = _with_dependents(suite, names)
     refuse_changed(suite, {run: origin for run, origin in runs.items() if run[0] not in gone})

@@ -25,7 +25,7 @@ SUITE_VERSION = 2
 Selection = Literal["search", "prefix", "even", "full", "chosen"]
 Metric = Literal["wer", "cer"]
 _ROUND_SEEDS = 1000  # between the seeds of a chain's rounds, so that those of a suite's seeds stay apart
-Run = tuple[str, int]  # an entry and a seed
+RunKey = tuple[str, int]  # an entry and a seed
 
 
 class Method(Strict):

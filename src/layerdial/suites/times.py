@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from layerdial.evaluation.plots import add_legend, draw_line, finish_axes, line_styles, new_figure, save_figure
-from layerdial.suites.suite import Run, Suite
+from layerdial.suites.suite import RunKey, Suite
 from layerdial.suites.tables import RATES, table
 from layerdial.suites.training_record import Point, Trained
 
@@ -25,7 +25,7 @@ class Reached:
     total_seconds: float
 
 
-def time_report(suite: Suite, finished: Collection[Run], picture: Path) -> list[str]:
+def time_report(suite: Suite, finished: Collection[RunKey], picture: Path) -> list[str]:
     """The picture and the tables, as parts of the report; nothing before runs with dropped blocks are finished."""
     runs = _by_label(suite, finished)
     if not runs:
@@ -39,7 +39,7 @@ def time_report(suite: Suite, finished: Collection[Run], picture: Path) -> list[
     return parts + [_table(suite, runs, goal) for goal in _GOALS if goal in runs]
 
 
-def _by_label(suite: Suite, finished: Collection[Run]) -> Runs:
+def _by_label(suite: Suite, finished: Collection[RunKey]) -> Runs:
     """What finished runs took, by label and seed; only those that are measured on dev at several depths."""
     runs: dict[str, dict[int, Trained]] = {}
     for name in suite.methods:

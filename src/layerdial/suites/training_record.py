@@ -90,9 +90,9 @@ def _train(recipe: Recipe, metric: Metric) -> Trained:
     seconds = float(meta.get("train_seconds") or rows[-1]["train_seconds"])
     mean = dev_mean(read_json(recipe.out / "dev.json"), metric)
     assert mean is not None
-    heard = float(meta["audio_seconds_seen"])
+    audio_seconds = float(meta["audio_seconds_seen"])
     steps = recipe.train.steps
-    return Trained(steps, steps, seconds, heard, mean, 0, {str(recipe.out): seconds}, tuple(points))
+    return Trained(steps, steps, seconds, audio_seconds, mean, 0, {str(recipe.out): seconds}, tuple(points))
 
 
 def _train_chain(suite: Suite, name: str, seed: int) -> Trained:
@@ -166,11 +166,11 @@ def with_train_seconds(rows: Iterable[Row]) -> list[Row]:
 
     Runs of earlier versions did not log it: there it is the audio between log lines by the speed that they tell.
     """
-    seconds = heard = 0.0
+    seconds = audio = 0.0
     found = []
     for row in rows:
         if (speed := row.get("audio_seconds_per_second")) is not None:
-            seconds += (row["audio_seconds"] - heard) / speed
-            heard = row["audio_seconds"]
+            seconds += (row["audio_seconds"] - audio) / speed
+            audio = row["audio_seconds"]
         found.append({"train_seconds": seconds, **row})
     return found

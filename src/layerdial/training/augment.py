@@ -17,7 +17,7 @@ FREQ_MASKS = 2
 
 
 def mask_samples(inputs_BS: Tensor, lengths_B: Tensor, config: SpecAugmentConfig) -> Tensor:
-    """The time masks of `spec_augment` for networks that hear samples: stretches of silence, at the mean."""
+    """The time masks of `spec_augment` for networks that take samples: stretches of silence, at the mean."""
     frame = SAMPLE_RATE // FRAMES_PER_SECOND
     in_samples = config.model_copy(update={"freq_masks": 0, "time_width": config.time_width * frame})
     return spec_augment(inputs_BS.unsqueeze(2), lengths_B, in_samples).squeeze(2)

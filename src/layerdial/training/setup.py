@@ -64,7 +64,7 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
     """`UserError` where the recipe asks for what this network does not have."""
     if recipe.spec_augment.freq_masks and network.features.per_second == SAMPLE_RATE:
         raise UserError(
-            "spec_augment.freq_masks is set, but this network hears samples, which have no bands; leave it out"
+            "spec_augment.freq_masks is set, but this network takes samples, which have no bands; leave it out"
         )
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)

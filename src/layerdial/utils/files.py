@@ -1,4 +1,4 @@
-"""Files: written so that a kill or a full disk leaves the old one or the new one, never a half; read; told apart."""
+"""Files: written so that a kill or a full disk leaves the old one or the new one, never a half; read; compared."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def last_row(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as SIGINT does; only the main thread can be told to."""
+    """SIGTERM raises KeyboardInterrupt, as SIGINT does; only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

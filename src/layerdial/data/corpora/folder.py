@@ -23,7 +23,7 @@ from lhotse.cut.mixed import MixTrack
 from layerdial.audio.files import AudioInfo, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    Progress,
+    ProgressFn,
     check_audio,
     checked_cut,
     counted,
@@ -40,7 +40,7 @@ SILENCE = (0.1, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetadataRow:
     """One line of a `metadata.csv`."""
 
     split: str
@@ -75,7 +75,7 @@ def prepare_folder(
     hold_out: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: ProgressFn | None = None,
 ) -> CorpusReport:
     """Write a manifest for each split of `source`; a source without split folders is one split called `train`.
 
@@ -156,7 +156,7 @@ def _tables(source: Path) -> list[tuple[str, Path]]:
     return [(TRAIN, top)] if top.is_file() else [(table.parent.name, table) for table in below]
 
 
-def _read_table(source: Path, split: str, table: Path, needs_speaker: bool) -> Iterator[Row]:
+def _read_table(source: Path, split: str, table: Path, needs_speaker: bool) -> Iterator[MetadataRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -178,11 +178,11 @@ def _check_columns(table: Path, columns: Sequence[str], needs_speaker: bool) -> 
         )
 
 
-def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, str | None]) -> Row:
+def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, str | None]) -> MetadataRow:
     name = (fields["file_name"] or "").strip()
     path = table.parent / name
     own = path.with_suffix("").relative_to(source) if name and path.is_relative_to(source) else Path(path.stem)
-    return Row(
+    return MetadataRow(
         split=split,
         id=own.as_posix() if name else f"{table.parent.name}/metadata.csv:{line}",
         path=path,
@@ -192,7 +192,7 @@ def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, 
     )
 
 
-def _move_speakers(rows: list[Row], hold_out: Mapping[str, Sequence[str]]) -> list[Row]:
+def _move_speakers(rows: list[MetadataRow], hold_out: Mapping[str, Sequence[str]]) -> list[MetadataRow]:
     """`rows` with the speakers held out in the splits that `hold_out` names."""
     place: dict[str, str] = {}
     known = sorted({row.speaker for row in rows})
@@ -206,7 +206,7 @@ def _move_speakers(rows: list[Row], hold_out: Mapping[str, Sequence[str]]) -> li
     return [replace(row, split=place.get(row.speaker, row.split)) for row in rows]
 
 
-def _mark_repeated(rows: Iterable[Row]) -> Iterator[Row]:
+def _mark_repeated(rows: Iterable[MetadataRow]) -> Iterator[MetadataRow]:
     """All rows; of those for one file, the first without a problem."""
     seen: set[str] = set()
     problem = "an earlier row has the same file_name (extensions do not count)"
@@ -215,11 +215,11 @@ def _mark_repeated(rows: Iterable[Row]) -> Iterator[Row]:
         seen.add(row.id)
 
 
-def _examine(verify: bool, row: Row) -> Found:
+def _examine(verify: bool, row: MetadataRow) -> Found:
     return Found(row.split, _cut_row(row, verify))
 
 
-def _cut_row(row: Row, verify: bool) -> MonoCut | Rejected:
+def _cut_row(row: MetadataRow, verify: bool) -> MonoCut | Rejected:
     if row.problem:
         return Rejected(row.id, row.problem)
     try:
@@ -237,7 +237,7 @@ def _cut_row(row: Row, verify: bool) -> MonoCut | Rejected:
     return checked_cut(_recording(row, info), segment)
 
 
-def _recording(row: Row, info: AudioInfo) -> Recording:
+def _recording(row: MetadataRow, info: AudioInfo) -> Recording:
     return Recording(
         id=row.id,
         sources=[AudioSource(type="file", channels=[0], source=str(row.path))],

@@ -16,7 +16,7 @@ from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, parse_utte
 from layerdial.audio.files import SAMPLE_RATE, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    Progress,
+    ProgressFn,
     check_audio,
     checked_cut,
     choose_parts,
@@ -35,7 +35,7 @@ def prepare_librispeech(
     out: str | Path,
     parts: Sequence[str] | None = None,
     verify: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressFn | None = None,
 ) -> CorpusReport:
     """Write a manifest for each part of LibriSpeech in `source` (or `source/LibriSpeech`), such as `train-clean-100`.
 

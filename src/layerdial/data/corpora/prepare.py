@@ -27,7 +27,7 @@ from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
 from layerdial.utils.files import replacing
 
-Progress = Callable[[str, int, int | None], None]
+ProgressFn = Callable[[str, int, int | None], None]
 """Called as `progress(description, done, total)`; total is None where it is unknown."""
 
 FRAMES_PER_SECOND = 100
@@ -137,7 +137,7 @@ def in_order(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | N
                 future.cancel()
 
 
-def counted(items: Iterable[_In], progress: Progress | None, description: str, total: int | None) -> Iterator[_In]:
+def counted(items: Iterable[_In], progress: ProgressFn | None, description: str, total: int | None) -> Iterator[_In]:
     """`items`, reporting how many have passed."""
     for done, item in enumerate(items, start=1):
         yield item

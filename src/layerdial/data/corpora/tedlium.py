@@ -17,7 +17,7 @@ from lhotse.recipes.tedlium import TEDLIUM_PARTS, _parse_stm_file
 from layerdial.audio.files import SAMPLE_RATE, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    Progress,
+    ProgressFn,
     check_audio,
     checked_cut,
     choose_parts,
@@ -37,7 +37,7 @@ def prepare_tedlium(
     out: str | Path,
     parts: Sequence[str] | None = None,
     verify: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressFn | None = None,
 ) -> CorpusReport:
     """Write manifests for train, dev and test of TED-LIUM 3, whose legacy distribution is in `source`.
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.synthesis.espeak import PADDING, SNR_DB, Utterance, check_voice
-from layerdial.data.synthesis.writer import Job, Progress, fill_folder
+from layerdial.data.synthesis.writer import CountFn, Reading, fill_folder
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def prepare_demo(
     reverb: tuple[float, float] | None = None,
     seed: int = 0,
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: CountFn | None = None,
 ) -> CorpusReport:
     """Make the demo corpus: `out/audio/<split>/*.flac`, `out/<split>.cuts.jsonl.gz`, and `out/demo.json`.
 
@@ -121,7 +121,7 @@ def prepare_demo(
     }
     jobs = {
         split: [
-            Job(id, utterance, f"{id}.flac", (seed, SPLITS.index(split), number), snr_db, reverb=reverb)
+            Reading(id, utterance, f"{id}.flac", (seed, SPLITS.index(split), number), snr_db, reverb=reverb)
             for number, (id, utterance) in enumerate(plan)
         ]
         for split, plan in plans.items()
@@ -202,7 +202,7 @@ def speak_texts(
     rate: int = SAMPLE_RATE,
     seed: int = 0,
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: CountFn | None = None,
 ) -> CorpusReport:
     """Have (id, text) pairs read aloud: `out/train.cuts.jsonl.gz`, `out/audio/train/`, and `out/speak.json`.
 
@@ -271,7 +271,7 @@ def _readings(
     copies: int,
     snr_db: tuple[float, float] | None,
     seed: int,
-) -> Iterator[Job]:
+) -> Iterator[Reading]:
     for number, (id, text) in enumerate(texts):
         origin = (seed, zlib.crc32(id.encode()))
         chosen = np.random.default_rng(origin).permutation(len(voices))
@@ -280,4 +280,4 @@ def _readings(
             speed, pitch = int(rng.integers(*SPEEDS)), int(rng.integers(*PITCHES))
             utterance = Utterance(text, voices[chosen[copy % len(voices)]], speed, pitch)
             file = f"{number // 1000:04d}/{number:07d}-{copy}.flac"  # ids may hold characters that file names may not
-            yield Job(f"{id}-read{copy}", utterance, file, (*origin, copy, 1), snr_db)
+            yield Reading(f"{id}-read{copy}", utterance, file, (*origin, copy, 1), snr_db)

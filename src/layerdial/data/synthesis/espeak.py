@@ -75,7 +75,7 @@ def synthesise(
 
     snr_db: background noise, pink-ish, at a level drawn evenly from this range, and a loudness drawn from `PEAK_DB`;
     None gives the voice alone. reverb: a room whose RT60, in seconds, is drawn evenly from this range; None for none.
-    The noise is that of the microphone: it comes after the room, and its level is measured against what is heard there.
+    The noise is that of the microphone: it comes after the room, and its level is measured against the sound there.
     Raises UserError as `speak` does, and for a text that gives no sound.
     """
     import soxr

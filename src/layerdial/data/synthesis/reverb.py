@@ -29,7 +29,7 @@ def room_response(rt60: float, direct_db: float, rate: int, rng: np.random.Gener
 
 
 def reverberate(speech: Floats, response: npt.NDArray[np.float64]) -> Floats:
-    """Speech (S,) heard through a room's response (T,): (S + T - 1,), with the energy that it had."""
+    """Return speech (S,) through a room's response (T,): (S + T - 1,), with the energy that it had."""
     length = len(speech) + len(response) - 1
     size = 1 << (length - 1).bit_length()  # powers of two are fast to transform
     dry = speech.astype(np.float64)

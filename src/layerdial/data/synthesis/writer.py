@@ -36,11 +36,11 @@ _FORMAT = 1  # raised when the same settings would give other audio
 _CHUNK = 16  # utterances a worker takes at a time
 _AHEAD = 8  # chunks per worker waiting
 
-Progress = Callable[[int, int], None]  # utterances done, utterances in all
+CountFn = Callable[[int, int], None]  # utterances done, utterances in all
 
 
 @dataclass(frozen=True)
-class Job:
+class Reading:
     """One cut to be: `file` is its audio below `OUT/audio/<split>`, kept at `rate` Hz; the rest is for `synthesise`."""
 
     id: str
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Spoken:
-    job: Job
+    job: Reading
     path: Path
     samples: int = 0
     problem: str = ""
@@ -64,11 +64,11 @@ def fill_folder(
     out: Path,
     corpus: str,
     settings: Mapping[str, Any],
-    jobs: Mapping[str, Iterable[Job]],
+    jobs: Mapping[str, Iterable[Reading]],
     *,
     workers: int,
     total: int,
-    progress: Progress | None,
+    progress: CountFn | None,
 ) -> CorpusReport:
     """Speak the jobs of every split into `out`, unless its marker says that this was done with the same settings.
 
@@ -182,7 +182,7 @@ def _follow_parent() -> None:
 
 
 def _speak_all(
-    jobs: Iterable[Job], folder: Path, keep: bool, pool: ProcessPoolExecutor | None, workers: int
+    jobs: Iterable[Reading], folder: Path, keep: bool, pool: ProcessPoolExecutor | None, workers: int
 ) -> Iterator[_Spoken]:
     """The jobs done, in their order, with no more of them held than the workers need to stay busy."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,11 +205,11 @@ def _speak_all(
             future.cancel()
 
 
-def _speak_chunk(jobs: Iterable[Job], folder: Path, keep: bool) -> list[_Spoken]:
+def _speak_chunk(jobs: Iterable[Reading], folder: Path, keep: bool) -> list[_Spoken]:
     return [_speak_one(job, folder / job.file, keep) for job in jobs]
 
 
-def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
+def _speak_one(job: Reading, path: Path, keep: bool) -> _Spoken:
     """Synthesise, check and write one utterance. keep: a readable file that is there is of the same settings."""
     import soundfile
     import soxr

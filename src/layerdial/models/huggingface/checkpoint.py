@@ -26,7 +26,12 @@ from transformers import (
 
 from layerdial.audio.features import Convolution
 from layerdial.errors import UserError
-from layerdial.models.huggingface.ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, quiet
+from layerdial.models.huggingface.ctc import (
+    FastConformerCTC,
+    HuggingFaceCTC,
+    SpeechTransformerCTC,
+    silence_transformers,
+)
 from layerdial.models.huggingface.processor import (
     HuggingFaceFeatures,
     HuggingFaceTokenizer,
@@ -75,7 +80,7 @@ def with_new_head(
 ) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
     """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for the processor's vocabulary.
 
-    It hears as it did before: the feature extractor stays the checkpoint's.
+    Its inputs are as before: the feature extractor stays the checkpoint's.
     """
     processor.feature_extractor = extractor_for(folder, {})
     config = _read_config(folder, changes)
@@ -130,7 +135,7 @@ def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
 def load_processor(folder: Path) -> Any:
     """Feature extractor and tokenizer of a checkpoint; a language model beside them is not used."""
     try:
-        with quiet():
+        with silence_transformers():
             processor = _read_processor(folder)
     except ImportError as error:
         raise UserError(f"{folder}: its processor needs a package that is missing: {_first_line(error)}") from None
@@ -157,7 +162,7 @@ def _load_model(
     """The library's own model, in `eval()`; `UserError` unless every weight is there and fits."""
     kind = getattr(transformers, _FAMILIES[config.model_type].model)
     try:
-        with quiet():
+        with silence_transformers():
             model, found = kind.from_pretrained(
                 folder,
                 config=config,
@@ -216,7 +221,7 @@ def extractor_for(folder: Path | None, settings: Mapping[str, Any]) -> Any:
         except Exception as error:  # OSError, ValueError, ImportError
             raise UserError(
                 f"{folder} has no feature extractor that can be read ({_first_line(error)}); preprocessor_config.json "
-                "says how its encoder hears"
+                "says how its inputs are made"
             ) from None
     # plain transformers feeds an attention mask to models with layer norm in their front end, to others none
     return Wav2Vec2FeatureExtractor(
@@ -290,9 +295,9 @@ def _vocabulary(processor: Any) -> dict[str, int]:
 
 
 def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceTokenizer) -> HuggingFaceCTC:
-    makes, hears = processor.feature_extractor.model_input_names[0], model.main_input_name
-    if makes != hears:
-        raise UserError(f"the processor makes {makes}, but a {model.config.model_type} model hears {hears}")
+    makes, takes = processor.feature_extractor.model_input_names[0], model.main_input_name
+    if makes != takes:
+        raise UserError(f"the processor makes {makes}, but a {model.config.model_type} model takes {takes}")
     features = HuggingFaceFeatures(processor.feature_extractor, _convolutions(model.config))
     return _FAMILIES[model.config.model_type].network(model, features, tokenizer.blank)
 

@@ -162,7 +162,7 @@ class HuggingFaceCTC(Network):
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        with disk_errors(folder), quiet():
+        with disk_errors(folder), silence_transformers():
             self.model.save_pretrained(folder)
 
 
@@ -276,7 +276,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without the library's bars and reports: what they say is checked here."""
     level, bars = library_logging.get_verbosity(), library_logging.is_progress_bar_enabled()
     library_logging.set_verbosity_error()

@@ -30,12 +30,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and
 class HuggingFaceFeatures:
     """A feature extractor, and the convolutions of the front end behind it as (kernel, stride, padding).
 
-    wav2vec2 and its relatives hear samples, Parakeet log-mel frames of its own kind; either normalised per utterance.
+    wav2vec2 and its relatives take samples, Parakeet log-mel frames of its own kind; either normalised per utterance.
     """
 
     def __init__(self, extractor: Any, convolutions: Sequence[Convolution]) -> None:
         if extractor.sampling_rate != SAMPLE_RATE:
-            raise UserError(f"the model hears {extractor.sampling_rate} Hz; layerdial gives {SAMPLE_RATE} Hz")
+            raise UserError(f"the model takes {extractor.sampling_rate} Hz; layerdial gives {SAMPLE_RATE} Hz")
         self.extractor = extractor
         self.convolutions = tuple(convolutions)
         self._name = extractor.model_input_names[0]
@@ -46,12 +46,12 @@ class HuggingFaceFeatures:
             )
 
     @property
-    def hears_samples(self) -> bool:
+    def takes_samples(self) -> bool:
         return bool(self._name == "input_values")
 
     @property
     def per_second(self) -> int:
-        return SAMPLE_RATE if self.hears_samples else SAMPLE_RATE // int(self.extractor.hop_length)
+        return SAMPLE_RATE if self.takes_samples else SAMPLE_RATE // int(self.extractor.hop_length)
 
     @property
     def samples_per_frame(self) -> int:
@@ -61,7 +61,7 @@ class HuggingFaceFeatures:
         """Samples (S,) -> (S,) or (T, F); audio too short for one frame is padded with silence."""
         samples = np.pad(samples, (0, max(0, self._fewest_samples() - len(samples))))
         made = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
-        if self.hears_samples:
+        if self.takes_samples:
             return np.asarray(made[self._name][0], dtype=np.float32)
         real = int(np.asarray(made["attention_mask"][0]).sum())
         return np.asarray(made[self._name][0][:real], dtype=np.float32)
@@ -70,7 +70,7 @@ class HuggingFaceFeatures:
         return frames_after(self.convolutions, lengths)
 
     def _fewest_samples(self) -> int:
-        if not self.hears_samples:
+        if not self.takes_samples:
             return 2 * int(self.extractor.hop_length)  # a variance needs two frames
         return fewest_inputs(self.convolutions)
 
@@ -85,7 +85,7 @@ class HuggingFaceFeatures:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides what is heard."""
+        """Return the settings that decide the inputs."""
         settings = self.extractor.to_dict()
         return {k: v for k, v in settings.items() if k not in ("processor_class", "return_attention_mask")}
 

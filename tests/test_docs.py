@@ -317,6 +317,21 @@ def test_code_blocks_run(document: Path, workshop: Path, tmp_path: Path) -> None
             assert block.language == "text", f"{where}: a block of {block.language or 'no'} language; call it text?"
 
 
+@pytest.mark.parametrize(("document", "lines"), [("README.md", 150), ("docs/experiments.md", 200)])
+def test_a_page_stays_short(document: str, lines: int) -> None:
+    assert len((ROOT / document).read_text(encoding="utf-8").splitlines()) <= lines
+
+
+def test_every_recipe_is_in_the_table_of_recipes() -> None:
+    table = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    missing = [f"{file.parent.name}/{file.name}" for file in RECIPES if not _is_in_table(file, table)]
+    assert not missing and all(f"demo: {name}.yaml" in table for name in ("reference", "ld", "dld", "sc-exits"))
+
+
+def _is_in_table(recipe: Path, table: str) -> bool:
+    return any(f"| {folder}/{recipe.name} |" in table for folder in (recipe.parent.name, f"[{recipe.parent.name}]"))
+
+
 @each_document
 def test_links_and_pictures_lead_somewhere(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

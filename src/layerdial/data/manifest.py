@@ -22,6 +22,7 @@ from lhotse.serialization import deserialize_item
 from numpy.typing import NDArray
 
 from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
+from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
 from layerdial.utils.files import replacing
 
@@ -202,7 +203,9 @@ class _Tally:
 
 def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
     try:
-        item: Any = deserialize_item(json.loads(line))
+        record = json.loads(line)
+        check_sources(record, f"{path}, line {number},")
+        item: Any = deserialize_item(record)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
         raise UserError(f"{path}, line {number} is not a cut; give a manifest that `layerdial prepare` wrote") from None
     if not isinstance(item, Cut):
@@ -226,6 +229,8 @@ def _load_single(cut: MonoCut) -> NDArray[np.float32]:
     recording = cut.recording
     path, rate = recording.sources[0].source, recording.sampling_rate
     wanted = round(cut.duration * rate)
+    if Path(path).exists() and not Path(path).is_file():  # a device has no end, and a pipe can be read once
+        raise AudioProblem(f"{path} is not a file; prepare the corpus again")
     samples, info = read_segment(path, round(cut.start * rate), wanted)
     if info.rate != rate:
         raise AudioProblem(f"{path} is at {info.rate} Hz, the manifest says {rate} Hz; prepare the corpus again")
@@ -257,7 +262,8 @@ def _load_joined(cut: MixedCut) -> NDArray[np.float32]:
 
 
 def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
-    """For cuts that others made, with augmentation or other sources than files."""
+    """For cuts that others made, with augmentation or samples in memory."""
+    check_files(cut.to_dict(), f"cut {cut.id}")
     use_libsndfile()
     try:
         audio = cut.load_audio()

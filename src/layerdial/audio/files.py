@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16000
 """The rate, in Hz, at which every model listens."""
+
+EXTENSIONS = re.compile(
+    r"\.(wave?|rf64|w64|bwf|flac|og[ga]|opus|spx|mp[1234]|mpga|sph|nist|aif[fc]?|au|snd|caf|voc|wv|sd2|raw|pcm|m4a|aac|"
+    r"wma|webm|mka|amr|ac3|g722|gsm|ul|al)",
+    re.IGNORECASE,
+)
+"""What names of audio files end with, whether or not such files can be read here."""
 
 _FORMATS = "WAV, FLAC, Ogg, Opus, MP3 or SPHERE"
 _LENGTH_TOLERANCE = 0.025  # seconds, as in lhotse: encoders and headers may disagree by a fraction of a frame
@@ -47,6 +55,11 @@ class AudioInfo:
     def seconds(self) -> float:
         """Duration."""
         return self.frames / self.rate
+
+
+def without_extension(path: Path) -> Path:
+    """Return `path` without the extension of an audio file; `spk.001` has none."""
+    return path.with_suffix("") if EXTENSIONS.fullmatch(path.suffix) else path
 
 
 def probe(path: str | Path) -> AudioInfo:

@@ -10,8 +10,9 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,33 @@ class CorpusReport:
 def open_cuts(path: str | Path) -> CutSet:
     """The cuts of a manifest as a lazy `CutSet`: every iteration reads the file anew, one cut at a time.
 
-    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts; damage further on in the
-    file is raised when the iteration gets there.
+    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts, or if two cuts have one id;
+    damage further on in the file is raised when the iteration gets there.
     """
     lines = CutLines(Path(path))
     if next(iter(lines), None) is None:
         raise UserError(f"{path} holds no cuts; `layerdial prepare` writes manifests")
+    found = lines.path.stat()
+    _check_ids(lines, found.st_mtime_ns, found.st_size)
     return CutSet(lines)
+
+
+@lru_cache(maxsize=64)
+def _check_ids(lines: CutLines, changed: int, size: int) -> None:
+    """`UserError` for an id that two cuts have: features, posteriors and errors are kept by id.
+
+    Once for each state of a file. Takes 8 bytes of memory a cut.
+    """
+    hashes = np.fromiter((hash(name) for _, name in lines.ids()), np.int64)
+    hashes.sort()
+    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[str, int] = {}
+    for number, name in lines.ids() if twice else ():  # hashes can be equal by chance, so names are compared
+        if hash(name) in twice and seen.setdefault(name, number) != number:
+            raise UserError(
+                f"{lines.path}: lines {seen[name]} and {number} both have the id {name!r}, which must be unique; where "
+                "manifests were joined, give the cuts of one other ids (in lhotse: cut.with_id('b/' + cut.id))"
+            )
 
 
 def write_cuts(cuts: Iterable[Cut], path: str | Path) -> SplitSummary:
@@ -141,6 +162,18 @@ class CutLines:
         if self._length is None:
             self._length = sum(1 for _ in self._lines())
         return self._length
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CutLines) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """Yield the number of each line and its cut's id, up to a line that is damaged."""
+        with suppress(UserError, ValueError, KeyError, TypeError, RecursionError):
+            for number, line in self._lines():
+                yield number, str(json.loads(line)["id"])
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         number = 0

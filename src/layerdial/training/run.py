@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from layerdial.config.recipe import Recipe
-from layerdial.data.batching import FeatureBatches
+from layerdial.data.batching import FeatureBatches, check_scorable
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
@@ -62,8 +62,8 @@ class Run:
 def prepare_run(recipe: Recipe, resume: bool) -> Run:
     """Everything up to the first step. Raises `UserError` for input that does not fit together."""
     accelerator = make_accelerator(recipe)
-    for cuts in (recipe.data.train, recipe.data.dev):
-        open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
+    open_cuts(recipe.data.train)  # a mistake is said before anything is written, not at the first evaluation
+    check_scorable(recipe.data.dev)
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
     reference_weights = fingerprint(reference.folder) if reference else None
     network, tokenizer = make_student(recipe, reference)

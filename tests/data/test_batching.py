@@ -146,7 +146,7 @@ def test_broken_cuts_are_left_out_with_their_reason(partly_broken: Path, tokeniz
     assert kept == {"good0", "good1"}
     for name, reason in {
         "gone": "does not exist",
-        "short": "the manifest says",
+        "short": "is truncated",
         "unknown": "no word 'loud'",
         "crowded": "needs 59 frames for CTC",
         "silent": "text is empty",
@@ -179,7 +179,7 @@ def unscorable(folder: Path, what: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [("gone", "does not exist"), ("damaged", "manifest says"), ("wordless", "no words"), ("none", "no words")],
+    [("gone", "does not exist"), ("damaged", "truncated"), ("wordless", "no words"), ("none", "no words")],
 )
 def test_a_dev_set_that_cannot_be_scored_is_refused_before_anything_else(
     corpus, tmp_path: Path, what: str, reason: str

@@ -100,7 +100,7 @@ def test_a_cut_made_in_python_runs_no_command_either(tmp_path: Path, cut: MonoCu
 
 
 def test_devices_and_addresses_given_as_files_are_not_opened(tmp_path: Path, cut: MonoCut) -> None:
-    for source in ("/dev/zero", "http://localhost/a.wav", "pipe:echo", "-"):
+    for source in ("/dev/zero", "/dev/stdin", "http://localhost/a.wav", "pipe:echo", "-"):
         quieter = cut.perturb_volume(0.5)  # which lhotse loads
         quieter.recording.sources = [AudioSource("file", [0], source)]
         with pytest.raises(UserError, match=r"which is not a file"):

@@ -100,3 +100,10 @@ def test_files_of_one_name_in_two_folders_elsewhere_are_two(tmp_path: Path) -> N
     table = HEAD + f"{tmp_path}/a/1.wav,hello\n../b/1.wav,hello\n"
     (tmp_path / "in" / "metadata.csv").write_text(table)
     assert prepare_folder(tmp_path / "in", tmp_path / "out").splits["train"].cuts == 2
+
+
+def test_a_name_that_is_too_long_is_one_row_left_out(tmp_path: Path) -> None:
+    write_audio(tmp_path / "in" / "1.wav")
+    (tmp_path / "in" / "metadata.csv").write_text(HEAD + f"1.wav,hello\n{'a' * 300}.wav,hello\n")
+    prepare_folder(tmp_path / "in", tmp_path / "out")
+    assert "cannot be read: File name too long" in reasons(tmp_path / "out")["a" * 300]

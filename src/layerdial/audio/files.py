@@ -8,19 +8,38 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from layerdial.audio.containers import layout
+from layerdial.audio.decoder import Decoder, open_source
+from layerdial.audio.layout import AudioProblem, Layout
+from layerdial.audio.piped import AudioPath, PipedAudio, hold
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioInfo",
+    "AudioPath",
+    "AudioProblem",
+    "PipedAudio",
+    "change_speed",
+    "check_is_file",
+    "hold",
+    "open_audio",
+]
+__all__ += ["probe", "read_audio", "read_segment", "to_target_rate", "verify", "without_extension"]
 
 SAMPLE_RATE = 16000
 """The rate, in Hz, at which every model listens."""
@@ -34,13 +53,10 @@ EXTENSIONS = re.compile(
 
 _FORMATS = "WAV, FLAC, Ogg, Opus, MP3 or SPHERE"
 _LENGTH_TOLERANCE = 0.025  # seconds, as in lhotse: encoders and headers may disagree by a fraction of a frame
-_UNKNOWN_LENGTH = 0x7FFF0000  # from here on a RIFF length is a placeholder, written by programs that stream
+_BLOCK_VALUES = 1 << 18  # read at once, of all channels
 _log = logging.getLogger(__name__)
 _announced_rates: set[int] = set()
-
-
-class AudioProblem(UserError):
-    """A recording that cannot be used: its text names the file or cut, what was found, and what would be right."""
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,58 +78,47 @@ def without_extension(path: Path) -> Path:
     return path.with_suffix("") if EXTENSIONS.fullmatch(path.suffix) else path
 
 
-def probe(path: str | Path) -> AudioInfo:
+def probe(path: AudioPath) -> AudioInfo:
     """Length, rate and channels of an audio file from its header.
 
-    Raises `AudioProblem` if the file is missing, empty, cut short (as far as its header tells), not audio, or holds
-    no samples.
+    Raises `AudioProblem` if the file is missing, empty, cut short (as far as its header tells), not audio, of a rate or
+    number of channels that no speech has, or holds no samples.
     """
-    with _opened(Path(path)) as file:
-        info = AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
-    lost = _cut_short(Path(path))
-    if lost is not None:
-        raise AudioProblem(f"{path} is truncated: {lost}; copy or download it again")
-    if info.frames == 0:
-        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
-    return info
+    with _opened(path) as file:
+        return _info_of(file, path)
 
 
-def verify(path: str | Path) -> AudioInfo:
+def verify(path: AudioPath) -> AudioInfo:
     """Like `probe`, and decode the whole file, in bounded memory, to find damage, missing samples, NaN and infinity."""
-    info = probe(path)
-    decoded = 0
-    with _opened(Path(path)) as file:
-        for block in _blocks(file, path):
-            _check_finite(block, path, decoded)
-            decoded += len(block)
+    with _opened(path) as file:
+        info = _info_of(file, path)
+        decoded = sum(len(block) for block in _mono_blocks(file, path))
     if abs(decoded - info.frames) > _LENGTH_TOLERANCE * info.rate:
         raise AudioProblem(f"{path} is truncated: its header says {info.frames} samples, {decoded} can be decoded")
     return info
 
 
-def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
+def read_audio(path: AudioPath) -> tuple[NDArray[np.float32], int]:
     """All samples (S,) of an audio file, its channels averaged, and its rate in Hz.
 
     Raises `AudioProblem` if the file is missing, empty, not audio, damaged, or has no or non-finite samples.
     """
-    samples, info = read_segment(path)
-    if len(samples) == 0:
-        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
-    return samples, info.rate
+    with open_audio(path) as (rate, blocks):
+        return np.concatenate(list(blocks)), rate
 
 
 def read_segment(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[NDArray[np.float32], AudioInfo]:
-    """`frames` samples (S,) from sample `start` on, channels averaged, and the header; fewer where the file ends."""
-    with _opened(Path(path)) as file:
+    """`frames` samples (S,) from sample `start` on, channels averaged, and the header; fewer where the file ends.
+
+    For training, which reads parts of regular files: a pipe or a device is an `AudioProblem`.
+    """
+    check_is_file(Path(path))
+    with _opened(path) as file:
         info = AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
-        try:
-            if start:
-                file.seek(min(start, file.frames))
-            samples: NDArray[np.float32] = file.read(-1 if frames is None else frames, dtype="float32", always_2d=True)
-        except Exception as error:
-            raise AudioProblem(f"{path} is damaged or truncated ({_reason(error)})") from None
-    _check_finite(samples, path, start)
-    return (samples[:, 0] if info.channels == 1 else samples.mean(axis=1, dtype=np.float32)), info
+        if start:
+            _guarded(path, partial(file.seek, min(start, file.frames)))
+        blocks = list(_mono_blocks(file, path, first=start, most=frames))
+    return np.concatenate([np.zeros(0, np.float32), *blocks]), info
 
 
 def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -133,23 +138,60 @@ def change_speed(samples: NDArray[np.float32], factor: float) -> NDArray[np.floa
     return samples if factor == 1 else _resample(samples, factor, 1.0)
 
 
+def check_is_file(path: Path) -> None:
+    """Raise `AudioProblem` unless a corpus can name `path`: a pipe is read once only, and a device has no end."""
+    try:
+        if path.is_file():
+            return
+        found = "is not a file" if path.exists() else "does not exist"
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        found = f"cannot be read: {error.strerror or error}"
+    raise AudioProblem(f"{path} {found}; give an audio file ({_FORMATS})")
+
+
 @contextmanager
-def open_audio(path: str | Path) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
+def open_audio(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
     """The rate in Hz, and the file in blocks (S,) with its channels averaged, so that an hour needs little memory.
 
     Raises `AudioProblem` as `read_audio` does, for damage further on when the iteration gets there.
     """
-    probe(path)
-    with _opened(Path(path)) as file:
-        yield file.samplerate, _mono_blocks(file, path)
+    with _opened(path) as file:
+        yield _info_of(file, path).rate, _mono_blocks(file, path)
 
 
-def _mono_blocks(file: Any, path: str | Path) -> Iterator[NDArray[np.float32]]:
+def _info_of(file: Decoder, path: AudioPath) -> AudioInfo:
+    if file.frames == 0:
+        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
+    return AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
+
+
+def _mono_blocks(
+    file: Decoder, path: AudioPath, first: int = 0, most: int | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield blocks (S,) of at most `most` samples in all, from where `file` stands, which is sample `first`."""
+    at_once = max(1, _BLOCK_VALUES // file.channels)
     done = 0
-    for block in _blocks(file, path):
-        _check_finite(block, path, done)
+    while most is None or done < most:
+        wanted = at_once if most is None else min(at_once, most - done)
+        block = _guarded(path, partial(file.read, wanted))
+        if not len(block):
+            return
+        _check_finite(block, path, first + done)
         done += len(block)
-        yield block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
+        yield block[:, 0] if file.channels == 1 else _mix_down(block, path)
+
+
+def _guarded(path: AudioPath, action: Callable[[], _Result]) -> _Result:
+    try:
+        return action()
+    except Exception as error:
+        raise AudioProblem(f"{path} is damaged or truncated ({_reason(error)})") from None
+
+
+def _mix_down(block: NDArray[np.float32], path: AudioPath) -> NDArray[np.float32]:
+    """The mean of the channels of a block (S, C)."""
+    mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
+    return mean
 
 
 def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> NDArray[np.float32]:
@@ -159,37 +201,44 @@ def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> 
     return resampled
 
 
-def _opened(path: Path) -> Any:
-    """The `soundfile.SoundFile` at `path`, or an `AudioProblem` that says why there is none."""
+def _opened(path: AudioPath) -> Decoder:
+    """A decoder of what is at `path`, or an `AudioProblem` that says why there is none."""
     import soundfile
 
     try:
-        if path.is_dir():
+        held = hold(path)
+        if isinstance(held, Path) and held.is_dir():
             raise AudioProblem(f"{path} is a folder; give an audio file ({_FORMATS})")
-        if path.stat().st_size == 0:
-            raise AudioProblem(f"{path} is empty (0 bytes); give a recording of speech")
-        return soundfile.SoundFile(str(path))
+        source = held.content if isinstance(held, PipedAudio) else held
+        found = _layout_of(source, held)
+        decoder = Decoder(source, found.streams)
     except FileNotFoundError:
         raise AudioProblem(f"{path} does not exist; give an audio file ({_FORMATS})") from None
     except OSError as error:
         raise AudioProblem(f"{path} cannot be read: {error.strerror or error}") from None
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
-        lost = _cut_short(path)
-        if lost is not None:
-            raise AudioProblem(f"{path} is truncated: {lost}; copy or download it again") from None
         raise AudioProblem(f"{path} is not audio that can be read ({_reason(error)}); give {_FORMATS}") from None
+    except ValueError as error:
+        raise AudioProblem(f"{path}: {error}") from None
+    if found.note:
+        _log.warning("%s: %s", path, found.note)
+    return decoder
 
 
-def _blocks(file: Any, path: str | Path) -> Iterator[NDArray[np.float32]]:
-    # Not `file.blocks()`, which fills up what an MP3 file lacks.
-    try:
-        while len(block := file.read(1 << 18, dtype="float32")):
-            yield block
-    except Exception as error:
-        raise AudioProblem(f"{path} is damaged or truncated ({_reason(error)})") from None
+def _layout_of(source: Path | bytes, name: Path | PipedAudio) -> Layout:
+    with open_source(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            raise AudioProblem(f"{name} is empty (0 bytes); give a recording of speech")
+        found = layout(file, size)
+    if found.missing:
+        raise AudioProblem(f"{name} is truncated: {found.missing}; copy or download it again")
+    if found.damage:
+        raise AudioProblem(f"{name} is damaged: {found.damage}; copy or download it again")
+    return found
 
 
-def _check_finite(samples: NDArray[np.float32], path: str | Path, first: int) -> None:
+def _check_finite(samples: NDArray[np.float32], path: AudioPath, first: int) -> None:
     finite = np.isfinite(samples)
     if not finite.all():
         at = int(np.argmin(finite.reshape(len(samples), -1).all(axis=1)))
@@ -200,47 +249,3 @@ def _reason(error: Exception) -> str:
     """libsndfile's own words, without the path, which our messages give."""
     words = getattr(error, "error_string", None) or str(error)
     return " ".join(words.split()).rstrip(".")
-
-
-def _cut_short(path: Path) -> str | None:
-    """What is missing at the end of a file by its own account, None if nothing.
-
-    libsndfile reads the WAV, SPHERE and Ogg files of an interrupted copy without complaint, only shorter.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(1024)
-        if head[:4] in (b"RIFF", b"FORM"):
-            declared = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
-            return None if declared >= _UNKNOWN_LENGTH else _missing(declared + 8, size)
-        if head[:7] == b"NIST_1A":
-            return _missing(_sphere_bytes(head), size)
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - (1 << 17)))  # a page has at most 65,307 bytes
-            return None if _last_page_is_whole(file.read()) else "its last Ogg page is incomplete"
-    return None
-
-
-def _missing(declared: int, size: int) -> str | None:
-    return f"its header announces {declared} bytes, it has {size}" if declared > size else None
-
-
-def _sphere_bytes(head: bytes) -> int:
-    """Bytes that an uncompressed NIST SPHERE file should have; 0 if the header does not say."""
-    lines = [line.split() for line in head.decode("latin-1").splitlines()]
-    fields = {line[0]: line[2] for line in lines if len(line) == 3}
-    if fields.get("sample_coding", "pcm") != "pcm" or len(lines) < 2:
-        return 0
-    try:
-        samples = int(fields["sample_count"]) * int(fields.get("channel_count", 1)) * int(fields["sample_n_bytes"])
-        return int(lines[1][0]) + samples
-    except (KeyError, ValueError, IndexError):
-        return 0
-
-
-def _last_page_is_whole(tail: bytes) -> bool:
-    at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) < at + 27:
-        return False
-    body = at + 27 + tail[at + 26]  # 27 bytes of header, then the lengths of the segments
-    return len(tail) >= body and len(tail) >= body + sum(tail[at + 27 : body])

@@ -262,8 +262,6 @@ def _load_single(cut: MonoCut) -> NDArray[np.float32]:
     recording = cut.recording
     path, rate = recording.sources[0].source, recording.sampling_rate
     wanted = round(cut.duration * rate)
-    if Path(path).exists() and not Path(path).is_file():  # a device has no end, and a pipe can be read once
-        raise AudioProblem(f"{path} is not a file; prepare the corpus again")
     samples, info = read_segment(path, round(cut.start * rate), wanted)
     if info.rate != rate:
         raise AudioProblem(f"{path} is at {info.rate} Hz, the manifest says {rate} Hz; prepare the corpus again")

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
-from layerdial.audio.files import AudioInfo, AudioProblem, probe, verify
+from layerdial.audio.files import AudioInfo, AudioProblem, check_is_file, probe, verify
 from layerdial.data.manifest import SUFFIX, CorpusReport, CutWriter, Rejected, cut_writer
 from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
@@ -76,6 +76,7 @@ def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:
 
     Raises `AudioProblem` with the path, what was found and what would be right.
     """
+    check_is_file(path)
     info = verify(path) if decode else probe(path)
     if info.channels != 1:
         raise AudioProblem(f"{path} has {info.channels} channels, training takes 1; mix it down first")

@@ -55,7 +55,9 @@ _FORMATS = "WAV, FLAC, Ogg, Opus, MP3 or SPHERE"
 _LENGTH_TOLERANCE = 0.025  # seconds, as in lhotse: encoders and headers may disagree by a fraction of a frame
 _BLOCK_VALUES = 1 << 18  # read at once, of all channels
 _log = logging.getLogger(__name__)
+_CANCELLED = 0.02  # power of the mean over that of channels that have nothing to do with each other
 _announced_rates: set[int] = set()
+_announced_cancelling: set[str] = set()
 _Result = TypeVar("_Result")
 
 
@@ -189,9 +191,18 @@ def _guarded(path: AudioPath, action: Callable[[], _Result]) -> _Result:
 
 
 def _mix_down(block: NDArray[np.float32], path: AudioPath) -> NDArray[np.float32]:
-    """The mean of the channels of a block (S, C)."""
+    """The mean of the channels of a block (S, C), or the strongest of them where they cancel each other out.
+
+    As they do where one is the other upside down, which a swapped pair of wires or an effect for stereo makes.
+    """
     mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
-    return mean
+    power_C = np.einsum("sc,sc->c", block, block, dtype=np.float64)
+    if float(np.dot(mean, mean)) >= _CANCELLED * power_C.sum() / len(power_C) ** 2:
+        return mean
+    if str(path) not in _announced_cancelling:
+        _announced_cancelling.add(str(path))
+        _log.warning("%s: its channels cancel each other out; the strongest one is taken", path)
+    return np.ascontiguousarray(block[:, int(power_C.argmax())])
 
 
 def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> NDArray[np.float32]:

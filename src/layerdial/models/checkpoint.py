@@ -19,6 +19,9 @@ from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.files import read_json, replacing, write_json
 
 
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
 def save_model(
     folder: Path, network: Network, tokenizer: Tokenizer, meta: Mapping[str, Any], ladder: Ladder | None = None
 ) -> None:
@@ -53,10 +56,18 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def resolve_model(model: Path) -> Path:
-    """The folder of a model: itself, or where a Hugging Face hub id such as ORG/NAME is kept after a download."""
-    if model.exists() or not _may_be_hub_id(model):
-        return model
-    return hugging_face().download(str(model))  # type: ignore[no-any-return]
+    """The folder of a model: itself, or where a Hugging Face hub id such as ORG/NAME is kept after a download.
+
+    Raises `UserError` for a folder with an adapter (LoRA and its like, of the library PEFT), which would be ignored.
+    """
+    folder: Path = model if model.exists() or not _may_be_hub_id(model) else hugging_face().download(str(model))
+    found = next((name for name in _ADAPTER if (folder / name).is_file()), None)
+    if found is not None:
+        raise UserError(
+            f"{model} holds an adapter ({found}), which layerdial does not apply; merge it into its base model "
+            "(PEFT's merge_and_unload, then save_pretrained) and give the merged folder"
+        )
+    return folder
 
 
 def fingerprint(folder: Path) -> str:

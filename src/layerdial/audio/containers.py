@@ -101,13 +101,10 @@ def _samples(file: BinaryIO, base: int, size: int, data: _Chunk, riff_end: int, 
     there = size - data.start
     if data.size == 0 and data.name == b"data" and there > 0 and not _is_chunk(file, data.start, size, order):
         return _without_length(file, base, size, data, order)
-    if data.size >= _UNKNOWN and (data.size > there):
-        if order == "<" and riff_end - base < _UNKNOWN:
-            return Layout(missing=_missing(data.start + data.size, size))
+    streamed = _UNKNOWN <= data.size <= 0xFFFFFFFF or data.size >= 1 << 62
+    if streamed or riff_end <= size:
         return Layout()
-    if data.size > there and riff_end > size:
-        return Layout(missing=_missing(data.start + data.size, size))
-    return Layout()
+    return Layout(missing=_missing(data.start + data.size, size))
 
 
 def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> bool:
@@ -121,13 +118,14 @@ def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> bool:
 
 def _without_length(file: BinaryIO, base: int, size: int, data: _Chunk, order: str) -> Layout:
     """A recorder was killed before it came to write the lengths: all that follows the header is audio."""
-    there = min(size - data.start, 0xFFFFFFFF)
-    file.seek(0)
-    head = bytearray(file.read(data.start))
-    struct.pack_into(f"{order}I", head, data.start - 4, there)
-    struct.pack_into(f"{order}I", head, base + 4, min(size - base - 8, 0xFFFFFFFF))
+    file.seek(base)
+    head = bytearray(file.read(data.start - base))
+    if head[:4] == b"RF64":  # whose own lengths are nought as well
+        head[:4] = b"RIFF"
+    struct.pack_into(f"{order}I", head, len(head) - 4, min(size - data.start, 0xFFFFFFFF))
+    struct.pack_into(f"{order}I", head, 4, min(size - base - 8, 0xFFFFFFFF))
     note = "its header gives no length, as after an interrupted recording; everything behind the header is read"
-    return Layout(streams=(((bytes(head)), (data.start, size)),), note=note)
+    return Layout(streams=((bytes(head), (data.start, size)),), note=note)
 
 
 def _w64(file: BinaryIO, size: int) -> Layout:

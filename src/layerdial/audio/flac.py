@@ -39,10 +39,10 @@ def flac_layout(file: BinaryIO, base: int, size: int) -> Layout:
         frames.append(frame)
     whole = next((f for f in frames if f.begins < f.ends and _crc16(tail[f.at :]) == 0), None)
     if whole is not None:
-        return _with_length(file, base, size, info, whole.ends, "" if total == 0 else _wrong(total, whole.ends))
+        return _with_length(base, size, info, whole.ends, "" if total == 0 else _wrong(total, whole.ends))
     if total == 0 and frames:
         note = "its last frame is incomplete, as after an interrupted recording; what is before it is read"
-        return _with_length(file, base, size, info, frames[0].begins, note)
+        return _with_length(base, begin + frames[0].at, info, frames[0].begins, note)
     return Layout(missing="its last frame is incomplete") if total else Layout()
 
 
@@ -50,12 +50,12 @@ def _wrong(announced: int, found: int) -> str:
     return f"its header announces {announced} samples, it has {found}; all are read"
 
 
-def _with_length(file: BinaryIO, base: int, size: int, info: bytearray, samples: int, note: str) -> Layout:
+def _with_length(base: int, end: int, info: bytearray, samples: int, note: str) -> Layout:
     if samples <= 0:
         return Layout()
     info[21] = info[21] & 0xF0 | samples >> 32
     info[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
-    return Layout(streams=((bytes(info), (base + _INFO, size)),), note=note)
+    return Layout(streams=((bytes(info), (base + _INFO, end)),), note=note)
 
 
 def _without_id3v1(tail: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +39,8 @@ def hold(path: AudioPath) -> Path | PipedAudio:
     if str(path) != "-" and (not place.exists() or place.is_file() or place.is_dir()):
         return place
     if str(path) in _STDIN:
-        content = sys.stdin.buffer.read(LARGEST + 1)
+        with open(0, "rb", closefd=False) as pipe:
+            content = pipe.read(LARGEST + 1)
     else:
         with place.open("rb") as pipe:
             content = pipe.read(LARGEST + 1)

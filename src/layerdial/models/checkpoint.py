@@ -18,7 +18,6 @@ from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.files import read_json, replacing, write_json
 
-
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 

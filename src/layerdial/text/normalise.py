@@ -1,4 +1,4 @@
-"""What counts as the same text: lower case, a-z, digits and apostrophes, without notes on noises and quotation marks."""
+"""What counts as the same text: lower case, a-z, digits and apostrophes, without notes and quotation marks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ _APOSTROPHES = dict.fromkeys(
 # up to a length: brackets further apart belong to other things. "3 < 4" opens none.
 _NOTES = re.compile(r"\[[^\[\]]{0,80}\]|\{[^{}]{0,80}\}|\([^()]{0,80}\)|<(?![\s\d])[^<>]{1,80}>")
 # words whose first or last letters are left out
-_CLIPPED = frozenset(
-    (
-        "bout burbs cause course cos coz cuz d em er ere fore fraid gainst hood im kay ll m mid n neath nother nuff ow re "
-        "round s scuse sup t til tis twas tween twere twill twixt ve ya"
-    ).split(" ")
+_CLIPPED = re.compile(
+    "bout|burbs|cause|course|co[sz]|cuz|d|em|ere?|fore|fraid|gainst|hood|im|kay|ll|m|mid|n|neath|nother|nuff|ow|re|"
+    "round|s|scuse|sup|t|til|tis|twas|tween|twere|twill|twixt|ve|ya|\\d.*"
 )
-
-_CUT = frozenset("fo jus lil mo o ol po th tha wha wi yo".split(" "))
+_CUT = re.compile(".*[snxz]|fo|jus|lil|mo|o|ol|po|tha?|wha|wi|yo")
 
 
 def normalise(text: str) -> str:
@@ -68,11 +65,11 @@ def _without_quotes(words: list[str]) -> list[str]:
     return plain
 
 
-def _ends_clipped(word: str) -> bool:
-    """Whether its last letters are left out, or it is a plural that owns: goin', th', the dogs'."""
-    return word[-2] in "snxz" or word[:-1] in _CUT
-
-
 def _is_clipped(word: str) -> bool:
     """Whether its first letters are left out: 'cause, 'em, '90s."""
-    return word[1:] in _CLIPPED or word[1:2].isdigit()
+    return _CLIPPED.fullmatch(word[1:]) is not None
+
+
+def _ends_clipped(word: str) -> bool:
+    """Whether its last letters are left out, or it is a plural that owns: goin', th', the dogs'."""
+    return _CUT.fullmatch(word[:-1]) is not None

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from layerdial.audio.files import AudioProblem, probe, read_audio, verify
+from layerdial.audio.files import AudioProblem, probe, read_audio, read_segment, verify
 from layerdial.audio.windows import windows
 from tiny import command, speak
 
@@ -139,6 +140,38 @@ def test_inputs_that_people_sent(name: str) -> None:
     if not (CLIP / name).is_file():
         pytest.skip(f"{CLIP / name} is not here")
     assert verify(CLIP / name).frames == len(SAMPLES)
+
+
+# ------------------------------------------------------------------------------------------------------------ bounds
+
+
+@pytest.mark.parametrize("rate", [1, 100, 3999, 768_001, 2_000_000_000])
+def test_rates_that_no_speech_has_are_refused_by_all_who_read(tmp_path: Path, rate: int) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(rate=rate))
+    for read in (probe, verify, read_audio, read_segment, lambda path: list(windows(path))):
+        with pytest.raises(AudioProblem, match=rf"a.wav is at {rate} Hz by its header; speech is at 4000 to 768000 Hz"):
+            read(tmp_path / "a.wav")
+
+
+def test_a_tiny_rate_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(bytes(512 * 1024), rate=1))
+    tracemalloc.start()
+    with pytest.raises(AudioProblem, match="1 Hz"):
+        list(windows(tmp_path / "a.wav"))
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_the_number_of_channels_has_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(channels=1000))
+    with pytest.raises(AudioProblem, match=r"a.wav has 1000 channels; 256 is the most"):
+        probe(tmp_path / "a.wav")
+
+
+def test_a_declared_length_takes_no_memory(tmp_path: Path) -> None:
+    content = patched(flac(0), 21, bytes([flac(0)[21] | 0x0F]) + b"\xff\xff\xff\xff")  # 68 thousand million samples
+    (tmp_path / "a.flac").write_bytes(content)
+    assert len(read_segment(tmp_path / "a.flac", 0, 1 << 35)[0]) == len(SAMPLES)
 
 
 # ------------------------------------------------------------------------------------------------------------- pipes

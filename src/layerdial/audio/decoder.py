@@ -48,6 +48,10 @@ class Decoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
         self._stack.close()
 
     def seek(self, frame: int) -> None:

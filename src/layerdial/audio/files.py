@@ -44,6 +44,11 @@ __all__ += ["probe", "read_audio", "read_segment", "to_target_rate", "verify", "
 SAMPLE_RATE = 16000
 """The rate, in Hz, at which every model listens."""
 
+LOWEST_RATE, HIGHEST_RATE = 4000, 768_000
+"""Rates, in Hz, between which a file holds speech; below, resampling to 16 kHz would also blow it up."""
+
+MOST_CHANNELS = 256
+
 EXTENSIONS = re.compile(
     r"\.(wave?|rf64|w64|bwf|flac|og[ga]|opus|spx|mp[1234]|mpga|sph|nist|aif[fc]?|au|snd|caf|voc|wv|sd2|raw|pcm|m4a|aac|"
     r"wma|webm|mka|amr|ac3|g722|gsm|ul|al)",
@@ -231,9 +236,22 @@ def _opened(path: AudioPath) -> Decoder:
         raise AudioProblem(f"{path} is not audio that can be read ({_reason(error)}); give {_FORMATS}") from None
     except ValueError as error:
         raise AudioProblem(f"{path}: {error}") from None
+    _check_bounds(decoder, path)
     if found.note:
         _log.warning("%s: %s", path, found.note)
     return decoder
+
+
+def _check_bounds(decoder: Decoder, path: AudioPath) -> None:
+    """`AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory."""
+    if not LOWEST_RATE <= decoder.samplerate <= HIGHEST_RATE:
+        decoder.close()
+        raise AudioProblem(
+            f"{path} is at {decoder.samplerate} Hz by its header; speech is at {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )
+    if decoder.channels > MOST_CHANNELS:
+        decoder.close()
+        raise AudioProblem(f"{path} has {decoder.channels} channels; {MOST_CHANNELS} is the most")
 
 
 def _layout_of(source: Path | bytes, name: Path | PipedAudio) -> Layout:

@@ -13,6 +13,7 @@ import typer
 
 from layerdial.cli import demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
+from layerdial.utils.printing import show_every_name
 
 _INTERRUPTED = 130  # the exit code of what SIGINT ended
 
@@ -51,6 +52,7 @@ for _command in (
 
 def main() -> NoReturn:
     """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
+    show_every_name()
     _show_log()
     try:
         app()

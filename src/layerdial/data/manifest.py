@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
 from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
-from layerdial.utils.files import replacing
+from layerdial.utils.files import json_text, replacing
 
 SUFFIX = ".cuts.jsonl.gz"
 _LENGTH_TOLERANCE = 0.025  # seconds between the manifest and the file, lhotse's own tolerance
@@ -210,7 +210,7 @@ class CutWriter:
 
     def write(self, cut: Cut) -> None:
         """Append one cut."""
-        self._file.write(json.dumps(cut.to_dict(), ensure_ascii=False).encode() + b"\n")
+        self._file.write(json_text(cut.to_dict()).encode() + b"\n")
         self._tally.add(cut)
 
     @property

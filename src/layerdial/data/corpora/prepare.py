@@ -6,7 +6,6 @@ holds more than a few chapters of a corpus in memory.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ from layerdial.audio.files import AudioInfo, AudioProblem, check_is_file, probe,
 from layerdial.data.manifest import SUFFIX, CorpusReport, CutWriter, Rejected, cut_writer
 from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
-from layerdial.utils.files import replacing
+from layerdial.utils.files import json_text, replacing
 
 ProgressFn = Callable[[str, int, int | None], None]
 """Called as `progress(description, done, total)`; total is None where it is unknown."""
@@ -160,7 +159,7 @@ def _open_writer(path: Path, stack: ExitStack, files: ExitStack) -> CutWriter:
 
 
 def _as_line(rejected: Rejected) -> str:
-    return json.dumps({"id": rejected.cut_id, "reason": rejected.reason}, ensure_ascii=False) + "\n"
+    return json_text({"id": rejected.cut_id, "reason": rejected.reason}) + "\n"
 
 
 def _nothing_left(out: Path, rejected: list[Rejected]) -> str:

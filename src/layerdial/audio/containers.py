@@ -40,7 +40,7 @@ def layout(file: BinaryIO, size: int) -> Layout:
         return _ogg(file, size)
     if head[:4] == b"fLaC":
         return flac_layout(file, base, size)
-    return mpeg_layout(file, base, size) if looks_like_mpeg(head) or base else Layout()
+    return mpeg_layout(file, base, size) if looks_like_mpeg(head) or base else Layout(is_mpeg=True)
 
 
 def _after_id3(file: BinaryIO, size: int) -> int:
@@ -91,7 +91,7 @@ def _riff(file: BinaryIO, base: int, size: int, kind: bytes) -> Layout:
             if len(sizes) == 16:
                 whole, announced["data"] = struct.unpack("<QQ", sizes)
                 announced["riff"] = base + 8 + whole
-        if chunk.name in (b"data", b"SSND"):
+        if chunk.name in (b"data", b"SSND", b"BODY"):
             length = announced["data"] if kind == b"RF64" else chunk.size
             return _samples(file, base, size, _Chunk(chunk.name, chunk.start, length), announced["riff"], order)
     return Layout()

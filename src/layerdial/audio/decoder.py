@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.layout import Piece, Spliced
+from layerdial.audio.layout import Layout, Spliced
+from layerdial.audio.quiet import without_decoder_notes
 
 _MP3_RUN_UP = 12 * 1152  # samples
 
@@ -25,8 +25,9 @@ class Decoder:
     Raises what `soundfile` raises, and `ValueError` where streams that follow each other do not fit together.
     """
 
-    def __init__(self, source: Path | bytes, streams: Sequence[Sequence[Piece]] = ()) -> None:
-        with ExitStack() as stack:
+    def __init__(self, source: Path | bytes, layout: Layout) -> None:
+        streams, self._is_mpeg = layout.streams, layout.is_mpeg
+        with ExitStack() as stack, without_decoder_notes(self._is_mpeg):
             inputs: list[Any] = [os.fsencode(source) if isinstance(source, Path) else io.BytesIO(source)]
             if streams:
                 file = stack.enter_context(open_source(source))
@@ -56,6 +57,10 @@ class Decoder:
 
     def seek(self, frame: int) -> None:
         """Go to a frame of the whole; behind the end there is nothing to read."""
+        with without_decoder_notes(self._is_mpeg):
+            self._seek(frame)
+
+    def _seek(self, frame: int) -> None:
         for number, part in enumerate(self._parts):
             within = max(0, min(frame, int(part.frames)))
             # the frames of an MP3 lean on earlier ones, which libsndfile does not read again: it would give silence
@@ -68,11 +73,12 @@ class Decoder:
 
     def read(self, frames: int) -> NDArray[np.float32]:
         """Return the next (S, C) samples, fewer than `frames` where a stream ends, none at the end of all."""
-        while True:
-            block: NDArray[np.float32] = self._parts[self._at].read(frames, dtype="float32", always_2d=True)
-            if len(block) or self._at + 1 == len(self._parts):
-                return block
-            self._at += 1
+        with without_decoder_notes(self._is_mpeg):
+            while True:
+                block: NDArray[np.float32] = self._parts[self._at].read(frames, dtype="float32", always_2d=True)
+                if len(block) or self._at + 1 == len(self._parts):
+                    return block
+                self._at += 1
 
 
 @cache

@@ -227,7 +227,7 @@ def _opened(path: AudioPath) -> Decoder:
             raise AudioProblem(f"{path} is a folder; give an audio file ({_FORMATS})")
         source = held.content if isinstance(held, PipedAudio) else held
         found = _layout_of(source, held)
-        decoder = Decoder(source, found.streams)
+        decoder = Decoder(source, found)
     except FileNotFoundError:
         raise AudioProblem(f"{path} does not exist; give an audio file ({_FORMATS})") from None
     except OSError as error:
@@ -277,4 +277,6 @@ def _check_finite(samples: NDArray[np.float32], path: AudioPath, first: int) -> 
 def _reason(error: Exception) -> str:
     """libsndfile's own words, without the path, which our messages give."""
     words = getattr(error, "error_string", None) or str(error)
+    if "does not exist" in words:  # what it says of an MP3 without a frame
+        return "no audio was found in it"
     return " ".join(words.split()).rstrip(".")

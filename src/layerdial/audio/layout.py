@@ -23,13 +23,14 @@ class Layout:
     """What is missing at the end of a file by its own account, and the streams to read instead of the file as it is.
 
     Each stream is what libsndfile takes for a file; without any, the file itself is. `damage` says what is wrong
-    within, `note` is one line to tell whoever reads it.
+    within, `note` is one line to tell whoever reads it. `is_mpeg`: libmpg123 reads it, or may.
     """
 
     missing: str | None = None
     damage: str | None = None
     streams: tuple[tuple[Piece, ...], ...] = ()
     note: str = ""
+    is_mpeg: bool = False
 
 
 class Spliced(io.RawIOBase):

@@ -81,19 +81,19 @@ def looks_like_mpeg(head: bytes) -> bool:
 def mpeg_layout(file: BinaryIO, base: int, size: int) -> Layout:
     """Return how an MP3 file is to be read whose first frame is at `base`, or behind tags and zeros there."""
     if size > _LARGEST:
-        return Layout()
+        return Layout(is_mpeg=True)
     file.seek(0)
     data = file.read(size)
     first = _first_frame(data, base)
     if first is None:
-        return Layout()
+        return Layout(is_mpeg=True)
     walk = _walk(data, *first)
     if walk.damage or walk.missing:
         return Layout(missing=None if walk.damage else walk.missing, damage=walk.damage)
     segments = [segment for segment in walk.segments if segment.frames]
     if len(segments) == 1 and segments[0].is_counted:
-        return Layout()
-    return Layout(streams=tuple(_stream(data, segment) for segment in segments))
+        return Layout(is_mpeg=True)
+    return Layout(streams=tuple(_stream(data, segment) for segment in segments), is_mpeg=True)
 
 
 def _stream(data: bytes, segment: _Segment) -> tuple[Piece, ...]:

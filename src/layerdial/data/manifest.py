@@ -7,6 +7,7 @@ A manifest is a `.cuts.jsonl.gz` file with one cut a line; it is streamed, never
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from lhotse import CutSet, MonoCut
@@ -23,11 +24,14 @@ from lhotse.serialization import deserialize_item
 from numpy.typing import NDArray
 
 from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
+from layerdial.data.checks import problem_of
 from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
 from layerdial.utils.files import json_text, replacing
 
 SUFFIX = ".cuts.jsonl.gz"
+_LONGEST_LINE = 16 << 20  # bytes
+_MOST_BLANK = 100_000  # lines in a row
 _LENGTH_TOLERANCE = 0.025  # seconds between the manifest and the file, lhotse's own tolerance
 
 
@@ -181,9 +185,8 @@ class CutLines:
             with self.path.open("rb") as raw:
                 zipped = raw.peek(2)[:2] == b"\x1f\x8b"
                 with gzip.GzipFile(fileobj=raw) if zipped else raw as lines:
-                    for number, line in enumerate(lines, start=1):
-                        if line.strip():
-                            yield number, line
+                    for number, line in _bounded_lines(lines, self.path):
+                        yield number, line
         except FileNotFoundError:
             raise UserError(f"{self.path} does not exist; give a manifest that `layerdial prepare` wrote") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -239,12 +242,32 @@ def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
         record = json.loads(line)
         check_sources(record, f"{path}, line {number},")
         item: Any = deserialize_item(record)
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
+    except UserError:
+        raise
+    except Exception:  # what lhotse and json run into has many classes, such as RecursionError
         raise UserError(f"{path}, line {number} is not a cut; give a manifest that `layerdial prepare` wrote") from None
     if not isinstance(item, Cut):
         kind = type(item).__name__
         raise UserError(f"{path}, line {number} is a {kind}, not a cut; give a manifest that `layerdial prepare` wrote")
+    if (problem := problem_of(item)) is not None:
+        raise UserError(f"{path}, line {number}: {problem}; prepare the corpus again")
     return item
+
+
+def _bounded_lines(file: gzip.GzipFile | BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield lines with their numbers; a few bytes of gzip can hold a line that fills memory, or blank ones for days."""
+    blank = 0
+    for number in itertools.count(1):
+        line = file.readline(_LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{path}, line {number} has more than {_LONGEST_LINE >> 20} MB; is it a manifest of cuts?")
+        blank = 0 if line.strip() else blank + 1
+        if blank > _MOST_BLANK:
+            raise UserError(f"{path} has more than {_MOST_BLANK} blank lines from line {number - blank + 1} on")
+        if not blank:
+            yield number, line
 
 
 def _is_plain(cut: Cut) -> bool:

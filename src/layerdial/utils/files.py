@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -101,7 +102,7 @@ def contents(manifest: Path) -> str:
         return _hash(manifest, found.st_mtime_ns, found.st_size)
     except FileNotFoundError:
         raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
 
 
@@ -109,7 +110,10 @@ def contents(manifest: Path) -> str:
 def _hash(manifest: Path, changed: int, size: int) -> str:
     """Every run of a suite asks for the same few files."""
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):  # never the whole: a few bytes of gzip can hold more than memory
+            digest.update(block)
+        return digest.hexdigest()[:16]
 
 
 def model_name(model: Path) -> str:

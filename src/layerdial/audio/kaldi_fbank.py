@@ -68,7 +68,7 @@ def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @cache
 def _matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the matrix from a window to its spectrum (400, 2K), and that from the squares to mel energies (2K, 80).
+    """Return the matrix from a window to its spectrum (400, 2K), and from its squares to mel energies (2K, 80).
 
     The spectrum is real parts, then imaginary parts.
     """

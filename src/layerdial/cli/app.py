@@ -50,7 +50,11 @@ for _command in (
 
 
 def main() -> NoReturn:
-    """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
+    """Run a command.
+
+    The exit code is 0 for success, 2 for an error in the user's input (one line on stderr), 1 for an error of this
+    package.
+    """
     _show_log()
     try:
         app()

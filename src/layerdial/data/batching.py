@@ -1,6 +1,6 @@
 """Batches made of cuts on disk, in worker processes.
 
-Order and speed perturbation are pure functions of (seed, epoch), so a run that resumes at a batch continues with
+Order and speed perturbation are pure functions of (seed, epoch). So a run that resumes at a batch continues with
 exactly the batch that would have come. Shapes: B batch, T frames, F mel bins, U labels.
 """
 

@@ -106,8 +106,8 @@ def cut_speaker(cut: Cut) -> str:
 def load_samples(cut: Cut) -> NDArray[np.float32]:
     """Return the samples (S,) of a cut at 16 kHz, in [-1, 1].
 
-    Raises `AudioProblem`, naming the cut and both numbers, if a file is missing, damaged, stereo, of another rate or
-    length than the manifest's, or if there are no samples or some are not finite.
+    Raises `AudioProblem`, naming the cut and both numbers, if a file is missing, damaged, stereo, or of another rate or
+    length than the manifest's. It is also raised if there are no samples or some are not finite.
     """
     try:
         if not _is_plain(cut):

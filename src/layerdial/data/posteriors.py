@@ -1,8 +1,8 @@
 """The reference's posteriors on disk: the most probable tokens of every frame, in shards, read by the data workers.
 
-A frame is stored as its K best tokens, their log-probabilities in half precision, and the log-probability of all others
-together, which share it evenly when the frame is read back. A shard is one safetensors file. The index of the
-utterances is held in memory, 28 bytes each for a name of any length.
+A frame is stored as its K best tokens with their log-probabilities in half precision, and the log-probability of all
+others together. The others share it evenly when the frame is read back. A shard is one safetensors file. The index of
+the utterances is held in memory, 28 bytes each for a name of any length.
 
 Shapes: B batch, T frames that the network makes, K tokens kept, V vocabulary.
 """

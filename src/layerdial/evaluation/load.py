@@ -13,8 +13,8 @@ def load_model(model: str | Path, device: str = "cpu", threads: int | None = Non
     """Load a model folder (such as `runs/demo/sc_exits/model`), an exported folder, or a hub id, with its ladder.
 
     `device` is for torch models; exported ones run on the CPU. `threads` is the number of threads of a pass; torch has
-    one such number a process. Raises `UserError` when the folder is not a model or is damaged, when its ladder is for
-    another number of blocks, and when the device does not exist.
+    one such number a process. Raises `UserError` when the folder is not a model or is damaged, and when its ladder is
+    for another number of blocks. It is also raised when the device does not exist.
     """
     folder = Path(model)
     if is_exported(folder):

@@ -1,8 +1,8 @@
 """Word and character errors as counts that can be summed, and confidence intervals of their rates.
 
 Error rates of utterances are never averaged: counts are summed over the corpus, then divided once. Intervals come from
-the bootstrap over utterances, since the words of one utterance are not independent of each other (Bisani & Ney,
-"Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
+the bootstrap over utterances, since the words of one utterance are not independent of each other. The method is that of
+Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class TorchRecognizer:
         """Return the transcript of a file, or of an array of samples (S,) at 16 kHz within [-1, 1].
 
         `depth` selects the ladder's subset; `subset` is used as it is; with neither all blocks run. A file may have any
-        sample rate, several channels and any length. Raises `UserError` for a file that is not audio or empty, for a
-        depth that the model does not have, and for samples that are not finite.
+        sample rate, several channels and any length. Raises `UserError` for a file that is not audio or empty, and for
+        samples that are not finite. It is also raised for a depth that the model does not have.
         """
         return self.answer(audio, Request(depth, subset))
 
@@ -150,8 +150,8 @@ class TorchRecognizer:
 def load_torch_model(folder: Path, device: str = "cpu") -> TorchRecognizer:
     """Load a torch model folder or hub id, with its ladder when it has one.
 
-    Raises `UserError` when the folder is not a model or is damaged, when its ladder is for another number of blocks,
-    and when the device does not exist.
+    Raises `UserError` when the folder is not a model or is damaged, and when its ladder is for another number of
+    blocks. It is also raised when the device does not exist.
     """
     folder = resolve_model(folder)
     _check_device(device)

@@ -60,8 +60,8 @@ def alpha_divergence(teacher_BTV: Tensor, student_BTV: Tensor, lengths_B: Tensor
 
     D_a(p, q) = 1 / (a (a - 1)) sum_k q_k ((p_k / q_k)^a - 1). Frame by frame the larger of two counts: a = -1, which
     penalises an overconfident student, and a -> 1, KL(p || q). Both arguments are log-probabilities (B, T, V). The
-    powers are clipped at `clip` and used as constant weights of log q in the gradient, as in AlphaNet, so that a peaky
-    teacher cannot make it explode.
+    powers are clipped at `clip` and used as constant weights of log q in the gradient, as in AlphaNet. So a peaky
+    teacher cannot make the gradient explode.
     """
     valid_BT = frame_mask(lengths_B.to(student_BTV.device, non_blocking=True), student_BTV.shape[1])
     teacher_BTV, student_BTV = (t.masked_fill(~valid_BT.unsqueeze(2), 0.0) for t in (teacher_BTV, student_BTV))

@@ -123,8 +123,8 @@ class OnnxRecognizer:
     ) -> Transcript:
         """Return the transcript of a file, or of an array of samples (S,) at 16 kHz within [-1, 1]; see `Request`.
 
-        Raises `UserError` for a file that is not audio or empty, for a depth that the model does not have, for samples
-        that are not finite, and for contradictory requests.
+        Raises `UserError` for a file that is not audio or empty, and for samples that are not finite. It is also raised
+        for a depth that the model does not have, and for contradictory requests.
         """
         request = Request(depth, subset, deadline_ms, target_rtf, max_cpu, confidence, first_depth)
         return self.answer(audio, request)

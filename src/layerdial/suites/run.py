@@ -32,7 +32,7 @@ def run_suite(
 
     Returns the failures and their reasons. The runs and rows of the entries in `fresh`, and of those that need their
     models, are removed before. Raises `UserError`, before anything is changed, when the settings of another entry,
-    chosen or not, have changed since its runs were begun.
+    chosen or not, have changed since its runs began.
     """
     check_writable(suite.out)
     with alone(suite):

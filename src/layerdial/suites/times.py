@@ -18,7 +18,7 @@ Runs = Mapping[str, Mapping[int, Trained]]
 
 @dataclass(frozen=True)
 class Reached:
-    """When a run first reached the goal: updates, its own seconds, and those with its reference and initial model."""
+    """The first time that a run reached the goal: updates, its own seconds, and those with its reference and start."""
 
     updates: int
     seconds: float

@@ -3,7 +3,7 @@
 Licence: the voices come from espeak-ng, which is GPL-3.0-or-later. It is an optional extra (`pip install
 layerdial[demo]`) loaded at run time by `espeak.py` beside this file; nothing else in layerdial imports either.
 
-Texts, voices and manners are drawn from (seed, split) or from (seed, id, copy), the noise from the same, and
+Texts, voices, manners and noise are drawn from (seed, split) or from (seed, id, copy), and
 `synthesise` is a pure function of that. So the same seed gives the same audio for any number of workers.
 
 Workers are processes started by "spawn" that import numpy, soxr and soundfile alone. As always with "spawn", a script
@@ -148,7 +148,7 @@ def plan_demo(split: str, hours: float, seed: int = 0) -> Iterator[tuple[str, Ut
 
 
 def expand(symbol: str, rng: np.random.Generator) -> str:
-    """A random sentence of the grammar from `symbol`; a word stands for itself.
+    """Return a random sentence of the grammar from `symbol`; a word is returned as it is.
 
     >>> expand("please", np.random.default_rng())
     'please'

@@ -65,9 +65,9 @@ def load_hugging_face(
 ) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
     """Return a CTC checkpoint of `save_pretrained` as a dynamic network (in `eval()`, float32), and its tokenizer.
 
-    `changes` replace those keys of its config that have no weights. Raises `UserError` for another kind of model,
-    weights that are missing or of another shape, a head that does not fit the tokenizer, and a folder without
-    processor.
+    `changes` replace those keys of its config that have no weights. Raises `UserError` for another kind of model, and
+    for weights that are missing or of another shape. It is also raised for a head that does not fit the tokenizer, and
+    for a folder without processor.
     """
     config = _read_config(folder, changes)
     model = _load_model(folder, config)

@@ -46,7 +46,7 @@ from layerdial.runtime import Recognizer
 recognizer = Recognizer(sys.argv[1], int(sys.argv[2]))
 depth = int(sys.argv[4]) if len(sys.argv) > 4 else None
 recognizer.transcribe(np.random.default_rng(0).normal(0, 0.1, int(float(sys.argv[3]) * 16000)), depth=depth)
-try:  # Linux's getrusage() never returns less than the peak of the parent process
+try:  # Linux's getrusage() never says less than the process had from which this one was started
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     print(int(status["VmHWM"].split()[0]) / 1000)
 except (OSError, KeyError):

@@ -20,7 +20,7 @@ def code_version() -> str:
         return ran.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not so where it is installed inside another checkout
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails where it is installed inside another checkout
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return layerdial.__version__

@@ -1,4 +1,4 @@
-"""The demo: from nothing to four models, compared at every depth, in minutes on two CPU cores."""
+"""The demo: four models trained from synthetic speech, compared at every depth, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _TIMING_S = 10.0  # of all models together
 
 
 def run_demo(out: Path) -> None:
-    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo goes on where it stopped.
+    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo continues where it stopped.
 
-    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot go on.
+    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot be continued.
     """
     began = time.monotonic()
     _check_models(out)
@@ -169,10 +169,10 @@ def _sweep(out: Path) -> list[Row]:
 
 
 class SharedTiming:
-    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep asks.
+    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep needs it.
 
-    What has the same parameters and multiply-accumulates takes as long, so each subset of a shape is timed with one
-    model; in the rows of the others `timed_with` names it.
+    Subsets with the same parameters and multiply-accumulates take the same time. So each subset of a shape is timed
+    with one model; in the rows of the others `timed_with` names it.
     """
 
     def __init__(self, models: Sequence[Path]) -> None:

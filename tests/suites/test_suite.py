@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layerdial.config.recipe import DistilConfig
+from layerdial.config.objective import DistilConfig
 from layerdial.errors import UserError
 from layerdial.suites.plan import _first_difference
 from layerdial.suites.suite import load_suite

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from layerdial.audio.features import Features
-from layerdial.config.recipe import ExitsConfig, ObjectiveConfig, SpecAugmentConfig
+from layerdial.config.objective import ObjectiveConfig, ObjectiveSettings
+from layerdial.config.recipe import SpecAugmentConfig
 from layerdial.data.batching import Batch
+from layerdial.errors import UserError
 from layerdial.models.network import EncoderOutput
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks
@@ -55,18 +59,69 @@ class Teachers:
     in_place_BTV: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One pass that has been made: its batch, its subset, its teachers.
+
+    `frames_B` says how many frames of the output count, on the CPU; `batch.tokens_BU` are the labels.
+    """
+
+    batch: Batch
+    frames_B: Tensor
+    subset: Blocks
+    teachers: Teachers
+
+
+class Objective(ObjectiveSettings, ABC):
+    """The base of an objective of one's own. Its fields are its settings in a recipe, beside `name`.
+
+    The methods that it inherits say what it asks for: `asks_reference`, `exits_at`, `asks_full_pass`.
+    """
+
+    @abstractmethod
+    def loss(self, output: EncoderOutput, passed: Pass) -> LossTerms:
+        """Return the losses of one pass; its gradients are those of `total`.
+
+        `output.exits_BTV` are the outputs that `exits_at` asked for, in that order; `teachers` hold what
+        `asks_reference` and `asks_full_pass` asked for, else none. Give `posteriors_BTV` where other passes learn from
+        it.
+        """
+
+
 def loss_terms(
     student: nn.Module,
     batch: Batch,
     inputs: NetworkInputs,
     subset: Blocks,
     teachers: Teachers,
+    objective: ObjectiveSettings,
+) -> LossTerms:
+    """Make one pass with `subset` and compute its losses, as the objective says."""
+    depths = objective.exits_at(subset.depth)
+    output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths)
+    if isinstance(objective, ObjectiveConfig):
+        return _ctc_losses(output, batch, inputs, subset, depths, teachers, objective)
+    if not isinstance(objective, Objective):
+        raise UserError(
+            f"objective {objective.name} has no loss; derive it from layerdial.training.objective.Objective"
+        )
+    found: Any = objective.loss(output, Pass(batch, inputs.frames_B, subset, teachers))
+    if not isinstance(found, LossTerms) or found.total.numel() != 1:
+        raise UserError(f"objective {objective.name} returned {found!r:.80}; loss returns LossTerms of scalars")
+    return found
+
+
+def _ctc_losses(
+    output: EncoderOutput,
+    batch: Batch,
+    inputs: NetworkInputs,
+    subset: Blocks,
+    depths: tuple[int, ...],
+    teachers: Teachers,
     objective: ObjectiveConfig,
 ) -> LossTerms:
-    """Compute the losses of one pass with `subset`, as `ObjectiveConfig` says."""
+    """Compute CTC and what the groups of `ObjectiveConfig` add to it, at every output of a pass."""
     exits = objective.exits
-    depths = exit_depths(exits, subset.depth)
-    output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths)
     own = _output_loss(output.log_probs_BTV, batch, inputs, teachers, objective)
     if exits is None:
         return own
@@ -80,15 +135,6 @@ def loss_terms(
             kl = distillation(output.log_probs_BTV.detach(), exit_BTV, inputs.frames_B)
             total = total + weight * exits.distil_weight * kl
     return replace(own, total=total / weights)
-
-
-def exit_depths(exits: ExitsConfig | None, depth: int) -> tuple[int, ...]:
-    """Return after how many of the `depth` blocks of a pass there is an output besides the last."""
-    if exits is None:
-        return ()
-    if exits.at == "all":
-        return tuple(range(1, depth))
-    return (depth // 2,) if depth > 1 else ()
 
 
 def _output_loss(
@@ -109,14 +155,15 @@ def _output_loss(
 
 
 def ask_reference(
-    reference: Reference | None, batch: Batch, inputs: NetworkInputs, objective: ObjectiveConfig
+    reference: Reference | None, batch: Batch, inputs: NetworkInputs, objective: ObjectiveSettings
 ) -> Teachers:
-    """Return the reference's posteriors: those that the batch brings, else of the inputs that `teacher` says."""
+    """Return the reference's posteriors: those that the batch brings, else of the inputs that the objective says."""
     if batch.posteriors is not None:
         return Teachers(batch.posteriors.expand(inputs.masked.device))
-    if reference is None or objective.distil is None:
+    asked = objective.asks_reference()
+    if reference is None or asked is None:
         return Teachers()
-    given = inputs.unmasked if objective.distil.teacher == "clean" else inputs.masked
+    given = inputs.unmasked if asked.inputs == "clean" else inputs.masked
     return Teachers(reference.posteriors(given, inputs.lengths_B))
 
 

@@ -53,9 +53,8 @@ def expect_unused_parts(accelerator: Accelerator, recipe: Recipe, network: Netwo
     The search for unused parameters costs a walk through the graph a step. The sandwich ends with all blocks, but a
     pass of all blocks asks no selector, nor, without exits, the heads of other depths.
     """
-    drops = recipe.policy.name not in ("none", "sandwich")
-    exits = recipe.objective.exits
-    idle_heads = bool(network.optional_heads) and (exits is None or exits.at != "all")
+    drops = not recipe.policy.last_is_full
+    idle_heads = bool(network.optional_heads) and not recipe.objective.trains_every_depth(network.n_blocks)
     assert accelerator.ddp_handler is not None
     accelerator.ddp_handler.find_unused_parameters = drops or idle_heads or network.selector is not None
 
@@ -68,19 +67,19 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
         )
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)
-    if recipe.policy.subsets == "chosen" and network.selector is None:
+    if recipe.policy.needs() == "selector" and network.selector is None:
         raise UserError(
             "policy.subsets is 'chosen', but the network has no selector; set model.selector: input or scores"
         )
-    if recipe.objective.exits is not None and network.skip == "norm":
+    if network.skip == "norm" and any(recipe.objective.exits_at(n + 1) for n in range(network.n_blocks)):
         raise UserError(
             "objective.exits leaves out the norms that skip 'norm' keeps of later blocks; set model.skip: identity"
         )
 
 
 def starting_ladder(recipe: Recipe, n_blocks: int) -> Ladder | None:
-    """The ladder of the model that the run starts from, where `policy.subsets` asks for it."""
-    if recipe.policy.subsets != "ladder":
+    """The ladder of the model that the run starts from, where the policy asks for it."""
+    if recipe.policy.needs() != "ladder":
         return None
     folder = recipe.reference if recipe.init == "reference" else Path(recipe.init)
     assert folder is not None  # the recipe's own check

@@ -1,9 +1,8 @@
-"""Loads a user's files, which register policies, objectives and network families, where a recipe or suite names them."""
+"""Loads a user's files, which register policies, objectives and network families that recipes and suites name."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -29,14 +28,14 @@ def with_plugins(data: Mapping[str, Any]) -> dict[str, Any]:
 def load_plugins(files: Iterable[str | Path]) -> tuple[Path, ...]:
     """Execute files that register something, each once unless it changed, and return their absolute paths.
 
-    Relative paths are relative to the working directory. Raises `UserError` for a file that does not exist, does not
+    Relative paths are relative to the working directory, as all paths in recipes are. Raises `UserError` for a file that does not exist, does not
     import, registers nothing, or takes a name that is taken.
     """
     return tuple(_load(Path(file)) for file in files)
 
 
 def _load(file: Path) -> Path:
-    path = Path(os.path.abspath(file))
+    path = Path(file).resolve()
     if not path.exists():
         raise UserError(f"plugin {file} does not exist (looked for in {path.parent}); give a Python file")
     if path.suffix != ".py" or not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.config.network import NetworkConfig
+from layerdial.models.description import write_description
 from layerdial.models.dynamic import Choice, SkipRule
+from layerdial.models.tensors import save_tensors
 
 
 class EncoderOutput(NamedTuple):
@@ -25,16 +29,26 @@ class EncoderOutput(NamedTuple):
     exits_BTV: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a network was built from: its settings, and for how many tokens."""
+
+    settings: NetworkConfig
+    vocab_size: int
+
+
 class Network(nn.Module):
-    """The base of Conformer and Hugging Face networks. Which blocks run is an argument of every call.
+    """The base of Conformer, Hugging Face and a user's networks. Which blocks run is an argument of every call.
 
     `head` is the last layer, from the encoder's width to the vocabulary; `skip` says what is left of a dropped block.
+    `origin` is what it was built from; none for Hugging Face networks, whose config says it.
     """
 
     __call__: Callable[..., EncoderOutput]
     features: Features
     head: nn.Module
     skip: SkipRule = "identity"
+    origin: Origin | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +79,9 @@ class Network(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config and weights into a folder that exists."""
-        raise NotImplementedError
+        assert self.origin is not None
+        save_tensors(folder / "model.safetensors", self.state_dict())
+        write_description(folder, self.origin.settings, self.origin.vocab_size, self.features)
 
     def example_inputs(self, seconds: float) -> tuple[Tensor, Tensor]:
         """Noise of `seconds` as the network takes it, and its length: one utterance, where the network is."""

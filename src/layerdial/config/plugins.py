@@ -28,8 +28,8 @@ def with_plugins(data: Mapping[str, Any]) -> dict[str, Any]:
 def load_plugins(files: Iterable[str | Path]) -> tuple[Path, ...]:
     """Execute files that register something, each once unless it changed, and return their absolute paths.
 
-    Relative paths are relative to the working directory, as all paths in recipes are. Raises `UserError` for a file that does not exist, does not
-    import, registers nothing, or takes a name that is taken.
+    Relative paths are relative to the working directory, as all paths in recipes are. Raises `UserError` for a file
+    that does not exist, does not import, registers nothing, or takes a name that is taken.
     """
     return tuple(_load(Path(file)) for file in files)
 

@@ -130,9 +130,8 @@ class Recipe(Strict):
     def _check(self) -> Self:
         asked = self.objective.asks_reference()
         if asked is not None and self.reference is None:
-            what = (
-                "objective.distil is set" if self.objective.name == "ctc" else f"objective {self.objective.name} asks"
-            )
+            own = self.objective.name != "ctc"
+            what = f"objective {self.objective.name} asks for one," if own else "objective.distil is set"
             raise ValueError(f"{what} but there is no reference to learn from")
         if self.data.posteriors is not None and (asked is None or asked.inputs != "cached"):
             raise ValueError("data.posteriors is for stored posteriors, which needs objective.distil.teacher: cached")

@@ -48,8 +48,8 @@ def own_names() -> Iterator[None]:
 
 def forget_plugins() -> None:
     """As if no file had been loaded."""
-    for origin in plugins._loaded.values():
-        forget(origin)
+    for source in plugins._loaded.values():
+        forget(source)
     plugins._loaded.clear()
 
 

@@ -63,17 +63,25 @@ def test_a_stored_recipe_does_not_execute_the_files_that_it_names(tmp_path: Path
     assert with_defaults(stored | {"policy": {"name": "unheard"}})["policy"] == {"name": "unheard"}
 
 
+def test_a_stored_recipe_with_the_settings_of_all_policies_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = load(tmp_path).model_dump(mode="json")
+    stored = recipe | {"policy": {"name": "none", "keep_prob": None, "subsets": None}}
+    stored["objective"] = {"distil": None, "exits": None, "in_place": None}
+    del stored["plugins"]
+    assert with_defaults(stored) == recipe
+
+
 def test_a_file_is_executed_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
     file = write_policy(tmp_path / "mine.py")
     load_plugins([file])
     first = POLICIES.find("own")
     load_plugins([file, tmp_path / "." / "mine.py"])
     assert POLICIES.find("own") is first
-    version = POLICIES.origin("own").version
+    version = POLICIES.source("own").version
     write_policy(file, "renamed")
     load_plugins([file])
     assert POLICIES.find("own") is None and POLICIES.find("renamed") is not None
-    assert POLICIES.origin("renamed").version != version
+    assert POLICIES.source("renamed").version != version
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_a_name_that_is_taken_is_refused_and_by_whom_is_said(tmp_path: Path) -> 
     load_plugins([write_policy(tmp_path / "a.py")])
     with pytest.raises(UserError, match=rf"b\.py: the name of policy own is taken by {tmp_path}/a\.py"):
         load_plugins([write_policy(tmp_path / "b.py")])
-    assert POLICIES.origin("own").who == str(tmp_path / "a.py")
+    assert POLICIES.source("own").who == str(tmp_path / "a.py")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ def test_a_package_offers_a_policy_by_an_entry_point(package: Path) -> None:
     write_policy(package / "own_policies.py", "packaged")
     recipe = load(package, policy={"name": "packaged"})
     assert recipe.policy.name == "packaged" and own_code(recipe) == {"policy packaged": "1.2"}
-    assert POLICIES.origin("packaged").who == "package own-policies"
+    assert POLICIES.source("packaged").who == "package own-policies"
 
 
 def test_an_entry_point_gives_its_class_the_name(package: Path) -> None:
@@ -236,5 +244,5 @@ def test_a_class_can_be_registered_without_a_file() -> None:
         """The built-in one by another name."""
 
     policy = POLICIES.parse({"name": "in_python"})
-    assert isinstance(policy, InPython) and POLICIES.origin("in_python").who == __file__
+    assert isinstance(policy, InPython) and POLICIES.source("in_python").who == __file__
     assert not POLICIES.is_built_in("in_python") and POLICIES.is_built_in("prefix")

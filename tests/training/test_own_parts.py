@@ -128,6 +128,17 @@ def test_a_teacher_in_place_takes_any_policy_that_ends_with_all_blocks(corpus, t
     assert losses(recipe.out).keys() == {1, 2}
 
 
+def test_what_a_policy_needs_is_asked_of_the_recipe_and_the_network(corpus, tmp_path: Path) -> None:
+    file = write_policy(tmp_path / "mine.py")
+    policy = file.read_text()
+    file.write_text(policy + '\n    def needs(self):\n        return "ladder"\n')
+    with pytest.raises(UserError, match="policy own needs a ladder but a run from scratch starts from no model"):
+        recipe_with(tmp_path, corpus, file, "policy.name=own")
+    file.write_text(policy + '\n    def needs(self):\n        return "selector"\n')
+    with pytest.raises(UserError, match="policy own needs a selector, but the network has no selector"):
+        train(recipe_with(tmp_path, corpus, file, "policy.name=own"))
+
+
 def test_without_dropping_exits_of_an_objective_of_ones_own_are_no_early_exit(corpus, tmp_path: Path) -> None:
     objective = f"plugins=[{CONFIDENCE_PENALTY}]", "policy.name=none", "objective.name=confidence_penalty"
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *objective)
@@ -176,9 +187,7 @@ def test_an_objective_gets_the_reference_that_it_asks_for(corpus, learnt: Path, 
 
 
 def test_an_objective_that_asks_the_reference_needs_one(corpus, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="objective distil_alone asks for one, but there is no reference"
-    ):
+    with pytest.raises(UserError, match="objective distil_alone is set but there is no reference to learn from"):
         recipe_with(tmp_path, corpus, distil_alone(tmp_path), "objective.name=distil_alone")
 
 
@@ -216,7 +225,7 @@ def stack(corpus, tmp_path: Path) -> Recipe:
 def test_a_family_of_ones_own_trains_is_stored_and_starts_others(stack: Recipe, corpus, tmp_path: Path) -> None:
     model = train(stack)
     network, _ = load_network(model)
-    assert network.n_blocks == 3 and network.origin is not None and network.origin.settings == stack.model
+    assert network.n_blocks == 3 and network.blueprint is not None and network.blueprint.settings == stack.model
     stored = read_json(model / "config.json")
     assert stored["model"] == stack.model.model_dump() and stored["plugin"] == str(CONV_STACK)
     for changes in (
@@ -225,7 +234,7 @@ def test_a_family_of_ones_own_trains_is_stored_and_starts_others(stack: Recipe, 
         ("model=null", f"reference={model}", "tokenizer=null"),
     ):
         student = train(recipe_with(tmp_path / "student", corpus, CONV_STACK, *changes))
-        assert load_network(student)[0].origin == network.origin
+        assert load_network(student)[0].blueprint == network.blueprint
         shutil.rmtree(tmp_path / "student")
     other = (f"model={stack.model.model_dump() | {'width': 32}}", f"init={model}", "tokenizer=null")
     with pytest.raises(UserError, match=r"is of family conv_stack and has other settings .* leave `model` out"):

@@ -38,6 +38,10 @@ class ObjectiveSettings(Strict):
         """Whether the other passes of a step learn from that of all blocks, which the policy must then have."""
         return False
 
+    def part(self, group: str) -> str:
+        """Return what messages call what it asks for; `group` is the one of the built-in objective that asks for it."""
+        return f"objective {self.name}"
+
     def trains_every_depth(self, n_blocks: int) -> bool:
         """Whether a pass of all blocks has an output after each of them."""
         return n_blocks > 1 and tuple(self.exits_at(n_blocks)) == tuple(range(1, n_blocks))
@@ -117,3 +121,6 @@ class ObjectiveConfig(ObjectiveSettings):
 
     def asks_full_pass(self) -> bool:
         return self.in_place is not None
+
+    def part(self, group: str) -> str:
+        return f"objective.{group}"

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from layerdial.config.registry import Origin, forget, names_of, registering
+from layerdial.config.registry import Source, forget, names_of, registering
 from layerdial.errors import UserError
 
-_loaded: dict[Path, Origin] = {}
+_loaded: dict[Path, Source] = {}
 
 
 def with_plugins(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,20 +40,20 @@ def _load(file: Path) -> Path:
         raise UserError(f"plugin {file} does not exist (looked for in {path.parent}); give a Python file")
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"plugin {file} is no Python file, whose name ends in .py")
-    origin = Origin(str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    source = Source(str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     before = _loaded.get(path)
-    if before == origin:
+    if before == source:
         return path
     if before is not None:
         forget(_loaded.pop(path))
-    with registering(origin):
+    with registering(source):
         _execute(file, path)
-        if not names_of(origin):
+        if not names_of(source):
             raise UserError(
                 f"plugin {file} registers nothing; it has a class with @register_policy, @register_objective or "
                 "@register_network before it"
             )
-    _loaded[path] = origin
+    _loaded[path] = source
     return path
 
 

@@ -74,6 +74,10 @@ class Policy(Strict, ABC):
         """Return what it cannot do without: the ladder of the model that the run starts from, or a selector."""
         return None
 
+    def needing(self) -> str:
+        """Return how messages say that it needs this."""
+        return f"policy {self.name} needs a {self.needs()}"
+
 
 POLICIES = Registry("policy", "layerdial.policies", Policy)  # type: ignore[type-abstract]
 register_policy = POLICIES.register
@@ -144,7 +148,12 @@ class UniformCount(Policy):
         return select(self.subsets, stack.n_blocks, depth, stack.ladder)
 
     def needs(self) -> Literal["ladder", "selector"] | None:
-        return {"ladder": "ladder", "chosen": "selector"}.get(self.subsets or "")  # type: ignore[return-value]
+        if self.subsets == "ladder":
+            return "ladder"
+        return "selector" if self.subsets == "chosen" else None
+
+    def needing(self) -> str:
+        return f"policy.subsets is {self.subsets!r}"
 
 
 @register_policy("stochastic_depth")

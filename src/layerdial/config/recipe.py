@@ -130,18 +130,17 @@ class Recipe(Strict):
     def _check(self) -> Self:
         asked = self.objective.asks_reference()
         if asked is not None and self.reference is None:
-            own = self.objective.name != "ctc"
-            what = f"objective {self.objective.name} asks for one," if own else "objective.distil is set"
-            raise ValueError(f"{what} but there is no reference to learn from")
+            raise ValueError(f"{self.objective.part('distil')} is set but there is no reference to learn from")
         if self.data.posteriors is not None and (asked is None or asked.inputs != "cached"):
             raise ValueError("data.posteriors is for stored posteriors, which needs objective.distil.teacher: cached")
         if self.objective.asks_full_pass() and not (self.policy.drops and self.policy.last_is_full):
-            what = "objective.in_place" if self.objective.name == "ctc" else f"objective {self.objective.name}"
+            what = self.objective.part("in_place")
             raise ValueError(f"{what} needs a full-depth pass in every step: policy sandwich, not {self.policy.name}")
         if self.policy.needs() == "ladder" and self.init == "scratch":
-            raise ValueError("policy.subsets is 'ladder' but a run from scratch starts from no model that has one")
+            raise ValueError(f"{self.policy.needing()} but a run from scratch starts from no model that has one")
         if self.policy.needs() == "selector" and self.objective.exits_at(2):
-            raise ValueError("objective.exits is for subsets that are known; policy.subsets 'chosen' has none")
+            what = self.objective.part("exits")
+            raise ValueError(f"{what} is for subsets that are known, but {self.policy.needing()}")
         if isinstance(self.model, ConformerConfig):
             self._check_parts(self.model)
         if self.init == "reference" and self.reference is None:
@@ -186,4 +185,4 @@ def own_code(recipe: Recipe) -> dict[str, str]:
     named: list[tuple[Registry[Any], str]] = [(POLICIES, recipe.policy.name), (OBJECTIVES, recipe.objective.name)]
     if recipe.model is not None:
         named.append((NETWORKS, recipe.model.family))
-    return {f"{kind.kind} {name}": kind.origin(name).version for kind, name in named if not kind.is_built_in(name)}
+    return {f"{kind.kind} {name}": kind.source(name).version for kind, name in named if not kind.is_built_in(name)}

@@ -28,46 +28,46 @@ UNKNOWN_NAME = "unknown_name"  # the type of pydantic's error
 
 
 @dataclass(frozen=True)
-class Origin:
+class Source:
     """Who registered a name. `version` is a hash of a user's file, the version of a package, nothing for our own."""
 
     who: str
     version: str = ""
 
 
-_BUILT_IN = Origin("layerdial")
-_current: list[Origin] = []
+_BUILT_IN = Source("layerdial")
+_current: list[Source] = []
 
 
 @contextmanager
-def registering(origin: Origin) -> Iterator[None]:
-    """What is registered inside has this origin; nothing is, if it ends by an exception."""
-    _current.append(origin)
+def registering(source: Source) -> Iterator[None]:
+    """What is registered inside has this source; nothing is, if it ends by an exception."""
+    _current.append(source)
     try:
         yield
     except BaseException:
-        forget(origin)
+        forget(source)
         raise
     finally:
         _current.pop()
 
 
-def names_of(origin: Origin) -> list[str]:
-    """Return what an origin has registered, each as "policy first_block"."""
-    return [f"{registry.kind} {name}" for registry in _registries for name in registry.names_of(origin)]
+def names_of(source: Source) -> list[str]:
+    """Return what a source has registered, each as "policy first_block"."""
+    return [f"{registry.kind} {name}" for registry in _registries for name in registry.names_of(source)]
 
 
-def forget(origin: Origin) -> None:
-    """Take back what an origin has registered."""
+def forget(source: Source) -> None:
+    """Take back what a source has registered."""
     for registry in _registries:
-        for name in registry.names_of(origin):
+        for name in registry.names_of(source):
             del registry.entries[name]
 
 
 @dataclass(frozen=True)
 class _Entry(Generic[Settings]):
     settings: type[Settings]
-    origin: Origin
+    source: Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Registry(Generic[Settings]):
 
         def decorate(settings: Class) -> Class:
             self._check(name, settings)
-            self.entries[name] = _Entry(settings, _origin_of(settings))
+            self.entries[name] = _Entry(settings, _source_of(settings))
             return settings
 
         return decorate
@@ -105,14 +105,14 @@ class Registry(Generic[Settings]):
         entry = self.entries.get(name) if isinstance(name, str) else None
         return entry.settings if entry else None
 
-    def origin(self, name: str) -> Origin:
-        return self.entries[name].origin
+    def source(self, name: str) -> Source:
+        return self.entries[name].source
 
     def is_built_in(self, name: str) -> bool:
-        return self.origin(name) == _BUILT_IN
+        return self.source(name) == _BUILT_IN
 
-    def names_of(self, origin: Origin) -> list[str]:
-        return [name for name, entry in self.entries.items() if entry.origin == origin]
+    def names_of(self, source: Source) -> list[str]:
+        return [name for name, entry in self.entries.items() if entry.source == source]
 
     def known(self) -> list[str]:
         """Return every name, those that packages offer too."""
@@ -161,7 +161,7 @@ class Registry(Generic[Settings]):
         if missing := sorted(getattr(settings, "__abstractmethods__", ())):
             raise UserError(f"{what} lacks {' and '.join(missing)}; see docs/plugins.md")
         if name in self.entries:
-            raise UserError(f"the name of {what} is taken by {self.origin(name).who}; choose another")
+            raise UserError(f"the name of {what} is taken by {self.source(name).who}; choose another")
 
     def _entry_points(self) -> list[EntryPoint]:
         from importlib.metadata import entry_points
@@ -191,13 +191,13 @@ class Registry(Generic[Settings]):
 _registries: list[Registry[Any]] = []
 
 
-def _origin_of(settings: type) -> Origin:
+def _source_of(settings: type) -> Source:
     """By whom a class is registered: by what is being loaded, else by the module that it is in."""
     if _current:
         return _current[-1]
     if settings.__module__.partition(".")[0] == "layerdial":
         return _BUILT_IN
-    return Origin(_file_of(settings) or settings.__module__)
+    return Source(_file_of(settings) or settings.__module__)
 
 
 def _file_of(settings: type) -> str | None:
@@ -207,6 +207,6 @@ def _file_of(settings: type) -> str | None:
         return None
 
 
-def _package(point: EntryPoint) -> Origin:
+def _package(point: EntryPoint) -> Source:
     package = point.dist
-    return Origin(f"package {package.name}", package.version) if package else Origin(point.value)
+    return Source(f"package {package.name}", package.version) if package else Source(point.value)

@@ -19,7 +19,7 @@ from layerdial.config.old_keys import without_gone
 from layerdial.config.strict import parse
 from layerdial.models.description import check_frame_rate, read_description, tokenizer_of
 from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
-from layerdial.models.network import EncoderOutput, Network, Origin
+from layerdial.models.network import Blueprint, EncoderOutput, Network
 from layerdial.models.tensors import load_weights
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
@@ -37,7 +37,7 @@ class ConformerCTC(Network):
     def __init__(self, config: ConformerConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.origin = Origin(config, vocab_size)
+        self.blueprint = Blueprint(config, vocab_size)
         self.skip = config.skip
         self.normalise = UtteranceNorm()
         self.front_end = ConvSubsampling(N_MELS, config.width, config.dropout)

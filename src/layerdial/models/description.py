@@ -38,7 +38,7 @@ def write_description(folder: Path, settings: NetworkConfig, vocab_size: int, fe
         "model": settings.model_dump(mode="json", exclude_none=True),
     }
     if not NETWORKS.is_built_in(settings.family):
-        described["plugin"] = NETWORKS.origin(settings.family).who
+        described["plugin"] = NETWORKS.source(settings.family).who
     write_json(folder / "config.json", described)
 
 

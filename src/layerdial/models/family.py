@@ -10,7 +10,7 @@ from layerdial.config.network import NETWORKS, NetworkConfig
 from layerdial.config.strict import parse
 from layerdial.errors import UserError
 from layerdial.models.description import check_frame_rate, read_description, tokenizer_of
-from layerdial.models.network import Network, Origin
+from layerdial.models.network import Blueprint, Network
 from layerdial.models.tensors import load_weights
 from layerdial.text.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ def build_network(settings: NetworkConfig, vocab_size: int) -> Network:
     network: Any = settings.build(vocab_size)
     for missing in _missing_parts(network):
         raise UserError(f"network {settings.family} builds {type(network).__name__}, {missing}; see docs/plugins.md")
-    network.origin = Origin(settings, vocab_size)
+    network.blueprint = Blueprint(settings, vocab_size)
     return network  # type: ignore[no-any-return]
 
 

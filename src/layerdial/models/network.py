@@ -30,7 +30,7 @@ class EncoderOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Origin:
+class Blueprint:
     """What a network was built from: its settings, and for how many tokens."""
 
     settings: NetworkConfig
@@ -41,14 +41,14 @@ class Network(nn.Module):
     """The base of Conformer, Hugging Face and a user's networks. Which blocks run is an argument of every call.
 
     `head` is the last layer, from the encoder's width to the vocabulary; `skip` says what is left of a dropped block.
-    `origin` is what it was built from; none for Hugging Face networks, whose config says it.
+    `blueprint` is what it was built from; none for Hugging Face networks, whose config says it.
     """
 
     __call__: Callable[..., EncoderOutput]
     features: Features
     head: nn.Module
     skip: SkipRule = "identity"
-    origin: Origin | None = None
+    blueprint: Blueprint | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class Network(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config and weights into a folder that exists."""
-        assert self.origin is not None
+        assert self.blueprint is not None
         save_tensors(folder / "model.safetensors", self.state_dict())
-        write_description(folder, self.origin.settings, self.origin.vocab_size, self.features)
+        write_description(folder, self.blueprint.settings, self.blueprint.vocab_size, self.features)
 
     def example_inputs(self, seconds: float) -> tuple[Tensor, Tensor]:
         """Noise of `seconds` as the network takes it, and its length: one utterance, where the network is."""

@@ -70,11 +70,12 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
         check_depth(depth, network.n_blocks)
     if recipe.policy.needs() == "selector" and network.selector is None:
         raise UserError(
-            "policy.subsets is 'chosen', but the network has no selector; set model.selector: input or scores"
+            f"{recipe.policy.needing()}, but the network has no selector; set model.selector: input or scores"
         )
     if network.skip == "norm" and any(recipe.objective.exits_at(n + 1) for n in range(network.n_blocks)):
         raise UserError(
-            "objective.exits leaves out the norms that skip 'norm' keeps of later blocks; set model.skip: identity"
+            f"{recipe.objective.part('exits')} leaves out the norms that skip 'norm' keeps of later blocks; "
+            "set model.skip: identity"
         )
 
 
@@ -86,9 +87,7 @@ def starting_ladder(recipe: Recipe, n_blocks: int) -> Ladder | None:
     assert folder is not None  # the recipe's own check
     ladder = Ladder.beside(resolve_model(folder), n_blocks)
     if ladder is None:
-        raise UserError(
-            f"policy.subsets is 'ladder', but {folder} has no ladder.json; run layerdial search there first"
-        )
+        raise UserError(f"{recipe.policy.needing()}, but {folder} has no ladder.json; run layerdial search there first")
     return ladder
 
 
@@ -131,7 +130,7 @@ def _own_student(recipe: Recipe, start: Path | None, reference: Reference | None
     tokenizer = _make_tokenizer(recipe, start, reference)
     if start is not None:
         return _network_from(start, recipe, tokenizer), tokenizer
-    of_reference = reference.network.origin if reference is not None else None
+    of_reference = reference.network.blueprint if reference is not None else None
     settings = recipe.model or (of_reference.settings if of_reference is not None else None)
     if settings is None:
         raise UserError("model is missing; for example model: {size: xs}")
@@ -167,10 +166,10 @@ def _network_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Network
         return network
     if isinstance(network, ConformerCTC) and isinstance(recipe.model, ConformerConfig):
         return _conformer_from(network, folder, recipe.model, recipe.train.seed)
-    assert network.origin is not None
-    if recipe.model != network.origin.settings:
+    assert network.blueprint is not None
+    if recipe.model != network.blueprint.settings:
         raise UserError(
-            f"init: {folder} is of family {network.origin.settings.family} and has other settings than the recipe's "
+            f"init: {folder} is of family {network.blueprint.settings.family} and has other settings than the recipe's "
             "model; leave `model` out"
         )
     return network
@@ -188,8 +187,8 @@ def _conformer_from(network: ConformerCTC, folder: Path, model: ConformerConfig,
         raise UserError(f"init: {folder} has self_condition, the recipe's model has not; set model.self_condition=true")
     # dropout and the skip rule have no weights: the recipe may change them
     torch.manual_seed(seed)  # for what the folder has not
-    assert network.origin is not None
-    rebuilt = ConformerCTC(model, network.origin.vocab_size)
+    assert network.blueprint is not None
+    rebuilt = ConformerCTC(model, network.blueprint.vocab_size)
     rebuilt.start_from(network)
     return rebuilt
 

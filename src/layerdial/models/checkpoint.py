@@ -14,6 +14,8 @@ from typing import Any
 from layerdial.errors import UserError, installing
 from layerdial.ladder import Ladder
 from layerdial.models.conformer_ctc import load_conformer
+from layerdial.models.description import read_description
+from layerdial.models.family import load_family
 from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.files import read_json, replacing, write_json
@@ -43,7 +45,12 @@ def load_network(model: Path) -> tuple[Network, Tokenizer]:
     folder = resolve_model(model)
     if is_hugging_face(folder):
         return hugging_face().load_hugging_face(folder)  # type: ignore[no-any-return]
-    return load_conformer(folder)
+    return (load_conformer if is_conformer(folder) else load_family)(folder)
+
+
+def is_conformer(folder: Path) -> bool:
+    """Whether a model folder that is not Hugging Face's holds a Conformer, and not a network of a user's family."""
+    return read_description(folder).family == "conformer"
 
 
 def is_hugging_face(folder: Path) -> bool:

@@ -44,7 +44,7 @@ def layout(file: BinaryIO, size: int) -> Layout:
 
 
 def _after_id3(file: BinaryIO, size: int) -> int:
-    """Where the audio begins behind ID3 tags; other formats than MP3 have them too."""
+    """Return where the audio begins behind ID3 tags; other formats than MP3 have them too."""
     at = 0
     while at < size:
         file.seek(at)
@@ -108,7 +108,7 @@ def _samples(file: BinaryIO, base: int, size: int, data: _Chunk, riff_end: int, 
 
 
 def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> bool:
-    """Whether a chunk stands there, as behind an empty one, and not samples."""
+    """Return whether a chunk stands there, as behind an empty one, and not samples."""
     file.seek(at)
     raw = file.read(8)
     if len(raw) < 8 or not (raw[:4].isascii() and raw[:4].decode("ascii").isprintable()):
@@ -117,7 +117,7 @@ def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> bool:
 
 
 def _without_length(file: BinaryIO, base: int, size: int, data: _Chunk, order: str) -> Layout:
-    """A recorder was killed before it came to write the lengths: all that follows the header is audio."""
+    """Read all that follows the header: a recorder was killed before it came to write the lengths."""
     file.seek(base)
     head = bytearray(file.read(data.start - base))
     if head[:4] == b"RF64":  # whose own lengths are nought as well
@@ -173,7 +173,7 @@ def _missing(announced: int, size: int) -> str | None:
 
 
 def _sphere_bytes(head: bytes) -> int:
-    """Bytes that an uncompressed NIST SPHERE file should have; 0 if the header does not say."""
+    """Return the bytes that an uncompressed NIST SPHERE file should have; 0 if the header does not say."""
     lines = [line.split() for line in head.decode("latin-1").splitlines()]
     fields = {line[0]: line[2] for line in lines if len(line) == 3}
     if fields.get("sample_coding", "pcm") != "pcm" or len(lines) < 2:
@@ -189,7 +189,7 @@ def _sphere_bytes(head: bytes) -> int:
 
 
 def _ogg(file: BinaryIO, size: int) -> Layout:
-    """Ogg streams one after the other ("chained", as `cat` and radio make them) are as many files."""
+    """Read Ogg streams one after the other ("chained", as `cat` and radio make them) as so many files."""
     starts, at, in_headers, whole = list[int](), 0, False, True
     while at < size:
         file.seek(at)
@@ -215,7 +215,7 @@ def _ogg(file: BinaryIO, size: int) -> Layout:
 
 
 def _next_page(file: BinaryIO, at: int, size: int) -> int:
-    """Where the next page begins; the end of the file if there is none."""
+    """Return where the next page begins; the end of the file if there is none."""
     while at < size:
         file.seek(at)
         block = file.read(1 << 16)

@@ -1,7 +1,7 @@
-"""Audio files in, samples out: reading, checking and resampling, with errors that name the file.
+"""Reading, checking and resampling of audio files, with errors that name the file.
 
 Samples are float32 in [-1, 1]. libsndfile (through `soundfile`) reads WAV, FLAC, Ogg Vorbis and Opus, MP3 and
-uncompressed SPHERE; soxr resamples. Nothing else is needed, neither ffmpeg nor sph2pipe.
+uncompressed SPHERE; soxr resamples. Neither ffmpeg nor sph2pipe is needed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of an audio file says."""
+    """The contents of the header of an audio file."""
 
     frames: int  # samples of one channel
     rate: int  # Hz
@@ -76,7 +76,7 @@ class AudioInfo:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """The duration."""
         return self.frames / self.rate
 
 
@@ -86,7 +86,7 @@ def without_extension(path: Path) -> Path:
 
 
 def probe(path: AudioPath) -> AudioInfo:
-    """Length, rate and channels of an audio file from its header.
+    """Return length, rate and channels of an audio file from its header.
 
     Raises `AudioProblem` if the file is missing, empty, cut short (as far as its header tells), not audio, of a rate or
     number of channels that no speech has, or holds no samples.
@@ -96,7 +96,7 @@ def probe(path: AudioPath) -> AudioInfo:
 
 
 def verify(path: AudioPath) -> AudioInfo:
-    """Like `probe`, and decode the whole file, in bounded memory, to find damage, missing samples, NaN and infinity."""
+    """Decode a whole file, in bounded memory, to find damage, missing samples, NaN and infinity; else as `probe`."""
     with _opened(path) as file:
         info = _info_of(file, path)
         decoded = sum(len(block) for block in _mono_blocks(file, path))
@@ -106,7 +106,7 @@ def verify(path: AudioPath) -> AudioInfo:
 
 
 def read_audio(path: AudioPath) -> tuple[NDArray[np.float32], int]:
-    """All samples (S,) of an audio file, its channels averaged, and its rate in Hz.
+    """Return all samples (S,) of an audio file, its channels averaged, and its rate in Hz.
 
     Raises `AudioProblem` if the file is missing, empty, not audio, damaged, or has no or non-finite samples.
     """
@@ -115,7 +115,7 @@ def read_audio(path: AudioPath) -> tuple[NDArray[np.float32], int]:
 
 
 def read_segment(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[NDArray[np.float32], AudioInfo]:
-    """`frames` samples (S,) from sample `start` on, channels averaged, and the header; fewer where the file ends.
+    """Return `frames` samples (S,) from sample `start` on, channels averaged, and the header; fewer where it ends.
 
     For training, which reads parts of regular files: a pipe or a device is an `AudioProblem`.
     """
@@ -129,7 +129,7 @@ def read_segment(path: str | Path, start: int = 0, frames: int | None = None) ->
 
 
 def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """`samples` (S,) at `rate` Hz resampled to 16 kHz (soxr, high quality); said once per rate in the log."""
+    """Return `samples` (S,) at `rate` Hz resampled to 16 kHz (soxr, high quality). Each rate is logged once."""
     if rate == SAMPLE_RATE:
         return samples
     if rate not in _announced_rates:
@@ -139,7 +139,7 @@ def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float3
 
 
 def change_speed(samples: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """`samples` (S,) played `factor` times as fast, so S / factor long and higher in pitch (Ko et al. 2015)."""
+    """Return `samples` (S,) played `factor` times as fast: S / factor samples, higher in pitch (Ko et al. 2015)."""
     if not (math.isfinite(factor) and 0.1 <= factor <= 10):
         raise UserError(f"speed factor {factor} is not between 0.1 and 10; usual ones are 0.9 and 1.1")
     return samples if factor == 1 else _resample(samples, factor, 1.0)
@@ -158,9 +158,9 @@ def check_is_file(path: Path) -> None:
 
 @contextmanager
 def open_audio(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
-    """The rate in Hz, and the file in blocks (S,) with its channels averaged, so that an hour needs little memory.
+    """Yield the rate in Hz, and the file in blocks (S,) with its channels averaged, in bounded memory.
 
-    Raises `AudioProblem` as `read_audio` does, for damage further on when the iteration gets there.
+    Raises `AudioProblem` as `read_audio` does. Damage further on is raised when the iteration gets there.
     """
     with _opened(path) as file:
         yield _info_of(file, path).rate, _mono_blocks(file, path)
@@ -196,7 +196,7 @@ def _guarded(path: AudioPath, action: Callable[[], _Result]) -> _Result:
 
 
 def _mix_down(block: NDArray[np.float32], path: AudioPath) -> NDArray[np.float32]:
-    """The mean of the channels of a block (S, C), or the strongest of them where they cancel each other out.
+    """Return the mean of the channels of a block (S, C), or the strongest of them where they cancel each other out.
 
     As they do where one is the other upside down, which a swapped pair of wires or an effect for stereo makes.
     """
@@ -218,7 +218,7 @@ def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> 
 
 
 def _opened(path: AudioPath) -> Decoder:
-    """A decoder of what is at `path`, or an `AudioProblem` that says why there is none."""
+    """Return a decoder of what is at `path`. Raises `AudioProblem` with the reason where there is none."""
     import soundfile
 
     try:
@@ -243,7 +243,7 @@ def _opened(path: AudioPath) -> Decoder:
 
 
 def _check_bounds(decoder: Decoder, path: AudioPath) -> None:
-    """`AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory."""
+    """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory."""
     if not LOWEST_RATE <= decoder.samplerate <= HIGHEST_RATE:
         decoder.close()
         raise AudioProblem(
@@ -275,7 +275,7 @@ def _check_finite(samples: NDArray[np.float32], path: AudioPath, first: int) -> 
 
 
 def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the path, which our messages give."""
+    """Return libsndfile's own message, without the path, which layerdial's messages give."""
     words = getattr(error, "error_string", None) or str(error)
     if "does not exist" in words:  # what it says of an MP3 without a frame
         return "no audio was found in it"

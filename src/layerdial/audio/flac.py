@@ -63,7 +63,7 @@ def _without_id3v1(tail: bytes) -> bytes:
 
 
 def _frames(tail: bytes, info: bytes | bytearray) -> list[_Frame]:
-    """Frames whose headers have a right checksum, the last one first."""
+    """Return frames whose headers have a right checksum, the last one first."""
     found: list[_Frame] = []
     at = len(tail)
     while (at := tail.rfind(b"\xff", 0, at)) >= 0:
@@ -95,7 +95,7 @@ def _frame(tail: bytes, at: int, info: bytes | bytearray) -> _Frame | None:
 
 
 def _utf8_number(data: bytes) -> tuple[int, int] | None:
-    """The number that a frame carries in UTF-8's way, and in how many bytes."""
+    """Return the number that a frame carries in UTF-8's way, and in how many bytes."""
     first = data[0]
     if first < 0x80:
         return first, 1
@@ -142,7 +142,7 @@ def _crc8(data: bytes) -> int:
 
 
 def _crc16(data: bytes) -> int:
-    """0 for a frame with its own checksum behind it."""
+    """Return the checksum: 0 for a frame with its own checksum behind it."""
     crc = 0
     for byte in data:
         crc = (crc << 8 ^ _CRC16[crc >> 8 ^ byte]) & 0xFFFF

@@ -56,7 +56,7 @@ class _Segment:
 
     @property
     def is_counted(self) -> bool:
-        """Whether the count is right; some encoders count the frame that holds it too."""
+        """Return whether the count is right; some encoders count the frame that holds it too."""
         return self.declared is not None and self.declared in (self.frames, self.frames + 1)
 
     @property
@@ -74,7 +74,7 @@ class _Walk:
 
 
 def looks_like_mpeg(head: bytes) -> bool:
-    """Whether a file that begins so begins with a frame."""
+    """Return whether a file that begins so begins with a frame."""
     return _header(head, 0) is not None
 
 
@@ -120,7 +120,7 @@ def _header(data: bytes, at: int) -> _Header | None:
 
 
 def _first_frame(data: bytes, base: int) -> tuple[int, _Header] | None:
-    """The first frame that another of its kind, or the end, follows."""
+    """Return the first frame that another of its kind, or the end, follows."""
     at = base
     while 0 <= at < len(data):
         header = _header(data, at)
@@ -186,7 +186,7 @@ def _next_frame(data: bytes, at: int) -> int | None:
 
 
 def _tag(data: bytes, at: int) -> int:
-    """Bytes of a tag that begins there; 0 if none does."""
+    """Return the bytes of a tag that begins there; 0 if none does."""
     head = data[at : at + 32]
     if head[:3] == b"TAG":
         return 227 if head[:4] == b"TAG+" else 128
@@ -203,7 +203,7 @@ def _tag(data: bytes, at: int) -> int:
 
 
 def _side_info(header: _Header) -> int:
-    """Bytes between a frame's start and where Xing puts its mark."""
+    """Return the bytes between a frame's start and where Xing puts its mark."""
     version, _, _, mono = header.kind
     if version == 3:
         return 4 + (17 if mono else 32)
@@ -211,7 +211,7 @@ def _side_info(header: _Header) -> int:
 
 
 def _count_of(data: bytes, at: int, header: _Header) -> int | None:
-    """The count of frames in a frame that holds no audio but a count (Xing, Info, VBRI); 0 if it has none."""
+    """Return the count of frames in a frame that holds no audio but a count (Xing, Info, VBRI); 0 if it has none."""
     if header.kind[1] != 1:
         return None
     mark = at + _side_info(header)
@@ -225,7 +225,7 @@ def _count_of(data: bytes, at: int, header: _Header) -> int | None:
 
 
 def _count_frame(data: bytes, at: int, header: _Header, frames: int) -> bytes:
-    """A first frame, of the stream's kind, that says how many follow."""
+    """Return a first frame, of the stream's kind, that says how many follow."""
     begin = bytearray(data[at : at + 4])
     begin[1] |= 1  # no checksum
     mark = _side_info(header)

@@ -85,7 +85,7 @@ def _whole(name: str, value: Any, most: int) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """A value, as far as it fits in a line; a number of thousands of digits cannot even be written."""
+    """Return a value, as far as it fits in a line; a number of thousands of digits cannot even be written."""
     try:
         text = repr(value)
     except ValueError:

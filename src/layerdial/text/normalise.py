@@ -1,4 +1,4 @@
-"""What counts as the same text: lower case, a-z, digits and apostrophes, without notes and quotation marks."""
+"""The normal form of a text: lower case, a-z, digits and apostrophes, without notes and quotation marks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _CUT = re.compile(".*[snxz]|fo|jus|lil|mo|o|ol|po|tha?|wha|wi|yo")
 
 
 def normalise(text: str) -> str:
-    """Lower case; letters a-z, digits, apostrophes and single spaces stay, all else parts words or vanishes.
+    """Return a text in lower case: a-z, digits, apostrophes and single spaces stay, all else separates words.
 
-    Accents, soft hyphens and signs of no width vanish, and so do notes in brackets and quotation marks.
+    Accents, soft hyphens and signs of no width are removed, and so are notes in brackets and quotation marks.
 
     >>> normalise("Author of the danger trail, [cough] \u2018Philip Steels\u2019, etc.")
     'author of the danger trail philip steels etc'
     """
     decomposed = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
-    # accents and letters without an ASCII form vanish; dashes and other signs beyond ASCII part words like the rest
+    # accents and letters without an ASCII form are removed; dashes and other non-ASCII signs separate words
     plain = "".join(c for c in decomposed if c.isascii() or not _vanishes(unicodedata.category(c))).lower()
     words = re.sub(r"[^a-z0-9' ]+|''+", " ", _without_notes(plain)).split()
     return " ".join(word for word in _without_quotes(words) if word.strip("'"))
@@ -66,10 +66,10 @@ def _without_quotes(words: list[str]) -> list[str]:
 
 
 def _is_clipped(word: str) -> bool:
-    """Whether its first letters are left out: 'cause, 'em, '90s."""
+    """Return whether its first letters are left out: 'cause, 'em, '90s."""
     return _CLIPPED.fullmatch(word[1:]) is not None
 
 
 def _ends_clipped(word: str) -> bool:
-    """Whether its last letters are left out, or it is a plural that owns: goin', th', the dogs'."""
+    """Return whether its last letters are left out, or it is a plural that owns: goin', th', the dogs'."""
     return _CUT.fullmatch(word[:-1]) is not None

@@ -28,7 +28,7 @@ import numpy as np
 
 from edge_deadline import deadlines
 from edge_report import report
-from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.export.export import export_model
 from layerdial.export.sherpa import write_sherpa_folder

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.evaluation.metrics import bootstrap_interval, score
 from layerdial.runtime import Recognizer
 from layerdial.runtime.controller import CostTable, worthwhile

@@ -11,8 +11,8 @@ import sys
 
 import numpy as np
 
-from layerdial.audio.features import SAMPLE_RATE, fbank
-from layerdial.audio.files import read_audio, to_target_rate
+from layerdial.audio.features import fbank
+from layerdial.audio.files import SAMPLE_RATE, read_audio, to_target_rate
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.utils.timing import measure_in_turns
 

@@ -40,15 +40,25 @@ from tiny_hf import save_tiny, tiny_model, tiny_processor
 pytest_plugins = ["tiny_export"]
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")])
+DOCUMENTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md")),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("recipes/*/README.md"),
+        *ROOT.glob("experiments/results/*.md"),
+    ]
+)
 RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
-ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm")
+ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm", "reproduce")
 each_document_to_run = pytest.mark.parametrize(
     "document",
-    [pytest.param(path, marks=pytest.mark.slow if path.parent.name in ALIKE else ()) for path in DOCUMENTS],
+    [
+        pytest.param(path, marks=pytest.mark.slow if {path.parent.name, path.stem} & set(ALIKE) else ())
+        for path in DOCUMENTS
+    ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 
@@ -305,6 +315,21 @@ def test_code_blocks_run(document: Path, workshop: Path, tmp_path: Path) -> None
             json.loads(block.text)
         else:
             assert block.language == "text", f"{where}: a block of {block.language or 'no'} language; call it text?"
+
+
+@pytest.mark.parametrize(("document", "lines"), [("README.md", 150), ("docs/experiments.md", 200)])
+def test_a_page_stays_short(document: str, lines: int) -> None:
+    assert len((ROOT / document).read_text(encoding="utf-8").splitlines()) <= lines
+
+
+def test_every_recipe_is_in_the_table_of_recipes() -> None:
+    table = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    missing = [f"{file.parent.name}/{file.name}" for file in RECIPES if not _is_in_table(file, table)]
+    assert not missing and all(f"demo: {name}.yaml" in table for name in ("reference", "ld", "dld", "sc-exits"))
+
+
+def _is_in_table(recipe: Path, table: str) -> bool:
+    return any(f"| {folder}/{recipe.name} |" in table for folder in (recipe.parent.name, f"[{recipe.parent.name}]"))
 
 
 @each_document

@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave is wrong, and here is what would be right."""
+"""The one exception for a mistake in the user's input, with a hint at what would be right."""
 
 
 class UserError(Exception):
@@ -9,5 +9,5 @@ class UserError(Exception):
 
 
 def installing(extras: str) -> str:
-    """The command that installs this package with extras, for messages about a package that is missing."""
+    """Return the command that installs this package with extras, for messages about a package that is missing."""
     return f"pip install 'layerdial[{extras}]' (in a clone: '.[{extras}]')"

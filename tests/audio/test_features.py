@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from layerdial.audio import kaldi_fbank as fbank_module
-from layerdial.audio.features import SAMPLE_RATE, fbank
+from layerdial.audio.features import fbank
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import N_MELS, num_frames
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from layerdial.data.manifest import describe, open_cuts
+from layerdial.data.manifest import CorpusReport, describe, open_cuts
 from layerdial.data.synthesis import demo_corpus as synth
 from layerdial.data.synthesis.demo_corpus import (
     SPLITS,
@@ -27,7 +27,7 @@ from layerdial.data.synthesis.demo_corpus import (
 from layerdial.data.synthesis.espeak import (
     NATIVE_RATE,
     PEAK_DB,
-    RATE,
+    SAMPLE_RATE,
     SNR_DB,
     Floats,
     Utterance,
@@ -38,7 +38,6 @@ from layerdial.data.synthesis.espeak import (
     variants,
 )
 from layerdial.data.synthesis.reverb import reverberate, room_response
-from layerdial.data.synthesis.writer import SynthReport
 from layerdial.errors import UserError
 from tiny import command
 
@@ -47,7 +46,7 @@ BREATHY = ("en+f2", "en-us+caleb", "en+Reed", "en-gb-scotland+sandro", "en+klatt
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> SynthReport:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> CorpusReport:
     return prepare_demo(tmp_path_factory.mktemp("demo"), hours=HOURS, workers=1)
 
 
@@ -55,7 +54,7 @@ def audio(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "audio").rglob("*.flac"))}
 
 
-def fractions(report: SynthReport) -> list[float]:
+def fractions(report: CorpusReport) -> list[float]:
     return [summary.hours for summary in report.splits.values()]
 
 
@@ -143,7 +142,7 @@ def test_noise_is_as_far_below_the_speech_as_asked(snr_db: float) -> None:
 
 def test_pink_noise_falls_three_decibels_an_octave() -> None:
     power = np.abs(np.fft.rfft(coloured_noise(1 << 17, 1.0, np.random.default_rng(0)))) ** 2
-    octave = (1 << 17) * 1000 // RATE
+    octave = (1 << 17) * 1000 // SAMPLE_RATE
     assert power[octave : 2 * octave].mean() / power[2 * octave : 4 * octave].mean() == pytest.approx(2, rel=0.1)
 
 
@@ -159,24 +158,24 @@ def test_samples_never_clip(seed: int) -> None:
 
 @pytest.mark.parametrize("rt60", [0.2, 0.7, 2.0])
 def test_tail_falls_at_the_rate_asked_for(rt60: float) -> None:
-    tail = room_response(rt60, 0.0, RATE, np.random.default_rng(0))[1:]
+    tail = room_response(rt60, 0.0, SAMPLE_RATE, np.random.default_rng(0))[1:]
     left_db = 10 * np.log10(np.cumsum(np.square(tail[::-1]))[::-1])  # Schroeder's backward integration
     left_db -= left_db[0]
     start, end = (int(np.argmax(left_db < level)) for level in (-2, -15))
-    decibels_a_second = np.polyfit(np.arange(start, end) / RATE, left_db[start:end], 1)[0]
+    decibels_a_second = np.polyfit(np.arange(start, end) / SAMPLE_RATE, left_db[start:end], 1)[0]
     assert -60 / decibels_a_second == pytest.approx(rt60, rel=0.1)
 
 
 def test_direct_sound_comes_first_and_is_as_strong_as_asked() -> None:
-    response = room_response(0.5, 3.0, RATE, np.random.default_rng(1))
+    response = room_response(0.5, 3.0, SAMPLE_RATE, np.random.default_rng(1))
     assert np.sum(np.square(response)) == pytest.approx(1)
     assert response[0] ** 2 / np.sum(np.square(response[1:])) == pytest.approx(10**0.3)
 
 
 def test_room_keeps_onset_and_energy_and_adds_a_tail() -> None:
     dry = np.pad(speak("stop", "en+m3"), (500, 0))
-    wet = reverberate(dry, room_response(0.5, 0.0, RATE, np.random.default_rng(2)))
-    assert wet.dtype == np.float32 and len(wet) == len(dry) + RATE // 4 - 1
+    wet = reverberate(dry, room_response(0.5, 0.0, SAMPLE_RATE, np.random.default_rng(2)))
+    assert wet.dtype == np.float32 and len(wet) == len(dry) + SAMPLE_RATE // 4 - 1
     begin = int(np.flatnonzero(dry)[0])
     assert np.abs(wet[:begin]).max() < 1e-6 < abs(wet[begin])  # nothing is heard before it is said
     assert np.sum(np.square(wet)) == pytest.approx(np.sum(np.square(dry)), rel=1e-4)
@@ -222,7 +221,7 @@ def test_same_seed_same_plan_and_only_words_of_the_grammar() -> None:
     assert {utterance.voice.partition("+")[2] for _, utterance in plan} == set(VOICES["train"])
 
 
-def test_demo_has_the_hours_and_cuts_that_describe_the_audio(demo: SynthReport) -> None:
+def test_demo_has_the_hours_and_cuts_that_describe_the_audio(demo: CorpusReport) -> None:
     assert fractions(demo) == pytest.approx(list(HOURS.values()), rel=0.25)
     for split, summary in demo.splits.items():
         assert summary == describe(demo.out / f"{split}.cuts.jsonl.gz")
@@ -231,25 +230,25 @@ def test_demo_has_the_hours_and_cuts_that_describe_the_audio(demo: SynthReport) 
             (supervision,) = cut.supervisions
             assert supervision.text == plan[cut.id].text and supervision.speaker == plan[cut.id].voice
             samples, rate = soundfile.read(cut.recording.sources[0].source, dtype="float32")
-            assert (rate, len(samples)) == (RATE, cut.num_samples)
+            assert (rate, len(samples)) == (SAMPLE_RATE, cut.num_samples)
             assert 0.2 < cut.duration < 7 and 0.05 < np.abs(samples).max() < 1
 
 
-def test_two_workers_write_what_one_writes(demo: SynthReport, tmp_path: Path) -> None:
+def test_two_workers_write_what_one_writes(demo: CorpusReport, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     prepare_demo(tmp_path, hours=HOURS, workers=2, progress=lambda done, total: calls.append((done, total)))
     assert audio(tmp_path) == audio(demo.out)
     assert calls == [(done, len(calls)) for done in range(1, len(calls) + 1)]
 
 
-def test_complete_corpus_is_reused(demo: SynthReport) -> None:
+def test_complete_corpus_is_reused(demo: CorpusReport) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.out.rglob("*")}
     again = prepare_demo(demo.out, hours=HOURS, workers=1)
     assert again.reused and again.splits == demo.splits
     assert before == {path: path.stat().st_mtime_ns for path in demo.out.rglob("*")}
 
 
-def test_interrupted_corpus_is_made_whole(demo: SynthReport, tmp_path: Path) -> None:
+def test_interrupted_corpus_is_made_whole(demo: CorpusReport, tmp_path: Path) -> None:
     def interrupt(done: int, _total: int) -> None:
         if done == 12:
             raise KeyboardInterrupt
@@ -263,7 +262,7 @@ def test_interrupted_corpus_is_made_whole(demo: SynthReport, tmp_path: Path) -> 
     assert not report.reused and audio(tmp_path) == audio(demo.out)
 
 
-def test_corpus_with_audio_missing_is_completed(demo: SynthReport) -> None:
+def test_corpus_with_audio_missing_is_completed(demo: CorpusReport) -> None:
     before = audio(demo.out)
     next((demo.out / "audio" / "dev").iterdir()).unlink()
     assert not prepare_demo(demo.out, hours=HOURS, workers=1).reused
@@ -309,13 +308,13 @@ def test_hard_corpus_has_the_utterances_asked_for_whatever_the_workers(tmp_path:
     assert make(one.out, workers=1).reused
 
 
-def test_utterances_are_the_first_of_the_default_corpus(demo: SynthReport, tmp_path: Path) -> None:
+def test_utterances_are_the_first_of_the_default_corpus(demo: CorpusReport, tmp_path: Path) -> None:
     few = audio(prepare_demo(tmp_path, utterances=dict.fromkeys(SPLITS, 2), workers=1).out)
     assert len(few) == 6 and few.items() <= audio(demo.out).items()
 
 
 def test_command_without_options_makes_the_corpus_that_it_always_made(
-    demo: SynthReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo: CorpusReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synth, "prepare_demo", partial(prepare_demo, hours=HOURS))
     assert command("prepare", "demo", tmp_path / "x", "--workers", 1).code == 0
@@ -390,7 +389,7 @@ def test_speech_can_have_the_rate_of_the_recordings_it_stands_in_for(tmp_path: P
         speak_texts(TEXTS, tmp_path / "x", rate=48000)
 
 
-def test_texts_of_a_manifest_are_read(demo: SynthReport, tmp_path: Path) -> None:
+def test_texts_of_a_manifest_are_read(demo: CorpusReport, tmp_path: Path) -> None:
     source = demo.splits["dev"].path
     report = speak_cuts(source, tmp_path, copies=1, voices=["en+f1"], snr_db=None, workers=1)
     said = [cut.supervisions[0].text for cut in open_cuts(report.splits["train"].path)]

@@ -207,7 +207,7 @@ def test_ladder_of_another_model_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d | {"format": 2}, "has format 2; this layerdial reads format 1"),
-        (lambda d: [d], "has format None"),
+        (lambda d: [d], "it holds no JSON object"),
         (lambda d: {k: v for k, v in d.items() if k != "rungs"}, "is damaged"),
         (lambda d: d | {"rungs": d["rungs"][1:]}, r"rungs 1 to 3, found \[2, 3\]"),
         (lambda d: d | {"rungs": "abc"}, "is damaged"),

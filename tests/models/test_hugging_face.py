@@ -290,7 +290,7 @@ def backward(pair: Pair, subset: BlockSubset, freeze: bool, checkpointing: bool)
         first.register_forward_pre_hook(lambda *_, i=i: calls.update([i]))
     torch.manual_seed(0)  # of dropout
     with torch.enable_grad():
-        inputs = torch.randn(2, 8000) if network.features.hears_samples else torch.randn(2, 60, 80)
+        inputs = torch.randn(2, 8000) if network.features.takes_samples else torch.randn(2, 60, 80)
         logp_BTV, _, _ = network(inputs.double(), torch.tensor([inputs.shape[1], inputs.shape[1] // 2]), subset)
         (logp_BTV * torch.randn_like(logp_BTV)).sum().backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -361,7 +361,7 @@ def test_the_library_drops_and_masks_nothing_by_itself(tmp_path: Path, variant: 
     dropouts = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout")
     none = dict.fromkeys(("dropout", *dropouts[1:3]) if variant == "parakeet" else dropouts, 0.0)
     network = load_pair(save_tiny(tmp_path, variant, layerdrop=0.9, **own, **none), torch.float64).network
-    inputs = torch.randn(2, 8000) if network.features.hears_samples else torch.randn(2, 60, 80)
+    inputs = torch.randn(2, 8000) if network.features.takes_samples else torch.randn(2, 60, 80)
     lengths_B = torch.tensor([inputs.shape[1], inputs.shape[1] // 2])
     evaluated, _, _ = network(inputs.double(), lengths_B, FULL)
     for _ in range(5):

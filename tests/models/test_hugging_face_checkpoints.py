@@ -262,7 +262,7 @@ WHAT_IS_READ = "layerdial reads WavLM, wav2vec2, HuBERT and Parakeet CTC models"
         (bert, f"holds .*, of type bert; {WHAT_IS_READ}"),
         (config(model_type="nonsense"), r"config\.json is no config of a known model \(.*`nonsense`.*\); WavLM, "),
         (config(add_adapter=True), "has add_adapter, convolutions after the encoder, which layerdial does not run"),
-        (extractor(sampling_rate=8000), "the model hears 8000 Hz; layerdial gives 16000 Hz"),
+        (extractor(sampling_rate=8000), "the model takes 8000 Hz; layerdial gives 16000 Hz"),
         (removed("vocab.json", "tokenizer_config.json"), "has no processor .*comes with .*tokenizer"),
         (removed("vocab.json"), "has no processor .*comes with .*tokenizer"),
         (removed("processor_config.json"), r"has no processor .*comes with preprocessor_config\.json"),
@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_said_in_one_line(wavlm: Path, tmp_path: Path, harm
         ),
         (removed("tokenizer.json", "tokenizer_config.json"), "has no processor .*comes with .*tokenizer"),
         (removed("processor_config.json"), r"has no processor .*preprocessor_config\.json"),
-        (extractor(sampling_rate=8000), "the model hears 8000 Hz"),
+        (extractor(sampling_rate=8000), "the model takes 8000 Hz"),
     ],
 )
 def test_what_does_not_fit_parakeet_is_said_in_one_line(

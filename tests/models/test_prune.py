@@ -55,8 +55,8 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 def hear(network: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """A padded batch of noise."""
     generator = torch.Generator().manual_seed(0)
-    longest = 9000 if network.features.hears_samples else 70
-    shape = (2, longest) if network.features.hears_samples else (2, longest, 80)
+    longest = 9000 if network.features.takes_samples else 70
+    shape = (2, longest) if network.features.takes_samples else (2, longest, 80)
     inputs, lengths_B = torch.randn(shape, generator=generator), torch.tensor([longest, longest // 2])
     inputs[1, longest // 2 :] = 0.0
     return inputs, lengths_B

@@ -22,7 +22,7 @@ import soundfile
 import torch
 
 from layerdial import BlockSubset, UserError, load_model
-from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import evaluate
@@ -675,9 +675,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest missing": (lambda f: (f / "manifest.json").unlink(), r"has no manifest\.json"),
     "manifest no JSON": (lambda f: cut(f / "manifest.json"), r"manifest\.json is not valid JSON"),
     "manifest empty": (lambda f: cut(f / "manifest.json", 0), r"manifest\.json is not valid JSON"),
-    "manifest a list": (lambda f: (f / "manifest.json").write_text("[]"), r"manifest\.json is of kind and format"),
+    "manifest a list": (lambda f: (f / "manifest.json").write_text("[]"), r"manifest\.json is damaged"),
     "manifest of the future": (lambda f: change(f / "manifest.json", format=2), r"manifest\.json .* this layerdial re"),
-    "manifest of another kind": (lambda f: change(f / "manifest.json", kind="x"), r"manifest\.json is of kind"),
+    "manifest of another kind": (lambda f: change(f / "manifest.json", kind="x"), r"manifest\.json has kind .x."),
     "manifest of another export": (
         lambda f: change(f / "manifest.json", model_id="0123456789abcdef"),
         r"model\.onnx has .* manifest\.json .*; they are not from one export",
@@ -706,7 +706,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "ladder of other blocks": (ladder_of_two, r"ladder\.json is for 2 blocks, this model has 3"),
     "ladder no JSON": (lambda f: (f / "ladder.json").write_text("{"), r"ladder\.json is not valid JSON"),
     "profile no JSON": (lambda f: (f / PROFILE).write_text("{"), r"profile\.json is not valid JSON"),
-    "profile a list": (lambda f: (f / PROFILE).write_text("[]"), r"profile\.json is no profile of this layerdial"),
+    "profile a list": (lambda f: (f / PROFILE).write_text("[]"), r"profile\.json is damaged .it holds no JSON"),
     "profile without tables": (
         lambda f: (f / PROFILE).write_text('{"format": 1, "model_id": "a"}'),
         r"profile\.json is damaged .*layerdial profile",

@@ -69,7 +69,7 @@ def kill_in_evaluation(step: int, after: bool = False) -> None:
             kill()
         return score(*parts)
 
-    def deadly_save(folder: Path, progress: checkpoints.Progress) -> None:
+    def deadly_save(folder: Path, progress: checkpoints.TrainState) -> None:
         if progress.step == step:
             kill()
         save(folder, progress)

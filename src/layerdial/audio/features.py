@@ -1,4 +1,4 @@
-"""What networks hear, the same code in training and on the device: log-mel features, or samples.
+"""Inputs of networks, the same code in training and on the device: log-mel features, or samples.
 
 Settings are those that lhotse and sherpa-onnx share: samples in [-1, 1] at 16 kHz, 25 ms windows every 10 ms,
 Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no dither, frames centred
@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio import nemo_fbank as nemo_mel
-from layerdial.audio.kaldi_fbank import RATE, SHIFT, log_mel
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.kaldi_fbank import SHIFT, log_mel
 
-SAMPLE_RATE = RATE
-FRAMES_PER_SECOND = RATE // SHIFT
+FRAMES_PER_SECOND = SAMPLE_RATE // SHIFT
 Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
 
 
 class Features(Protocol):
-    """The part without weights between samples and blocks: what the network hears, and how many frames it makes of it.
+    """The part without weights between samples and blocks: the network's input, and its number of frames.
 
-    Calling it turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
+    A call turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
     """
 
     @property
@@ -42,13 +42,13 @@ class Features(Protocol):
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def frames(self, lengths: Lengths) -> Lengths:
-        """Output frames that the network makes of inputs of these lengths."""
+        """Return the number of output frames that the network makes of inputs of these lengths."""
         ...
 
 
 @dataclass(frozen=True)
 class LogMel:
-    """`fbank`, and a front end whose convolutions round up, so that a frame never vanishes."""
+    """The features of `fbank`, and a front end whose convolutions round up, so that a frame never vanishes."""
 
     subsampling: int
     per_second: int = FRAMES_PER_SECOND
@@ -72,8 +72,8 @@ Convolution = tuple[int, int, int]
 class Samples:
     """Samples themselves, for a network whose front end is strided convolutions (kernel, stride, padding) over them.
 
-    With `normalise` each utterance gets zero mean and unit variance, as wav2vec2 and its relatives were trained with:
-    bit for bit what transformers' Wav2Vec2FeatureExtractor gives them.
+    With `normalise` each utterance gets zero mean and unit variance, as in the training of wav2vec2 and its relatives.
+    The result is bit for bit that of transformers' Wav2Vec2FeatureExtractor.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -118,7 +118,10 @@ class NemoMel:
 
 
 def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengths:
-    """Output frames of a stack of convolutions, each (kernel, stride, padding), over inputs of these lengths."""
+    """Return the output frames of a stack of convolutions over inputs of these lengths.
+
+    Each convolution is (kernel, stride, padding).
+    """
     made: Any = lengths
     for kernel, stride, padding in convolutions:
         made = (made + 2 * padding - kernel) // stride + 1
@@ -126,7 +129,7 @@ def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengt
 
 
 def fewest_inputs(convolutions: Sequence[Convolution]) -> int:
-    """The shortest input of which such a stack makes a frame."""
+    """Return the length of the shortest input of which such a stack makes a frame."""
     fewest = 1
     for kernel, stride, padding in reversed(convolutions):
         fewest = (fewest - 1) * stride + kernel - 2 * padding
@@ -134,9 +137,9 @@ def fewest_inputs(convolutions: Sequence[Convolution]) -> int:
 
 
 def fbank(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples (S,) at 16 kHz -> log-mel energies (T, 80), T = S / 160 rounded, at least 1.
+    """Return the log-mel energies (T, 80) of samples (S,) at 16 kHz; T = S / 160 rounded, at least 1.
 
-    Less than one frame shift of audio is padded with silence to one frame.
+    Audio shorter than one frame shift is padded with silence to one frame.
     """
     if len(samples) < SHIFT:
         samples = np.pad(samples, (0, SHIFT - len(samples)))

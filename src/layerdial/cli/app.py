@@ -14,7 +14,7 @@ import typer
 from layerdial.cli import demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
 
-_INTERRUPTED = 130  # the exit code of what SIGINT ended
+_INTERRUPTED = 130  # the exit code after SIGINT
 
 app = typer.Typer(
     help="Speech recognisers whose encoder blocks can be left out at run time.",
@@ -50,7 +50,11 @@ for _command in (
 
 
 def main() -> NoReturn:
-    """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
+    """Run a command.
+
+    The exit code is 0 for success, 2 for an error in the user's input (one line on stderr), 1 for an error of this
+    package.
+    """
     _show_log()
     try:
         app()
@@ -63,12 +67,12 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `layerdial … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:  # whatever else can be foreseen is a UserError
+    except OSError as error:  # other expected errors are UserErrors
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}; free the disk or choose another place")
     except SystemExit as ended:
-        if ended.code == _INTERRUPTED:  # which is what typer makes of KeyboardInterrupt
+        if ended.code == _INTERRUPTED:  # typer's exit code for KeyboardInterrupt
             print(
                 "layerdial: interrupted; what was finished is kept, the same command goes on (train: with --resume)",
                 file=sys.stderr,
@@ -78,7 +82,7 @@ def main() -> NoReturn:
 
 
 def _show_log() -> None:
-    """What the package logs, such as that it resamples, on stderr; not what a library says of its own attention."""
+    """Show the package's log, such as resampling, on stderr, without a warning of a library about its attention."""
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM in transformers
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("layerdial: %(message)s"))
@@ -89,4 +93,4 @@ def _show_log() -> None:
 def _fail(message: str) -> NoReturn:
     print(f"layerdial: {' '.join(message.split())}", file=sys.stderr)
     sys.stdout.flush()
-    os._exit(2)  # data workers may still be running; nothing is left to be written
+    os._exit(2)  # data workers may still run; nothing is left to be written

@@ -1,4 +1,4 @@
-"""`layerdial transcribe`, `export`, `profile` and `prune`: models at work, and on devices."""
+"""`layerdial transcribe`, `export`, `profile` and `prune`: models in use, and on devices."""
 
 from __future__ import annotations
 

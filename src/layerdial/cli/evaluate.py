@@ -1,4 +1,4 @@
-"""`layerdial search` and `layerdial sweep`: which blocks run at a depth, and how good and dear each depth is."""
+"""`layerdial search` and `layerdial sweep`: the blocks that run at a depth, and the errors and cost of each depth."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
@@ -17,6 +17,9 @@ from layerdial.cli.options import (
     WorkersOption,
 )
 from layerdial.errors import UserError
+
+if TYPE_CHECKING:
+    from layerdial.data.manifest import CorpusReport
 
 Number = TypeVar("Number", int, float)
 
@@ -117,7 +120,7 @@ def prepare_speak(
 
 
 def _parse_numbers(option: str, text: str, example: str, kind: Callable[[str], Number]) -> list[Number]:
-    """As many numbers as `example` has."""
+    """Return as many numbers as `example` has. Raises `UserError` for another form."""
     try:
         numbers = [kind(part) for part in text.split(",")]
     except ValueError:
@@ -145,7 +148,7 @@ def _parse_hold_out(text: str) -> tuple[str, list[str]]:
 
 
 def _line_progress() -> Any:
-    """(description, done, total) as one bar or one line a minute."""
+    """Return a function of (description, done, total) that shows one bar, or one line a minute."""
     from contextlib import ExitStack
 
     from layerdial.utils.progress import Update, progress
@@ -165,11 +168,11 @@ def _line_progress() -> Any:
     return update
 
 
-def _report_corpus(report: Any) -> None:
+def _report_corpus(report: CorpusReport) -> None:
     for name, split in sorted(report.splits.items()):
         print(f"{name}: {split.cuts} cuts, {split.hours:.2f} h, {split.speakers} speakers, {split.path}")
     if report.rejected:
         first = report.rejected[0]
-        where = f"; all in {report.rejected_path}" if getattr(report, "rejected_path", None) else ""
+        where = f"; all in {report.rejected_path}" if report.rejected_path else ""
         print(f"left out: {len(report.rejected)}, the first {first.cut_id}: {first.reason}{where}", file=sys.stderr)
     print("next: layerdial train RECIPE.yaml --set data.train=… --set data.dev=…")

@@ -26,7 +26,7 @@ def train(
 
     folder = run(settings, resume)
     if os.environ.get("RANK", "0") != "0":
-        return  # under torchrun or accelerate launch the first process speaks for all
+        return  # under torchrun or accelerate launch only the first process prints
     dev = {name: f"{value:.2%}" for name, value in json.loads((settings.out / "dev.json").read_text()).items()}
     print(f"model: {folder}")
     print(

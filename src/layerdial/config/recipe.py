@@ -149,7 +149,7 @@ class ObjectiveConfig(Strict):
 class OptimConfig(Strict):
     """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at a hundredth of `lr`.
 
-    `head_lr` is the peak for the last layer, `lr` if left out: a new head on a pre-trained encoder wants more.
+    `head_lr` is the peak for the last layer, `lr` if left out: a new head on a pre-trained encoder needs more.
     """
 
     lr: float = Field(default=1e-3, gt=0)

@@ -12,7 +12,7 @@ from layerdial.data.synthesis.demo_corpus import VOCABULARY
 from layerdial.utils.files import read_json, write_text
 
 if TYPE_CHECKING:
-    from layerdial.data.synthesis.writer import SynthReport
+    from layerdial.data.manifest import CorpusReport
     from layerdial.utils.rows import Row
 
 NAMES = {
@@ -76,7 +76,7 @@ Apache-2.0.
 """
 
 
-def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: SynthReport, command: str) -> None:
+def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: CorpusReport, command: str) -> None:
     """Write `README.md` into a model folder.
 
     `rows` are the sweep's of this model, shallowest first; `command` is one that uses it.
@@ -101,7 +101,7 @@ def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: SynthRepo
     write_text(folder / "README.md", card)
 
 
-def _data_table(corpus: SynthReport) -> str:
+def _data_table(corpus: CorpusReport) -> str:
     lines = ["| split | utterances | minutes | voices (variant and accent) |", "|---|---|---|---|"]
     for name, split in corpus.splits.items():
         lines.append(f"| {name} | {split.cuts} | {60 * split.hours:.1f} | {split.speakers} |")

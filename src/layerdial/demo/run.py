@@ -1,4 +1,4 @@
-"""The demo: from nothing to four models, compared at every depth, in minutes on two CPU cores."""
+"""The demo: four models trained from synthetic speech, compared at every depth, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from layerdial.utils.progress import progress
 
 if TYPE_CHECKING:
     from layerdial.cost import Cost
-    from layerdial.data.synthesis.writer import SynthReport
+    from layerdial.data.manifest import CorpusReport
     from layerdial.recognizer import Recognizer
     from layerdial.subset import Blocks
     from layerdial.utils.rows import Row
@@ -39,9 +39,9 @@ _TIMING_S = 10.0  # of all models together
 
 
 def run_demo(out: Path) -> None:
-    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo goes on where it stopped.
+    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo continues where it stopped.
 
-    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot go on.
+    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot be continued.
     """
     began = time.monotonic()
     _check_models(out)
@@ -88,7 +88,7 @@ def _check_models(out: Path) -> None:
             )
 
 
-def _speak(cuts: Path) -> SynthReport:
+def _speak(cuts: Path) -> CorpusReport:
     from layerdial.data.synthesis.demo_corpus import prepare_demo
 
     with progress("speak", None) as update:
@@ -169,10 +169,10 @@ def _sweep(out: Path) -> list[Row]:
 
 
 class SharedTiming:
-    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep asks.
+    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep needs it.
 
-    What has the same parameters and multiply-accumulates takes as long, so each subset of a shape is timed with one
-    model; in the rows of the others `timed_with` names it.
+    Subsets with the same parameters and multiply-accumulates take the same time. So each subset of a shape is timed
+    with one model; in the rows of the others `timed_with` names it.
     """
 
     def __init__(self, models: Sequence[Path]) -> None:

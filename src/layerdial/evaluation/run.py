@@ -1,6 +1,6 @@
-"""What the commands do with a model folder and a manifest, for the command line, the demo and scripts alike.
+"""Evaluation of a model folder on a manifest, for the command line, the demo and scripts alike.
 
-A model folder holds a torch model or an exported one; both transcribe, both can be swept and searched.
+A model folder holds a torch model or an exported one. Both transcribe, and both can be swept and searched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _resolve(model: Path) -> tuple[Path, str]:
-    """The folder of a model, and a hash of its weights."""
+    """Return the folder of a model, and a hash of its weights."""
     if is_exported(model):
         return model, Manifest.load(model).model_id
     from layerdial.models.checkpoint import fingerprint, resolve_model
@@ -44,10 +44,9 @@ def search_model(
 ) -> tuple[Path, Ladder]:
     """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
 
-    `metric` is the loss unless given, and WER for an exported model, which has texts alone. `batches` are those of
-    `cuts` where the caller has them already.
-    Returns the model's folder (for a hub id, that in the hub's cache) and the ladder. An interrupted search goes on
-    where it stopped.
+    `metric` is the loss unless given, and WER for an exported model, which returns texts alone. `batches` are those of
+    `cuts` where the caller has them already. Returns the model's folder (for a hub id, that in the hub's cache) and the
+    ladder. An interrupted search continues where it stopped.
     """
     from layerdial.data.batching import FeatureBatches
 
@@ -87,7 +86,7 @@ def sweep_model(
     timing: Times | None = None,
     batches: FeatureBatches | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `sweep`."""
+    """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`."""
     from layerdial.data.batching import FeatureBatches
 
     name = folder

@@ -1,4 +1,4 @@
-"""`layerdial export`: from a torch model to a folder, in one of three precisions, for us or for sherpa-onnx."""
+"""`layerdial export`: from a torch model to a folder, in one of three precisions, for layerdial or for sherpa-onnx."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def export_model(
 ) -> Manifest:
     """Export a torch model (folder or hub id) to `out`, which is replaced as a whole.
 
-    int8 is checked on `cuts` (dev data) at every depth, and blocks that it hurts stay in float; without cuts only the
+    int8 is checked on `cuts` (dev data) at every depth, and blocks that it hurts stay in float. Without cuts only the
     difference of posteriors is known. Raises `UserError` for a model that cannot be exported.
     """
     out = out.resolve()
     _check_place(out)
     if cuts is not None:
-        open_cuts(cuts)  # what is wrong with them is said before the work
+        open_cuts(cuts)  # errors in them are reported before the work
     traced = trace(folder, licence, name, note)
     manifest = replace(traced.manifest, precision=precision)
     if precision == "float32":
@@ -57,7 +57,7 @@ def _write_checked(out: Path, traced: Traced, manifest: Manifest, cuts: Path, no
 
 
 def _check_place(out: Path) -> None:
-    """`out` is replaced: it must be new, empty, or an earlier export."""
+    """Raise `UserError` unless `out`, which is replaced, is new, empty, or an earlier export."""
     if out.is_file():
         raise UserError(f"{out} is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not _is_export(out):

@@ -1,4 +1,4 @@
-"""What every network of this package is: a front end, dynamic blocks, a head, and the features that it takes."""
+"""The base class of all networks: a front end, dynamic blocks, a head, and the features that it takes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerdial.audio.features import SAMPLE_RATE, Features
+from layerdial.audio.features import Features
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.models.dynamic import Choice, SkipRule
 
 
 class EncoderOutput(NamedTuple):
-    """Log-probabilities (B, T', V) in float32, token 0 the blank; valid frames (B,); the same at each exit asked for.
+    """Log-probabilities (B, T', V) in float32, token 0 the blank; valid frames (B,); log-probabilities at each exit.
 
     A named tuple, because DDP, accelerate and torch.export look for tensors in tuples.
     """
@@ -28,7 +29,7 @@ class EncoderOutput(NamedTuple):
 class Network(nn.Module):
     """The base of Conformer and Hugging Face networks. Which blocks run is an argument of every call.
 
-    `head` is the last layer, from the encoder's width to the vocabulary; `skip` says what is left of a dropped block.
+    `head` is the last layer, from the encoder's width to the vocabulary. `skip` is the rule for a skipped block.
     """
 
     __call__: Callable[..., EncoderOutput]
@@ -38,7 +39,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # What a `SelectorDepth` asks; most networks have none. (An attribute of the class would hide the module.)
+        # The module that a `SelectorDepth` uses; most networks have none. (An attribute of the class would hide it.)
         self.selector: nn.Module | None = None
 
     @property
@@ -58,8 +59,8 @@ class Network(nn.Module):
     def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:
         """Run the blocks of `subset` on `inputs` as `features` makes them, zero-padded: (B, T, F) or (B, S).
 
-        `lengths_B` may stay on the CPU, which can spare the network a look at the padding. Each number n in `exits`
-        adds an output after n of the blocks that run.
+        `lengths_B` may stay on the CPU: then a network can skip the check for padding on the device. Each number n in
+        `exits` adds an output after n of the blocks that run.
         """
         raise NotImplementedError
 
@@ -68,7 +69,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def example_inputs(self, seconds: float) -> tuple[Tensor, Tensor]:
-        """Noise of `seconds` as the network takes it, and its length: one utterance, where the network is."""
+        """Return noise of `seconds` as the network takes it, and its length: one utterance, on the network's device."""
         samples = np.random.default_rng(0).normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
         inputs = torch.from_numpy(self.features(samples)).unsqueeze(0)
         return inputs.to(next(self.parameters()).device), torch.tensor([inputs.shape[1]])

@@ -20,7 +20,7 @@ def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
     """Write the model that `model` is at `depth` (the ladder's subset, else evenly spaced) as the model folder `out`.
 
     A Hugging Face model stays one: plain `transformers` loads the smaller checkpoint. Raises `UserError` where `out`
-    exists, and for a Conformer whose skip rule leaves something of dropped blocks.
+    exists, and for a Conformer whose skip rule is not the identity.
     """
     folder = resolve_model(model)
     if out.exists():
@@ -34,7 +34,7 @@ def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:
 
 
 def _origin(folder: Path, subset: BlockSubset) -> dict[str, Any]:
-    """What meta.json says of where the model comes from."""
+    """Return the entries of meta.json about the model's origin."""
     return {"pruned_from": str(folder), "subset": subset.key}
 
 
@@ -54,19 +54,19 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
 
 
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
-    """As stored: in the checkpoint's own precision, with its own config but for the number of blocks."""
+    """Write the kept blocks as stored: in the checkpoint's own precision and config but for the number of blocks."""
     model, processor, encoder = hugging_face().load_plain(folder)
-    from layerdial.models.huggingface.ctc import quiet
+    from layerdial.models.huggingface.ctc import silence_transformers
 
     subset = _subset(folder, len(encoder.layers), depth)
     first, kept = encoder.layers[0], [encoder.layers[i] for i in subset.kept]
     if model.config.model_type == "wavlm":
-        # the table of the position bias lies in block 0, and must lie in the block that becomes block 0
+        # the table of the position bias is in block 0, and must be in the block that becomes block 0
         kept[0].attention.rel_attn_embed = first.attention.rel_attn_embed
     encoder.layers = nn.ModuleList(kept)
     encoder.config.num_hidden_layers = depth
     with replacing(out) as temporary:
-        with disk_errors(temporary), quiet():
+        with disk_errors(temporary), silence_transformers():
             model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / "meta.json", _origin(folder, subset))

@@ -14,13 +14,13 @@ from layerdial.errors import UserError
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors; a full or read-only disk raises `OSError` like any other file."""
+    """Write safetensors. A full or read-only disk raises `OSError`, as for any other file."""
     with disk_errors(file):
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read safetensors; `UserError` when the file is missing or damaged."""
+    """Read safetensors. Raises `UserError` when the file is missing or damaged."""
     if not file.is_file():
         raise UserError(f"{file} does not exist; a model folder holds config.json, model.safetensors and tokens.txt")
     try:
@@ -31,7 +31,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, file: Path) -> None:
-    """Put the tensors of `file` into `network`, which must have exactly these names and shapes."""
+    """Load the tensors of `file` into `network`, which must have exactly these names and shapes."""
     tensors = load_tensors(file)
     own = network.state_dict()
     wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
@@ -42,7 +42,7 @@ def load_weights(network: nn.Module, file: Path) -> None:
 
 @contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
-    """Let what safetensors says of a disk that is full or read-only be the `OSError` that it is."""
+    """Convert the safetensors error for a full or read-only disk to the `OSError` that it is."""
     try:
         yield
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: `manifest.json` beside the graph."""
+"""The description of an exported folder: `manifest.json` beside the graph."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerdial.audio.features import SAMPLE_RATE, Features, LogMel, NemoMel, Samples
+from layerdial.audio.features import Features, LogMel, NemoMel, Samples
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
-from layerdial.utils.files import read_json, write_json
+from layerdial.utils.files import write_json
+from layerdial.utils.records import parsing, read_record
 
 FORMAT = 1
 KIND = "layerdial-onnx"
@@ -29,10 +31,10 @@ class Parity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a program needs to know to run the graph.
+    """Everything that a program needs to run the graph.
 
-    `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
-    left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well.
+    `features` is as `describe_features` writes it. `silent_tokens` add no text. `float_blocks` are those that int8 left
+    in float. `wer` holds the errors of the check of int8. `model_id` is also stored in the graph.
     """
 
     model_id: str
@@ -57,20 +59,16 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read it; `UserError` if it is missing, damaged, or of another kind or format."""
+        """Read a folder's manifest. Raises `UserError` if it is missing, damaged, or of another kind or format."""
         file = folder / FILE
         if not file.is_file():
             raise UserError(f"{folder} is not an exported model: it has no {FILE}; make one with layerdial export")
-        stored = read_json(file)
-        if isinstance(stored, dict) and stored.get("kind") == SHERPA_KIND:
+        remedy = "export the model again"
+        if read_record(file, remedy).get("kind") == SHERPA_KIND:
             raise UserError(f"{folder} was exported for sherpa-onnx; export it again without --format for layerdial")
-        found = (stored.get("kind"), stored.get("format")) if isinstance(stored, dict) else None
-        if found != (KIND, FORMAT):
-            raise UserError(f"{file} is of kind and format {found}; this layerdial reads {(KIND, FORMAT)}")
-        try:
+        stored = read_record(file, remedy, kind=KIND, format=FORMAT)
+        with parsing(file, remedy):
             return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format")})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error!r}); export the model again") from None
 
     @classmethod
     def _parse(cls, stored: dict[str, Any]) -> Manifest:
@@ -89,7 +87,7 @@ class Manifest:
         return manifest
 
     def graph_metadata(self) -> dict[str, str]:
-        """What stands inside the graph, so that the file can be read without the rest."""
+        """Return the metadata stored inside the graph, so that the file can be read without the rest."""
         return {
             "layerdial.kind": KIND,
             "layerdial.format": str(FORMAT),
@@ -109,7 +107,7 @@ class Manifest:
 
 
 def _in_words(features: Features) -> str:
-    """What someone who has the graph alone must feed it."""
+    """Describe the inputs, for a reader who has the graph alone."""
     if isinstance(features, LogMel):
         return "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1] at 16 kHz, dither 0, snip_edges false"
     if isinstance(features, NemoMel):
@@ -119,7 +117,7 @@ def _in_words(features: Features) -> str:
 
 
 def describe_features(features: Features) -> dict[str, Any]:
-    """Features as JSON."""
+    """Return features as JSON."""
     if isinstance(features, LogMel):
         return {"kind": "log-mel", "subsampling": features.subsampling}
     if isinstance(features, Samples | NemoMel):
@@ -131,7 +129,7 @@ def describe_features(features: Features) -> dict[str, Any]:
 
 
 def read_features(stored: dict[str, Any]) -> Features:
-    """The features that `describe_features` wrote; `ValueError` for another kind."""
+    """Return the features that `describe_features` wrote. Raises `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
         return LogMel(int(stored["subsampling"]))
     if stored["kind"] in ("samples", "nemo-mel"):

@@ -1,4 +1,4 @@
-"""Running a suite: what is left to do is done, by one process at a time, and the rows are gathered."""
+"""Execution of a suite: what is left is done, by one process at a time, and the rows are gathered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layerdial.errors import UserError
 from layerdial.suites.plan import check_names, jobs_left, refuse_changed
 from layerdial.suites.rows import forget_rows, gather_rows
 from layerdial.suites.run_one import device_of_suites
-from layerdial.suites.suite import Origin, Run, Suite
+from layerdial.suites.suite import Origin, RunKey, Suite
 from layerdial.utils.files import check_writable
 from layerdial.utils.jobs import run_jobs
 from layerdial.utils.workers import Failure, Job
@@ -23,16 +23,16 @@ _log = logging.getLogger(__name__)
 
 def run_suite(
     suite: Suite,
-    runs: Mapping[Run, Origin],
-    chosen: Collection[Run],
+    runs: Mapping[RunKey, Origin],
+    chosen: Collection[RunKey],
     parallel: int | None = None,
     fresh: Sequence[str] = (),
 ) -> list[Failure]:
-    """Do what is left of the `chosen` runs, and what they need, at most `parallel` jobs at a time.
+    """Run what is left of the `chosen` runs, and what they need, at most `parallel` jobs at a time.
 
-    Returns what failed, and why. The runs and rows of the entries in `fresh`, and of those that need their models, are
-    removed before. Raises `UserError` before anything is changed when another entry, chosen or not, is not what it was
-    when its runs were begun.
+    Returns the failures and their reasons. The runs and rows of the entries in `fresh`, and of those that need their
+    models, are removed before. Raises `UserError`, before anything is changed, when the settings of another entry,
+    chosen or not, have changed since its runs began.
     """
     check_writable(suite.out)
     with alone(suite):
@@ -51,7 +51,7 @@ def run_suite(
 
 
 def _shares(parallel: int | None) -> tuple[int, int]:
-    """Jobs at a time and torch's threads of each: on a GPU one that has all, else a core each."""
+    """Return the jobs at a time and torch's threads of each: on a GPU one job with all, else a core each."""
     import torch
 
     if device_of_suites() == "cpu":
@@ -59,7 +59,7 @@ def _shares(parallel: int | None) -> tuple[int, int]:
     return parallel or 1, torch.get_num_threads()
 
 
-def remove_fresh(suite: Suite, runs: Mapping[Run, Origin], names: Sequence[str]) -> None:
+def remove_fresh(suite: Suite, runs: Mapping[RunKey, Origin], names: Sequence[str]) -> None:
     """Remove the runs and rows of entries and of those that need their models, if all others are as they were."""
     gone = _with_dependents(suite, names)
     refuse_changed(suite, {run: origin for run, origin in runs.items() if run[0] not in gone})
@@ -80,7 +80,7 @@ def _with_dependents(suite: Suite, names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def alone(suite: Suite) -> Iterator[None]:
-    """`UserError` while another process runs a suite in the same place. The lock ends with its process."""
+    """Raise `UserError` while another process runs a suite in the same place. The lock ends with its process."""
     with (suite.out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""One job of a suite, as a worker does it: train an entry with a seed, search its ladder, test its depths."""
+"""One job of a suite in a worker: train an entry with a seed, search its ladder, test its depths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
-    """Train, search, test; what an earlier call finished is left as it is. Rows go to `rows.jsonl` in the folder."""
+    """Train, search, test. What an earlier call finished is left as it is. Rows go to `rows.jsonl` in the folder."""
     from layerdial.evaluation.load import load_model
     from layerdial.evaluation.run import search_model
     from layerdial.models.checkpoint import fingerprint
@@ -67,7 +67,7 @@ def _took(trained: Trained, origin: Origin) -> Row:
 
 
 def device_of_suites() -> str:
-    """Where suites train and test: on a GPU if there is one."""
+    """Return the device on which suites train and test: a GPU if there is one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,7 +77,7 @@ _kept: dict[tuple[Path, Features], FeatureBatches] = {}
 
 
 def _features_of(cuts: Path, features: Features) -> FeatureBatches:
-    """The batches of a manifest with their features, which all jobs of a worker use."""
+    """Return the batches of a manifest with their features, which all jobs of a worker use."""
     from layerdial.data.batching import FeatureBatches
 
     if (cuts, features) not in _kept:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerdial.audio.features import FRAMES_PER_SECOND, SAMPLE_RATE
+from layerdial.audio.features import FRAMES_PER_SECOND
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.config.recipe import SpecAugmentConfig
 from layerdial.modules.subsampling import frame_mask
 
@@ -16,7 +17,7 @@ FREQ_MASKS = 2
 
 
 def mask_samples(inputs_BS: Tensor, lengths_B: Tensor, config: SpecAugmentConfig) -> Tensor:
-    """The time masks of `spec_augment` for networks that hear samples: stretches of silence, at the mean."""
+    """The time masks of `spec_augment` for networks that take samples: stretches of silence, at the mean."""
     frame = SAMPLE_RATE // FRAMES_PER_SECOND
     in_samples = config.model_copy(update={"freq_masks": 0, "time_width": config.time_width * frame})
     return spec_augment(inputs_BS.unsqueeze(2), lengths_B, in_samples).squeeze(2)

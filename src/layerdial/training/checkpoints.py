@@ -20,7 +20,7 @@ from layerdial.utils.files import read_json, replacing, write_json
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a run has come: updates made, the next batch, the dev score of each kept checkpoint (lower is better).
 
     `train_seconds` is wall time of training alone, without evaluations, over all restarts.
@@ -34,7 +34,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
-def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainState) -> None:
     """Write one checkpoint folder; a kill or a full disk leaves the earlier ones as they were."""
     with replacing(folder / _name(progress.step)) as temporary:
         temporary.mkdir(parents=True)
@@ -43,12 +43,12 @@ def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, pro
         write_json(temporary / "state.json", asdict(progress))
 
 
-def save_progress(folder: Path, progress: Progress) -> None:
+def save_progress(folder: Path, progress: TrainState) -> None:
     """Write what is known by now into the checkpoint of this step: its dev score."""
     write_json(folder / _name(progress.step) / "state.json", asdict(progress))
 
 
-def prune(folder: Path, progress: Progress, keep_best: int) -> None:
+def prune(folder: Path, progress: TrainState, keep_best: int) -> None:
     """Keep the newest checkpoint whole and the weights of the best; forget the rest, and what a kill left half done."""
     best = best_steps(progress, keep_best)
     for step in [s for s in progress.scores if s not in best and s != progress.step]:
@@ -65,7 +65,7 @@ def prune(folder: Path, progress: Progress, keep_best: int) -> None:
         shutil.rmtree(half, ignore_errors=True)
 
 
-def best_steps(progress: Progress, count: int) -> list[int]:
+def best_steps(progress: TrainState, count: int) -> list[int]:
     """The steps with the lowest dev scores; of equals the later."""
     return sorted(progress.scores, key=lambda step: (progress.scores[step], -step))[:count]
 
@@ -76,7 +76,7 @@ def latest(folder: Path) -> Path | None:
     return max(whole, key=_step, default=None)
 
 
-def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
     """Put weights and optimizer state back; returns how far the run had come."""
     device = next(network.parameters()).device
     weights = {name: tensor.to(device) for name, tensor in load_tensors(checkpoint / "model.safetensors").items()}
@@ -86,7 +86,7 @@ def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     state["position"] = Position(**state["position"])
     there = {_step(path) for path in checkpoint.parent.glob("step-*")}  # some were pruned after this was written
     state["scores"] = {int(step): score for step, score in state["scores"].items() if int(step) in there}
-    return Progress(**state)
+    return TrainState(**state)
 
 
 def average_weights(folder: Path, steps: list[int], network: nn.Module) -> None:

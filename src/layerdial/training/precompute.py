@@ -114,7 +114,7 @@ def _changed(store: PosteriorStore, data: DataConfig) -> Iterator[Path]:
         except AudioProblem:
             continue
         unheard.remove(shard)
-        if not store.heard(cut.id, speed, samples):
+        if not store.matches(cut.id, speed, samples):
             yield shard
 
 
@@ -140,7 +140,7 @@ def _compute(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Cuts at speeds as the reference hears them; `asked` counts also those whose audio cannot be used."""
+    """Cuts at speeds as inputs of the reference; `asked` counts also those whose audio cannot be used."""
 
     keys: list[int]
     checksums: list[int]
@@ -187,7 +187,7 @@ def _groups(missing: _Missing, batch_seconds: float) -> Iterator[list[tuple[Any,
 
 
 class _Hearing(Dataset[_Batch]):
-    """Turns cuts into what the reference hears of them; runs in the workers. Training says what cannot be used."""
+    """Turns cuts into inputs of the reference; runs in the workers. Training says what cannot be used."""
 
     def __init__(self, features: Features) -> None:
         self._features = features
@@ -195,7 +195,7 @@ class _Hearing(Dataset[_Batch]):
     def __getitem__(self, group: Any) -> _Batch:
         keys: list[int] = []
         checksums: list[int] = []
-        heard: list[NDArray[np.float32]] = []
+        inputs_of: list[NDArray[np.float32]] = []
         for cut, speeds in group:
             try:
                 samples = load_samples(cut)
@@ -204,6 +204,6 @@ class _Hearing(Dataset[_Batch]):
             for speed in speeds:
                 keys.append(key_of(cut.id, speed))
                 checksums.append(checksum_of(samples))
-                heard.append(self._features(change_speed(samples, speed)))
-        inputs, lengths_B = pad_inputs(heard)
+                inputs_of.append(self._features(change_speed(samples, speed)))
+        inputs, lengths_B = pad_inputs(inputs_of)
         return _Batch(keys, checksums, inputs, lengths_B, sum(len(speeds) for _, speeds in group))

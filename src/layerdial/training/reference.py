@@ -47,12 +47,12 @@ class Reference:
             )
 
     def check_features(self, network: Network) -> None:
-        """`UserError` unless the student hears the same features and makes as many frames of them."""
+        """`UserError` unless the student takes the same features and makes as many frames of them."""
         own, other = self._network.features, network.features
         if own != other:
             raise UserError(
-                f"the reference {self.folder} hears {own}, the student {other}{_detail(own, other)}; frames can only "
-                "be compared between networks that hear alike"
+                f"the reference {self.folder} takes {own}, the student {other}{_detail(own, other)}; frames can only "
+                "be compared between networks with the same features"
             )
 
     @torch.no_grad()

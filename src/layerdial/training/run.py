@@ -49,7 +49,7 @@ class Run:
     policy: Policy
     ladder: Ladder | None
     dev: FeatureBatches
-    progress: checkpoints.Progress
+    progress: checkpoints.TrainState
     window: LogWindow
 
     @property
@@ -76,7 +76,7 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
     latest = folder.latest if resume else None
-    state = checkpoints.load(latest, network, optimizer) if latest else checkpoints.Progress()
+    state = checkpoints.load(latest, network, optimizer) if latest else checkpoints.TrainState()
     posteriors = None
     cached = distil is not None and distil.teacher == "cached"
     if reference is not None and cached and not is_over(recipe, folder, state):
@@ -113,6 +113,6 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     )
 
 
-def is_over(recipe: Recipe, folder: RunFolder, state: checkpoints.Progress) -> bool:
+def is_over(recipe: Recipe, folder: RunFolder, state: checkpoints.TrainState) -> bool:
     """Whether nothing is left to do, nor to be measured."""
     return state.step == recipe.train.steps and folder.is_finished(recipe)

@@ -46,7 +46,7 @@ def write_final_model(
     tokenizer: Tokenizer,
     dev: FeatureBatches,
     recipe: Recipe,
-    progress: checkpoints.Progress,
+    progress: checkpoints.TrainState,
     ladder: Ladder | None,
 ) -> None:
     """Put the average of the best checkpoints into `network`, measure it on dev, and write the run's model folder.

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
-from layerdial.audio.features import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.config.network import ConformerConfig, HuggingFaceConfig
 from layerdial.config.recipe import Recipe
 from layerdial.errors import UserError
@@ -64,7 +64,7 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
     """`UserError` where the recipe asks for what this network does not have."""
     if recipe.spec_augment.freq_masks and network.features.per_second == SAMPLE_RATE:
         raise UserError(
-            "spec_augment.freq_masks is set, but this network hears samples, which have no bands; leave it out"
+            "spec_augment.freq_masks is set, but this network takes samples, which have no bands; leave it out"
         )
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)

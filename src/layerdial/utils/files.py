@@ -1,4 +1,4 @@
-"""Files: written so that a kill or a full disk leaves the old one or the new one, never a half; read; told apart."""
+"""Files: replaced in one step, so that a kill or a full disk leaves the old or the new one; read; compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; `UserError` when it is missing or not JSON."""
+    """Return the JSON value in `path`. Raises `UserError` when it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and move it there, on failure remove it.
 
-    Works for a file and for a folder (which then replaces a folder of that name). `UserError` when the place
+    Works for a file and for a folder (which then replaces a folder of that name). Raises `UserError` when the place
     cannot be written (read-only or full).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -66,7 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """`UserError` now, and not after the work, when nothing can be written in `folder` (which is made if need be)."""
+    """Raise `UserError` before the work when nothing can be written in `folder` (which is made if need be)."""
     trial = folder / ".writable"
     with replacing(trial) as temporary:
         temporary.touch()
@@ -85,7 +85,7 @@ def wait_for_lock(file: IO[Any]) -> None:
 
 
 def contents(manifest: Path) -> str:
-    """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
+    """Return a short hash of a manifest's contents, so that a corpus that was made anew is noticed."""
     try:
         found = manifest.stat()
         return _hash(manifest, found.st_mtime_ns, found.st_size)
@@ -97,13 +97,13 @@ def contents(manifest: Path) -> str:
 
 @cache
 def _hash(manifest: Path, changed: int, size: int) -> str:
-    """Every run of a suite asks for the same few files."""
+    """Return the hash of a manifest of this time and size, cached: every run of a suite needs the same few files."""
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
         return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def model_name(model: Path) -> str:
-    """`runs/demo/sc_exits/model` is called sc_exits, a hub id by itself."""
+    """Return the name of a model: sc_exits for `runs/demo/sc_exits/model`, for a hub id the id itself."""
     if not model.exists():
         return str(model)
     return model.resolve().parent.name if model.name == "model" else model.name
@@ -129,5 +129,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
         return
-    with suppress(OSError):  # whatever stands in the way is reported by what follows
+    with suppress(OSError):  # the next step reports an obstacle
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Jobs side by side, in the order that their needs allow, with their progress."""
+"""Jobs side by side, in the order of their dependencies, with their progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,58 +28,61 @@ def run_jobs(
 ) -> list[Failure]:
     """Run all jobs, `parallel` at a time; those after a failed one are left out and named among the failures.
 
-    `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM) is handed on to the
-    workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for torch.
+    `done` is called here after each job that ended well. An interruption (Ctrl-C, SIGTERM) is passed on to the workers,
+    which have some seconds to save their work, and raises KeyboardInterrupt. `threads` is for torch.
     """
-    waiting = list(jobs)
+    names = {job.name: job for job in jobs}
+    graph = TopologicalSorter({job.name: job.needs & names.keys() for job in jobs})
+    graph.prepare()
+    ready: list[str] = []
     failures: list[Failure] = []
     finished: set[str] = set()
     pool = Workers(min(parallel, len(jobs)), threads)
     with _terminated_as_interrupted(), pool.closing(), side_by_side(description) as show:
-        while waiting or pool.busy:
-            _start_what_can(waiting, {job.name for job in jobs} - finished, pool)
+        while len(finished) + len(failures) < len(jobs):
+            ready = sorted([*ready, *graph.get_ready()], key=list(names).index)
+            while ready and not pool.full:
+                pool.start(names[ready.pop(0)])
             for job, failure in pool.wait(1.0):
                 if failure is None:
                     done(job)
                     finished.add(job.name)
+                    graph.done(job.name)
                 else:
-                    failures += [failure, *_give_up(waiting, job)]
+                    failures += [failure, *_left_out(jobs, job, {failed.job.name for failed in failures})]
             show(*_progress(jobs, finished, failures, pool), f"{len(finished)}/{len(jobs)} jobs")
     return failures
 
 
-def _start_what_can(waiting: list[Job], unfinished: set[str], pool: Workers) -> None:
-    for job in [job for job in waiting if not job.needs & unfinished]:
-        if pool.full:
-            return
-        waiting.remove(job)
-        pool.start(job)
+def _left_out(jobs: Sequence[Job], failed: Job, known: Collection[str]) -> Iterator[Failure]:
+    """Yield the jobs that need a failed one, and those that need these, unless they are `known` to fail.
 
-
-def _give_up(waiting: list[Job], failed: Job) -> Iterator[Failure]:
-    """What needs a failed job, and what needs that."""
-    for job in [job for job in waiting if failed.name in job.needs]:
-        if job in waiting:
-            waiting.remove(job)
+    The topological sort never returns them as ready.
+    """
+    for job in jobs:
+        if failed.name in job.needs and job.name not in known:
+            known = {*known, job.name}
             yield Failure(job, f"left out, it needs {failed.name}", left_out=True)
-            yield from _give_up(waiting, job)
+            for further in _left_out(jobs, job, known):
+                known = {*known, further.job.name}
+                yield further
 
 
 def _progress(
     jobs: Sequence[Job], finished: set[str], failures: Sequence[Failure], pool: Workers
 ) -> tuple[int, int, list[Part]]:
-    """Updates made, those of an earlier call included, updates in all, and how each running job is doing."""
+    """Return updates made, those of an earlier call included, updates in all, and the state of each running job."""
     out = {failure.job.name for failure in failures}
     counted = [job for job in jobs if job.name not in out]
     states = {job.name: (job.steps, job.steps, "") if job.name in finished else _state(job) for job in counted}
-    # not all is done before it is measured
+    # a job that still has to be measured is not complete
     made = sum(done if name in finished else min(done, total - 1) for name, (done, total, _) in states.items() if total)
     running = [Part(job.name, *states[job.name]) for job in pool.running if job.name in states]
     return made, sum(job.steps for job in counted), running
 
 
 def _state(job: Job) -> tuple[int, int, str]:
-    """Updates made, updates in all, the last loss or what is done instead."""
+    """Return updates made, updates in all, and the last loss or the present step."""
     rows = [last_row(run / "metrics.jsonl") for run in job.runs]
     steps = sum(int(row["step"]) for row in rows if row)
     newest: dict[str, Any] = next((row for row in reversed(rows) if row), {})
@@ -88,7 +92,7 @@ def _state(job: Job) -> tuple[int, int, str]:
 
 
 def last_row(path: Path) -> dict[str, Any] | None:
-    """The last whole row of a file of JSON lines that another process writes; none if there is none yet."""
+    """Return the last complete row of a file of JSON lines that another process writes, or None."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -105,7 +109,7 @@ def last_row(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as SIGINT does; only the main thread can be told to."""
+    """Make SIGTERM raise KeyboardInterrupt, as SIGINT does, inside the context; only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

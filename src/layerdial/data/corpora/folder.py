@@ -1,8 +1,8 @@
-"""One's own recordings: folders of audio with a `metadata.csv`, as the audiofolder convention has it.
+"""The user's own recordings: folders of audio with a `metadata.csv`, as the audiofolder convention has it.
 
-`SOURCE/metadata.csv`, or `SOURCE/<split>/metadata.csv` for several splits, with the columns `file_name` (relative to
-the CSV file), `transcription` and, if known, `speaker_id`. Without a speaker every file is a speaker of its own,
-called by its name without extension.
+`SOURCE/metadata.csv`, or `SOURCE/<split>/metadata.csv` for several splits, has the columns `file_name` (relative to the
+CSV file), `transcription` and, if known, `speaker_id`. Without a speaker every file is a speaker of its own, named by
+its path without extension.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from lhotse.cut.mixed import MixTrack
 from layerdial.audio.files import AudioInfo, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    PrepareReport,
-    Progress,
+    ProgressFn,
     check_audio,
     checked_cut,
     counted,
@@ -32,7 +31,7 @@ from layerdial.data.corpora.prepare import (
     in_order,
     write_splits,
 )
-from layerdial.data.manifest import Rejected, cut_speaker
+from layerdial.data.manifest import CorpusReport, Rejected, cut_speaker
 from layerdial.errors import UserError
 
 TRAIN = "train"
@@ -41,7 +40,7 @@ SILENCE = (0.1, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetadataRow:
     """One line of a `metadata.csv`."""
 
     split: str
@@ -49,12 +48,12 @@ class Row:
     path: Path
     text: str
     speaker: str
-    problem: str = ""  # why the row cannot be used, if that is plain from the table
+    problem: str = ""  # why the row cannot be used, if the table alone shows it
 
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """How single recordings are joined into longer cuts: `least` to `most` at a time, `copies` times over."""
+    """The settings for joining single recordings into longer cuts: `least` to `most` at a time, `copies` times over."""
 
     least: int
     most: int
@@ -76,16 +75,16 @@ def prepare_folder(
     hold_out: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     verify: bool = True,
-    progress: Progress | None = None,
-) -> PrepareReport:
+    progress: ProgressFn | None = None,
+) -> CorpusReport:
     """Write a manifest for each split of `source`; a source without split folders is one split called `train`.
 
-    `hold_out={"dev": ["theo"]}` moves the speakers named, from whatever folder they are in, to that split; the others
-    stay. `join=(3, 7)` joins so many recordings of one speaker and rate, 0.1 to 0.4 s apart, into each cut, without
-    writing audio; the last of a speaker may be shorter. `copies=4` does so four times over in split `train`, in other
-    company each time; other splits are joined once, so that nothing counts twice in a WER. Equal seeds give equal
-    cuts. `verify` decodes every file. Recordings of 8 kHz or more are taken; they are resampled when loaded.
-    Raises `UserError` for a missing or malformed `metadata.csv`, unknown speakers, or an `out` that cannot be written.
+    `hold_out={"dev": ["theo"]}` moves the speakers named, from any folder, to that split; the others stay. `join=(3,
+    7)` joins so many recordings of one speaker and rate, 0.1 to 0.4 s apart, into each cut, without writing audio. The
+    last cut of a speaker may have fewer. `copies=4` repeats this four times in split `train`, with different groups
+    each time. Other splits are joined once, so that nothing counts twice in a WER. Equal seeds give equal cuts.
+    `verify` decodes every file. Recordings of 8 kHz or more are accepted, and resampled when loaded. Raises `UserError`
+    for a missing or malformed `metadata.csv`, unknown speakers, or an `out` that cannot be written.
     """
     if join is None and copies != 1:
         raise UserError(f"copies is {copies} without join; add a join range such as 3-7")
@@ -102,7 +101,7 @@ def prepare_folder(
 
 
 def join_found(found: Iterable[Found], joining: Joining) -> Iterator[Found]:
-    """Rejections as they come, then the cuts of each split, speaker and rate joined."""
+    """Yield rejections as they come, then the cuts of each split, speaker and rate joined."""
     singles: list[tuple[str, MonoCut]] = []
     for split, item in found:
         if isinstance(item, Rejected):
@@ -123,7 +122,7 @@ def join_found(found: Iterable[Found], joining: Joining) -> Iterator[Found]:
 
 
 def join_cuts(cut_id: str, cuts: Sequence[MonoCut], rng: random.Random) -> MixedCut:
-    """`cuts`, of one rate, one after the other with a random silence between, to whole samples."""
+    """Return `cuts`, of one rate, one after the other with a random silence between, in whole samples."""
     rate = cuts[0].sampling_rate
     tracks, offset = [], 0
     for cut in cuts:
@@ -133,7 +132,7 @@ def join_cuts(cut_id: str, cuts: Sequence[MonoCut], rng: random.Random) -> Mixed
 
 
 def _draw_groups(cuts: Sequence[MonoCut], joining: Joining, rng: random.Random) -> Iterator[list[MonoCut]]:
-    """All of `cuts` in random order, in groups of random size; sizes are chosen so that the rest makes a group too."""
+    """Yield all of `cuts` in random order, in groups of random size, such that the rest makes a group too."""
     left = rng.sample(cuts, len(cuts))
     while left:
         sizes = range(joining.least, min(joining.most, len(left)) + 1)
@@ -144,7 +143,7 @@ def _draw_groups(cuts: Sequence[MonoCut], joining: Joining, rng: random.Random) 
 
 
 def _tables(source: Path) -> list[tuple[str, Path]]:
-    """The `metadata.csv` files of a source, with the names of their splits."""
+    """Return the `metadata.csv` files of a source, with the names of their splits."""
     top = source / "metadata.csv"
     below = sorted(source.glob("*/metadata.csv"))
     if top.is_file() and below:
@@ -157,7 +156,7 @@ def _tables(source: Path) -> list[tuple[str, Path]]:
     return [(TRAIN, top)] if top.is_file() else [(table.parent.name, table) for table in below]
 
 
-def _read_table(source: Path, split: str, table: Path, needs_speaker: bool) -> Iterator[Row]:
+def _read_table(source: Path, split: str, table: Path, needs_speaker: bool) -> Iterator[MetadataRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -179,11 +178,11 @@ def _check_columns(table: Path, columns: Sequence[str], needs_speaker: bool) -> 
         )
 
 
-def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, str | None]) -> Row:
+def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, str | None]) -> MetadataRow:
     name = (fields["file_name"] or "").strip()
     path = table.parent / name
     own = path.with_suffix("").relative_to(source) if name and path.is_relative_to(source) else Path(path.stem)
-    return Row(
+    return MetadataRow(
         split=split,
         id=own.as_posix() if name else f"{table.parent.name}/metadata.csv:{line}",
         path=path,
@@ -193,8 +192,8 @@ def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, 
     )
 
 
-def _move_speakers(rows: list[Row], hold_out: Mapping[str, Sequence[str]]) -> list[Row]:
-    """`rows` with the speakers held out in the splits that `hold_out` names."""
+def _move_speakers(rows: list[MetadataRow], hold_out: Mapping[str, Sequence[str]]) -> list[MetadataRow]:
+    """Return `rows` with the speakers of `hold_out` moved to the splits that it names."""
     place: dict[str, str] = {}
     known = sorted({row.speaker for row in rows})
     for split, speakers in hold_out.items():
@@ -207,8 +206,8 @@ def _move_speakers(rows: list[Row], hold_out: Mapping[str, Sequence[str]]) -> li
     return [replace(row, split=place.get(row.speaker, row.split)) for row in rows]
 
 
-def _mark_repeated(rows: Iterable[Row]) -> Iterator[Row]:
-    """All rows; of those for one file, the first without a problem."""
+def _mark_repeated(rows: Iterable[MetadataRow]) -> Iterator[MetadataRow]:
+    """Yield all rows; of those for one file, all but the first are marked with a problem."""
     seen: set[str] = set()
     problem = "an earlier row has the same file_name (extensions do not count)"
     for row in rows:
@@ -216,11 +215,11 @@ def _mark_repeated(rows: Iterable[Row]) -> Iterator[Row]:
         seen.add(row.id)
 
 
-def _examine(verify: bool, row: Row) -> Found:
+def _examine(verify: bool, row: MetadataRow) -> Found:
     return Found(row.split, _cut_row(row, verify))
 
 
-def _cut_row(row: Row, verify: bool) -> MonoCut | Rejected:
+def _cut_row(row: MetadataRow, verify: bool) -> MonoCut | Rejected:
     if row.problem:
         return Rejected(row.id, row.problem)
     try:
@@ -238,7 +237,7 @@ def _cut_row(row: Row, verify: bool) -> MonoCut | Rejected:
     return checked_cut(_recording(row, info), segment)
 
 
-def _recording(row: Row, info: AudioInfo) -> Recording:
+def _recording(row: MetadataRow, info: AudioInfo) -> Recording:
     return Recording(
         id=row.id,
         sources=[AudioSource(type="file", channels=[0], source=str(row.path))],

@@ -1,7 +1,7 @@
 """LibriSpeech, read by lhotse's recipe.
 
 lhotse's recipe stops at the first file that cannot be read. So it is called an utterance at a time, on files that were
-checked before; what does not pass is reported and left out.
+checked before. Files that fail the check are reported and left out.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from pathlib import Path
 from lhotse import MonoCut
 from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, parse_utterance
 
-from layerdial.audio.files import TARGET_RATE, AudioProblem
+from layerdial.audio.files import SAMPLE_RATE, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    PrepareReport,
-    Progress,
+    ProgressFn,
     check_audio,
     checked_cut,
     choose_parts,
@@ -26,7 +25,7 @@ from layerdial.data.corpora.prepare import (
     in_order,
     write_splits,
 )
-from layerdial.data.manifest import Rejected, use_libsndfile
+from layerdial.data.manifest import CorpusReport, Rejected, use_libsndfile
 
 LIBRISPEECH_PARTS = (*LIBRISPEECH, *MINI_LIBRISPEECH)
 
@@ -36,11 +35,11 @@ def prepare_librispeech(
     out: str | Path,
     parts: Sequence[str] | None = None,
     verify: bool = False,
-    progress: Progress | None = None,
-) -> PrepareReport:
+    progress: ProgressFn | None = None,
+) -> CorpusReport:
     """Write a manifest for each part of LibriSpeech in `source` (or `source/LibriSpeech`), such as `train-clean-100`.
 
-    `parts` chooses some of them; `verify` decodes every file, where otherwise headers are read. Audio stays in place.
+    `parts` selects some of them. `verify` decodes every file; by default only headers are read. Audio stays in place.
     Raises `UserError` if no part is there or `out` cannot be written.
     """
     root = existing_folder(source)
@@ -69,7 +68,7 @@ def _read_utterance(part: Path, folder: Path, line: str, verify: bool) -> MonoCu
     if not words:
         return Rejected(name, "its text is empty")
     try:
-        check_audio(folder / f"{name}.flac", TARGET_RATE, decode=verify)
+        check_audio(folder / f"{name}.flac", SAMPLE_RATE, decode=verify)
     except AudioProblem as problem:
         return Rejected(name, str(problem))
     parsed = parse_utterance(part, line, {})

@@ -1,7 +1,7 @@
-"""What all corpora share: checking recordings and texts, and writing the splits in one step.
+"""The code that all corpora share: checks of recordings and texts, and writing the splits in one step.
 
-A corpus is a function that yields `Found(split, item)`, the item a cut or the reason why there is none. Nothing here
-holds more than a few chapters of a corpus in memory.
+A corpus is a function that yields `Found(split, item)`, the item a cut or the reason why there is none. Only a few
+chapters of a corpus are in memory at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,12 +22,12 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
 from layerdial.audio.files import AudioInfo, AudioProblem, probe, verify
-from layerdial.data.manifest import SUFFIX, CutWriter, Rejected, SplitSummary, cut_writer
+from layerdial.data.manifest import SUFFIX, CorpusReport, CutWriter, Rejected, cut_writer
 from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
 from layerdial.utils.files import replacing
 
-Progress = Callable[[str, int, int | None], None]
+ProgressFn = Callable[[str, int, int | None], None]
 """Called as `progress(description, done, total)`; total is None where it is unknown."""
 
 FRAMES_PER_SECOND = 100
@@ -40,23 +39,14 @@ _Out = TypeVar("_Out")
 
 
 class Found(NamedTuple):
-    """One utterance of a corpus: the split it belongs to, and its cut or why it is left out."""
+    """One utterance of a corpus: the split that it belongs to, and its cut or the reason why it is left out."""
 
     split: str
     item: Cut | Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareReport:
-    """What `prepare` wrote: the splits by name, the utterances left out, and the file that lists the latter."""
-
-    splits: dict[str, SplitSummary]
-    rejected: tuple[Rejected, ...]
-    rejected_path: Path
-
-
-def write_splits(out: Path, found: Iterable[Found]) -> PrepareReport:
-    """Stream cuts into `out/<split>.cuts.jsonl.gz` and rejections into `out/rejected.jsonl`; all appear at the end.
+def write_splits(out: Path, found: Iterable[Found]) -> CorpusReport:
+    """Write cuts to `out/<split>.cuts.jsonl.gz` and rejections to `out/rejected.jsonl`; all files appear at the end.
 
     Splits without a cut get no file. Raises `UserError` if there is no cut at all or `out` cannot be written.
     """
@@ -77,11 +67,12 @@ def write_splits(out: Path, found: Iterable[Found]) -> PrepareReport:
             raise UserError(_nothing_left(out, rejected))
         place.write_text("".join(_as_line(r) for r in rejected), encoding="utf-8")
     _warn_of_leftovers(out, set(writers))
-    return PrepareReport({s: w.summary for s, w in writers.items()}, tuple(rejected), out / "rejected.jsonl")
+    summaries = {split: writer.summary for split, writer in writers.items()}
+    return CorpusReport(out, summaries, tuple(rejected), out / "rejected.jsonl")
 
 
 def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:
-    """The header of a usable recording: mono, at `rate` Hz (None: any from 8 kHz up), decoded fully if asked.
+    """Return the header of a usable recording: mono, at `rate` Hz (None: any from 8 kHz up), decoded if `decode`.
 
     Raises `AudioProblem` with the path, what was found and what would be right.
     """
@@ -96,10 +87,10 @@ def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:
 
 
 def text_problem(text: str, seconds: float) -> str | None:
-    """Why CTC cannot learn `text` from so much audio, None if it can.
+    """Return the reason why CTC cannot align `text` with so much audio, or None.
 
-    A token needs a frame of its own, of 40 ms after the front end. Tokens are not known yet; there are at least as
-    many as words. The training loader checks again with the real tokenizer.
+    A token needs a frame of its own, of 40 ms after the front end. Tokens are not known yet; there are at least as many
+    as words. The training loader checks again with the real tokenizer.
     """
     words = len(text.split())
     if words == 0:
@@ -111,9 +102,9 @@ def text_problem(text: str, seconds: float) -> str | None:
 
 
 def checked_cut(recording: Recording, segment: SupervisionSegment) -> MonoCut | Rejected:
-    """The stretch of `recording` that `segment` transcribes, with normalised text, as a cut with its one supervision.
+    """Return the stretch of `recording` that `segment` transcribes, with normalised text, as a cut, or its rejection.
 
-    `segment.start` and `.duration` are seconds within the recording.
+    `segment.start` and `.duration` are seconds within the recording. The cut has this one supervision.
     """
     segment.text = normalise(segment.text or "")
     problem = text_problem(segment.text, segment.duration)
@@ -131,7 +122,10 @@ def checked_cut(recording: Recording, segment: SupervisionSegment) -> MonoCut | 
 
 
 def in_order(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | None = None) -> Iterator[_Out]:
-    """`map(work, items)` on threads (decoding releases the interpreter lock), a bounded number of items ahead."""
+    """Yield `map(work, items)`, computed on threads, in the order of the items.
+
+    Threads are enough, since decoding releases the interpreter lock. The number of items ahead is bounded.
+    """
     count = threads or min(8, (os.cpu_count() or 1) * 2)
     iterator = iter(items)
     with ThreadPoolExecutor(count) as pool:
@@ -146,8 +140,8 @@ def in_order(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | N
                 future.cancel()
 
 
-def counted(items: Iterable[_In], progress: Progress | None, description: str, total: int | None) -> Iterator[_In]:
-    """`items`, reporting how many have passed."""
+def counted(items: Iterable[_In], progress: ProgressFn | None, description: str, total: int | None) -> Iterator[_In]:
+    """Yield `items`, and report how many have passed."""
     for done, item in enumerate(items, start=1):
         yield item
         if progress is not None:
@@ -155,7 +149,7 @@ def counted(items: Iterable[_In], progress: Progress | None, description: str, t
 
 
 def existing_folder(source: str | Path) -> Path:
-    """`source` as an absolute path, or `UserError` if there is no such folder."""
+    """Return `source` as an absolute path. Raises `UserError` if there is no such folder."""
     folder = Path(source).absolute()
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
@@ -186,7 +180,7 @@ def _warn_of_leftovers(out: Path, written: set[str]) -> None:
 
 
 def choose_parts(parts: Sequence[str] | None, present: Sequence[str], where: str, known: Sequence[str]) -> list[str]:
-    """The parts to prepare: those asked for, which must be there, or all that are."""
+    """Return the parts to prepare: those in `parts`, or all that are present. Raises `UserError` for a missing one."""
     if not present:
         raise UserError(f"found none of {', '.join(known)} in {where}; give the folder that holds them")
     for part in parts or ():

@@ -1,7 +1,7 @@
 """TED-LIUM 3, read by lhotse's parser of STM files.
 
-lhotse's recipe stops at the first file that cannot be read and trims segments in silence. So it is called a talk at a
-time, on files that were checked before; what does not pass is reported and left out.
+lhotse's recipe stops at the first file that cannot be read, and trims segments without a message. So it is called a
+talk at a time, on files that were checked before. Files that fail the check are reported and left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.recipes.tedlium import TEDLIUM_PARTS, _parse_stm_file
 
-from layerdial.audio.files import TARGET_RATE, AudioProblem
+from layerdial.audio.files import SAMPLE_RATE, AudioProblem
 from layerdial.data.corpora.prepare import (
     Found,
-    PrepareReport,
-    Progress,
+    ProgressFn,
     check_audio,
     checked_cut,
     choose_parts,
@@ -27,7 +26,7 @@ from layerdial.data.corpora.prepare import (
     in_order,
     write_splits,
 )
-from layerdial.data.manifest import Rejected, use_libsndfile
+from layerdial.data.manifest import CorpusReport, Rejected, use_libsndfile
 
 _LONGEST_OVERHANG = 0.25  # seconds by which a TED-LIUM segment may run past the end of its talk; it is then trimmed
 _CLITIC = r"'(?:s|t|re|ve|ll|d|m)\b"
@@ -38,12 +37,12 @@ def prepare_tedlium(
     out: str | Path,
     parts: Sequence[str] | None = None,
     verify: bool = False,
-    progress: Progress | None = None,
-) -> PrepareReport:
+    progress: ProgressFn | None = None,
+) -> CorpusReport:
     """Write manifests for train, dev and test of TED-LIUM 3, whose legacy distribution is in `source`.
 
-    Each segment of a talk becomes a cut. Segments with `ignore_time_segment_in_scoring` are no speech to score and
-    are passed over; see `clean_tedlium_text` for what happens to the text. `parts` and `verify` as for LibriSpeech.
+    Each segment of a talk becomes a cut. Segments with `ignore_time_segment_in_scoring` are not scored as speech and
+    are skipped. `clean_tedlium_text` describes the changes to the text. `parts` and `verify` are as for LibriSpeech.
     """
     root = _tedlium_root(existing_folder(source))
     present = [part for part in TEDLIUM_PARTS if (root / part / "stm").is_dir()]
@@ -68,7 +67,7 @@ def clean_tedlium_text(text: str) -> str:
 
 
 def _tedlium_root(source: Path) -> Path:
-    """The folder that holds train, dev and test: below `legacy` in release 3, at the top in releases 1 and 2."""
+    """Return the folder that holds train, dev and test: below `legacy` in release 3, at the top in releases 1 and 2."""
     for root in (source / "legacy", source / "TEDLIUM_release-3" / "legacy", source):
         if any((root / part / "stm").is_dir() for part in TEDLIUM_PARTS):
             return root
@@ -85,7 +84,7 @@ def _read_talk(root: Path, verify: bool, which: tuple[str, str]) -> list[Found]:
     if not transcript.is_file():
         return [Found(part, Rejected(talk, f"{transcript} does not exist, so the talk has no transcript"))]
     try:
-        check_audio(sphere, TARGET_RATE, decode=verify)
+        check_audio(sphere, SAMPLE_RATE, decode=verify)
         segments: list[SupervisionSegment] = _parse_stm_file(transcript)
     except AudioProblem as problem:
         return [Found(part, Rejected(talk, str(problem)))]

@@ -1,7 +1,7 @@
-"""Filling a folder with spoken utterances: worker processes, audio files, manifests, and a marker that says "complete".
+"""A folder of spoken utterances: worker processes, audio files, manifests, and a marker for "complete".
 
 On disk: `OUT/audio/<split>/…flac` (16 bit, 16 kHz), `OUT/<split>.cuts.jsonl.gz`, and a marker `OUT/<corpus>.json` with
-the settings. Every file appears whole or not at all, the marker's "complete" comes last.
+the settings. Every file appears complete or not at all; the marker's "complete" is written last.
 """
 
 from __future__ import annotations
@@ -10,60 +10,51 @@ import itertools
 import os
 import shutil
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerdial.data.synthesis.espeak import RATE, Utterance, synthesise
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.data.synthesis.espeak import Utterance, synthesise
 from layerdial.errors import UserError
 from layerdial.utils.files import read_json, write_json
+from layerdial.utils.parent import end_with_parent
 
 if TYPE_CHECKING:
     from lhotse import MonoCut
 
-    from layerdial.data.manifest import Rejected, SplitSummary
+    from layerdial.data.manifest import CorpusReport, Rejected, SplitSummary
 
 SHORTEST = 0.2  # seconds
-_FORMAT = 1  # raised when the same settings would give other audio
+_FORMAT = 1  # increased when the same settings would give other audio
 _CHUNK = 16  # utterances a worker takes at a time
 _AHEAD = 8  # chunks per worker waiting
 
-Progress = Callable[[int, int], None]  # utterances done, utterances in all
+CountFn = Callable[[int, int], None]  # utterances done, utterances in all
 
 
 @dataclass(frozen=True)
-class Job:
-    """One cut to be: `file` is its audio below `OUT/audio/<split>`, kept at `rate` Hz; the rest is for `synthesise`."""
+class Reading:
+    """One cut to be made: `file` is its audio below `OUT/audio/<split>`, at `rate` Hz; the rest is for `synthesise`."""
 
     id: str
     utterance: Utterance
     file: str
     seed: tuple[int, ...]
     snr_db: tuple[float, float] | None
-    rate: int = RATE
+    rate: int = SAMPLE_RATE
     reverb: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
-class SynthReport:
-    """What is in `out`. reused: it was there already, complete, of the same settings."""
-
-    out: Path
-    splits: dict[str, SplitSummary]
-    rejected: tuple[Rejected, ...] = ()
-    reused: bool = False
-
-
-@dataclass(frozen=True)
 class _Spoken:
-    job: Job
+    job: Reading
     path: Path
     samples: int = 0
     problem: str = ""
@@ -73,16 +64,16 @@ def fill_folder(
     out: Path,
     corpus: str,
     settings: Mapping[str, Any],
-    jobs: Mapping[str, Iterable[Job]],
+    jobs: Mapping[str, Iterable[Reading]],
     *,
     workers: int,
     total: int,
-    progress: Progress | None,
-) -> SynthReport:
-    """Speak the jobs of every split into `out`, unless its marker says that this was done with the same settings.
+    progress: CountFn | None,
+) -> CorpusReport:
+    """Speak the jobs of every split into `out`, unless its marker shows that this was done with the same settings.
 
     An interrupted folder of the same settings is continued, one of other settings replaced. Raises UserError where
-    `out` holds manifests of something else, cannot be written, or `workers` is below 1.
+    `out` holds other manifests or cannot be written, or `workers` is below 1.
     """
     if workers < 1:
         raise UserError(f"workers is {workers}; give 1 or more")
@@ -98,7 +89,7 @@ def fill_folder(
     _clear(out, marker, found, jobs, keep_audio=same)
     write_json(marker, {"settings": wanted, "splits": dict.fromkeys(jobs), "complete": False})
 
-    from layerdial.data.manifest import write_cuts
+    from layerdial.data.manifest import CorpusReport, write_cuts
 
     splits: dict[str, SplitSummary] = {}
     rejected: list[Rejected] = []
@@ -113,7 +104,7 @@ def fill_folder(
     with _pool(workers) as pool:
         for split in jobs:
             splits[split] = write_cuts(_cuts(spoken(split), rejected), out / f"{split}.cuts.jsonl.gz")
-    report = SynthReport(out, splits, tuple(rejected))
+    report = CorpusReport(out, splits, tuple(rejected))
     _write_complete(marker, wanted, report)
     return report
 
@@ -129,9 +120,9 @@ def _read_marker(marker: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("splits"), dict) else None
 
 
-def _complete(out: Path, found: Mapping[str, Any]) -> SynthReport | None:
-    """The report of a finished folder; None where it is unfinished, or manifests or audio files are gone."""
-    from layerdial.data.manifest import Rejected, SplitSummary
+def _complete(out: Path, found: Mapping[str, Any]) -> CorpusReport | None:
+    """Return the report of a finished folder. None where it is unfinished, or manifests or audio files are missing."""
+    from layerdial.data.manifest import CorpusReport, Rejected, SplitSummary
 
     if not found.get("complete"):
         return None
@@ -139,17 +130,17 @@ def _complete(out: Path, found: Mapping[str, Any]) -> SynthReport | None:
     for split, summary in splits.items():
         if not summary.path.is_file() or sum(1 for _ in (out / "audio" / split).rglob("*.flac")) < summary.cuts:
             return None
-    return SynthReport(out, splits, tuple(Rejected(**row) for row in found["rejected"]), reused=True)
+    return CorpusReport(out, splits, tuple(Rejected(**row) for row in found["rejected"]), reused=True)
 
 
-def _write_complete(marker: Path, settings: Mapping[str, Any], report: SynthReport) -> None:
+def _write_complete(marker: Path, settings: Mapping[str, Any], report: CorpusReport) -> None:
     splits = {split: asdict(summary) | {"path": str(summary.path)} for split, summary in report.splits.items()}
     rejected = [asdict(row) for row in report.rejected]
     write_json(marker, {"settings": settings, "splits": splits, "rejected": rejected, "complete": True})
 
 
 def _clear(out: Path, marker: Path, found: dict[str, Any] | None, splits: Iterable[str], *, keep_audio: bool) -> None:
-    """Remove what an earlier run with this marker left; refuse to replace what it did not make."""
+    """Remove what an earlier run with this marker left. Raises UserError for files of another origin."""
     if found is None:
         foreign = next((path for split in splits if (path := out / f"{split}.cuts.jsonl.gz").exists()), None)
         if foreign:
@@ -170,7 +161,7 @@ def _clear(out: Path, marker: Path, found: dict[str, Any] | None, splits: Iterab
 
 
 class _Here:
-    """Stands for the pool where one worker is enough: the calling process."""
+    """A stand-in for the pool where one worker is enough: the calling process."""
 
     def __enter__(self) -> None:
         return None
@@ -185,22 +176,15 @@ def _pool(workers: int) -> ProcessPoolExecutor | _Here:
 
 
 def _follow_parent() -> None:
-    """Make a worker leave interrupts to its parent, and end with it even if that is killed."""
+    """Make a worker ignore interrupts, which its parent handles, and end with its parent even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def _speak_all(
-    jobs: Iterable[Job], folder: Path, keep: bool, pool: ProcessPoolExecutor | None, workers: int
+    jobs: Iterable[Reading], folder: Path, keep: bool, pool: ProcessPoolExecutor | None, workers: int
 ) -> Iterator[_Spoken]:
-    """The jobs done, in their order, with no more of them held than the workers need to stay busy."""
+    """Yield the finished jobs, in their order, with only as many held as keep the workers busy."""
     folder.mkdir(parents=True, exist_ok=True)
     remaining = iter(jobs)
     chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
@@ -221,11 +205,11 @@ def _speak_all(
             future.cancel()
 
 
-def _speak_chunk(jobs: Iterable[Job], folder: Path, keep: bool) -> list[_Spoken]:
+def _speak_chunk(jobs: Iterable[Reading], folder: Path, keep: bool) -> list[_Spoken]:
     return [_speak_one(job, folder / job.file, keep) for job in jobs]
 
 
-def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
+def _speak_one(job: Reading, path: Path, keep: bool) -> _Spoken:
     """Synthesise, check and write one utterance. keep: a readable file that is there is of the same settings."""
     import soundfile
     import soxr
@@ -243,8 +227,8 @@ def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if job.rate != RATE:
-            samples = np.clip(soxr.resample(samples, RATE, job.rate), -1.0, 1.0)
+        if job.rate != SAMPLE_RATE:
+            samples = np.clip(soxr.resample(samples, SAMPLE_RATE, job.rate), -1.0, 1.0)
         soundfile.write(temporary, samples, job.rate, format="FLAC", subtype="PCM_16")
         os.replace(temporary, path)
     except (OSError, soundfile.LibsndfileError) as error:
@@ -254,9 +238,9 @@ def _speak_one(job: Job, path: Path, keep: bool) -> _Spoken:
 
 
 def _fault(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    """What is wrong with the samples (S,) at 16 kHz, or nothing."""
-    if len(samples) < SHORTEST * RATE:
-        return f"{len(samples) / RATE:.2f} s of audio; at least {SHORTEST} s are needed"
+    """Return the fault of the samples (S,) at 16 kHz, or an empty text."""
+    if len(samples) < SHORTEST * SAMPLE_RATE:
+        return f"{len(samples) / SAMPLE_RATE:.2f} s of audio; at least {SHORTEST} s are needed"
     if not np.isfinite(samples).all():
         return "some samples are not finite numbers"
     if np.abs(samples).max() >= 1:
@@ -265,7 +249,7 @@ def _fault(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
 
 
 def _cuts(spoken: Iterable[_Spoken], rejected: list[Rejected]) -> Iterator[MonoCut]:
-    """The lhotse cuts of the audio files (speaker is the voice, text is what was said); the others go to `rejected`."""
+    """Yield the lhotse cuts of the audio files, with the voice as speaker. The others are appended to `rejected`."""
     from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
     from layerdial.data.manifest import Rejected

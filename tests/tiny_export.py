@@ -20,6 +20,7 @@ from tiny import command
 
 if TYPE_CHECKING:
     from layerdial.export.writer import Traced
+    from layerdial.models.torch_recognizer import TorchRecognizer
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +54,20 @@ def exported(laddered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edge(exported: Path) -> Recognizer:
     """It, loaded with one thread."""
     return Recognizer(exported, threads=1)
+
+
+@pytest.fixture(scope="session")
+def heavy(laddered: Path) -> TorchRecognizer:
+    """The torch model that `edge` was made of."""
+    from layerdial import load_model
+
+    return load_model(laddered)
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """An exported folder to damage."""
+    return shutil.copytree(exported, tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ def test_every_run_is_recorded() -> None:
     assert set(golden.RUNS) >= QUICK
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in golden.RUNS]
 )

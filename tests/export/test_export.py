@@ -134,6 +134,7 @@ def test_padding_does_not_change_what_an_utterance_gets(session: Session) -> Non
 NORM = {"block_norm": True, "skip": "norm"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "changes",
     [
@@ -293,6 +294,7 @@ def test_the_folder_has_ladder_and_tokens_of_the_torch_model(exported: Path, lad
     assert words == ["<blk>", "▁high", "▁low", "▁middle"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_large_weights_lie_beside_the_graph_and_nothing_else_changes(
     traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -433,6 +435,7 @@ def with_outliers(traced: Traced, block: int) -> Traced:
     return replace(traced, network=network, model=model)
 
 
+@pytest.mark.medium
 def test_a_block_that_int8_ruins_ends_in_float(traced: Traced, corpus: Any, tmp_path: Path) -> None:
     ruined = with_outliers(traced, block=1)
     manifest = write_folder(tmp_path / "float", ruined, ruined.model.clone(), ruined.manifest)

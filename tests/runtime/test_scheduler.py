@@ -229,6 +229,7 @@ def slowed(recognizer: Recognizer, subset: BlockSubset, monkeypatch: pytest.Monk
     return ran
 
 
+@pytest.mark.medium
 def test_what_takes_longer_than_foreseen_is_stopped_and_the_shallowest_runs(
     exported: Path, heavy: TorchRecognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +242,7 @@ def test_what_takes_longer_than_foreseen_is_stopped_and_the_shallowest_runs(
     assert recognizer.controller.load.slowdown(0.0) > 1.5
 
 
+@pytest.mark.medium
 def test_a_deeper_run_that_takes_too_long_leaves_the_shallow_result(
     exported: Path, heavy: TorchRecognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

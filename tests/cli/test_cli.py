@@ -95,6 +95,7 @@ def test_other_rates_are_resampled_and_said_once(model: Path, tmp_path: Path, mo
     assert ended.err == "layerdial: resampling 48000 Hz to 16000 Hz\n"
 
 
+@pytest.mark.medium
 def test_train_search_sweep_follow_each_other(corpus, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     trained = command("train", recipe, "--set", "train.steps=3", "--set", "train.eval_every=3")
@@ -124,6 +125,7 @@ def test_train_search_sweep_follow_each_other(corpus, tmp_path: Path) -> None:
     assert again.code == 0 and (out / "sweep.jsonl").read_text().count("\n") == 2
 
 
+@pytest.mark.medium
 def test_a_killed_run_goes_on_by_resume(corpus, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     few = ("--set", "train.steps=2", "--set", "train.eval_every=1")
@@ -269,6 +271,7 @@ def with_room_for(n_bytes: int, *arguments: object) -> Ended:
     return in_child(limited)
 
 
+@pytest.mark.medium
 def test_a_full_disk_while_training_keeps_what_was_whole(corpus, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     ended = with_room_for(30_000, "train", recipe, "--set", "train.steps=2")

@@ -26,7 +26,7 @@ class _Hush:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.users = 0
+        self.users = self.passed = 0  # threads, and bytes
         self.kept = -1  # where descriptor 2 led before
         self.held: BinaryIO | None = None
 
@@ -45,21 +45,28 @@ class _Hush:
                 return
             if self.users == 0:
                 os.dup2(self.kept, 2)
-            self.held.seek(0)
-            others = _THEIRS.sub(b"", self.held.read())
-            os.ftruncate(self.held.fileno(), 0)
-            self.held.seek(0)
-            with suppress(OSError):
-                os.write(self.kept, others)
+            self.pass_on(whole_lines=self.users > 0)
             if self.users == 0:
                 self.restore()
+
+    def pass_on(self, whole_lines: bool) -> None:
+        """Write to standard error what came since the last time and is not libmpg123's."""
+        assert self.held is not None
+        size = os.fstat(self.held.fileno()).st_size
+        # pread, because whoever writes shares the position of this file
+        came = os.pread(self.held.fileno(), size - self.passed, self.passed)
+        if whole_lines:  # others may be in the middle of one
+            came = came[: came.rfind(b"\n") + 1]
+        self.passed += len(came)
+        with suppress(OSError):
+            os.write(self.kept, _THEIRS.sub(b"", came))
 
     def restore(self) -> None:
         if self.held is not None:
             os.dup2(self.kept, 2)
             os.close(self.kept)
             self.held.close()
-        self.held, self.users = None, 0
+        self.held, self.users, self.passed = None, 0, 0
 
 
 def _in_memory() -> BinaryIO:

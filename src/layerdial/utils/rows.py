@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.utils.files import wait_for_lock
+from layerdial.utils.locks import wait_for_lock
 
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)

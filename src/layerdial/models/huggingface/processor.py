@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from layerdial.audio.features import Convolution, Lengths, fewest_inputs, frames
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.windows import CONTEXT_SECONDS
 from layerdial.errors import UserError
+from layerdial.utils.temporary import temporary_folder
 
 _log = logging.getLogger(__name__)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
@@ -134,8 +134,8 @@ def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Process
     """A processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order."""
     letters = sorted({letter for text in texts for letter in text} - {" "})
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "|", *letters])}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "vocab.json"
+    with temporary_folder() as folder:
+        file = folder / "vocab.json"
         file.write_text(json.dumps(vocabulary), encoding="utf-8")
         tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""Ctrl-C or SIGTERM in a training run: the step that is being made is finished first, an evaluation is not."""
+"""Ctrl-C, SIGTERM or SIGHUP in a training run: the step being made is finished first, an evaluation is not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
+
 
 class Interruption:
-    """Whether SIGINT or SIGTERM came; within `at_once` either raises KeyboardInterrupt."""
+    """Whether SIGINT, SIGTERM or SIGHUP came; within `at_once` each raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.came = False
@@ -36,18 +38,22 @@ class Interruption:
 
 @contextmanager
 def interruptions() -> Iterator[Interruption]:
-    """Yield what says whether SIGINT or SIGTERM came. A second of the same does at once what it always does.
+    """Yield what says whether SIGINT, SIGTERM or SIGHUP (the terminal was closed) came.
 
-    The other may still come: where a whole job is terminated, one who waits for this process may interrupt it as well.
+    A second of the same does at once what it always does.
+
+    The others may still come: where a whole job is terminated, one who waits for this process may interrupt it as well.
 
     In a thread that is not the main one signals never come. One that is ignored stays so, as a shell has SIGINT for
-    what runs in the background.
+    what runs in the background and SIGHUP for what `nohup` runs.
     """
     interruption = Interruption()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in INTERRUPTING}
 
     def note(number: int, frame: FrameType | None) -> None:
         signal.signal(number, before[signal.Signals(number)])
+        if number == HANGUP:
+            drop_terminal()
         interruption.note()
 
     here = threading.current_thread() is threading.main_thread()

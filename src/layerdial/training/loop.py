@@ -16,6 +16,7 @@ from layerdial.training import checkpoints
 from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.log_window import LogWindow
 from layerdial.training.run import Run, is_over, prepare_run
+from layerdial.training.run_folder import holding_run
 from layerdial.training.scoring import dev_scores, write_final_model
 from layerdial.training.update import update_weights
 from layerdial.utils.progress import Update, progress
@@ -24,10 +25,15 @@ from layerdial.utils.progress import Update, progress
 def train(recipe: Recipe, resume: bool = False) -> Path:
     """Run a recipe to its end and return the model folder.
 
-    Raises `UserError` for input that does not fit together and when the loss stops being finite.
+    Raises `UserError` for input that does not fit together, when the loss stops being finite, and while another process
+    trains in that folder.
     """
-    run = prepare_run(recipe, resume)
-    steps = recipe.train.steps
+    with holding_run(recipe.out):
+        return _train(prepare_run(recipe, resume))
+
+
+def _train(run: Run) -> Path:
+    recipe, steps = run.recipe, run.recipe.train.steps
     if is_over(recipe, run.folder, run.progress):
         return run.folder.model  # and its ladder stays
     shown = progress(f"train {recipe.out.name}", steps, run.progress.step)
@@ -144,7 +150,7 @@ def _save(run: Run) -> None:
 
 
 def _save_where_it_stopped(run: Run) -> None:
-    """Ctrl-C or SIGTERM: a checkpoint of this very step, so that --resume goes on from here."""
+    """Ctrl-C, SIGTERM or SIGHUP: a checkpoint of this very step, so that --resume goes on from here."""
     _count_seconds(run)
     if run.accelerator.is_main_process:
         _save(run)

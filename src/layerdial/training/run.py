@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +16,7 @@ from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
-from layerdial.models.checkpoint import fingerprint
+from layerdial.models.checkpoint import fingerprint, resolve_model
 from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
@@ -31,6 +33,7 @@ from layerdial.training.setup import (
     make_student,
     starting_ladder,
 )
+from layerdial.utils.files import contents_anywhere
 
 
 @dataclass
@@ -65,14 +68,14 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     for cuts in (recipe.data.train, recipe.data.dev):
         open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
-    reference_weights = fingerprint(reference.folder) if reference else None
     network, tokenizer = make_student(recipe, reference)
     check_abilities(recipe, network)
     ladder = starting_ladder(recipe, network.n_blocks)
+    input_hashes = hashes_of(recipe, reference, tokenizer)
     distil = recipe.objective.distil
     if distil is None:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
-    folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
+    folder = RunFolder(recipe, resume, accelerator.process_index, input_hashes)
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
     latest = folder.latest if resume else None
@@ -111,6 +114,17 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
         progress=state,
         window=LogWindow(),
     )
+
+
+def hashes_of(recipe: Recipe, reference: Reference | None, tokenizer: Tokenizer) -> dict[str, str]:
+    """Return hashes of what the recipe's paths lead to, by their keys."""
+    found = {f"data.{name}": contents_anywhere(getattr(recipe.data, name)) for name in ("train", "dev")}
+    found["tokenizer.path"] = hashlib.sha256("\n".join(tokenizer.tokens).encode()).hexdigest()[:16]
+    if reference is not None:
+        found["reference"] = fingerprint(reference.folder)
+    if recipe.init not in ("scratch", "reference"):
+        found["init"] = fingerprint(resolve_model(Path(recipe.init)))
+    return found
 
 
 def is_over(recipe: Recipe, folder: RunFolder, state: checkpoints.TrainState) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -86,22 +87,33 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def contents(manifest: Path) -> str:
+def contents(manifest: Path, with_places: bool = True) -> str:
     """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
     try:
         found = manifest.stat()
-        return _hash(manifest, found.st_mtime_ns, found.st_size)
+        return _hash(manifest, found.st_mtime_ns, found.st_size, with_places)
     except FileNotFoundError:
         raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
     except (OSError, EOFError) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
 
 
+def contents_anywhere(manifest: Path) -> str:
+    """A short hash of what a manifest lists, wherever its audio lies: a corpus that was moved is the same."""
+    return contents(manifest, with_places=False)
+
+
+_FOLDERS = re.compile(rb'("source": ")(?:[^"\\]|\\.)*/')
+
+
 @cache
-def _hash(manifest: Path, changed: int, size: int) -> str:
+def _hash(manifest: Path, changed: int, size: int, with_places: bool) -> str:
     """Every run of a suite asks for the same few files."""
+    digest = hashlib.sha256()
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+        for line in file:
+            digest.update(line if with_places else _FOLDERS.sub(rb"\1", line))
+    return digest.hexdigest()[:16]
 
 
 def model_name(model: Path) -> str:

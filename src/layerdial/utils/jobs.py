@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
 from layerdial.utils.progress import Part, side_by_side
 from layerdial.utils.workers import Failure, Job, Workers
 
@@ -28,8 +29,9 @@ def run_jobs(
 ) -> list[Failure]:
     """Run all jobs, `parallel` at a time; those after a failed one are left out and named among the failures.
 
-    `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM) is handed on to the
-    workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for torch.
+    `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM, SIGHUP) is handed
+    on to the workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for
+    torch.
     """
     names = {job.name: job for job in jobs}
     graph = TopologicalSorter({job.name: job.needs & names.keys() for job in jobs})
@@ -106,16 +108,22 @@ def last_row(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as SIGINT does; only the main thread gets signals."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does; only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == HANGUP:
+            drop_terminal()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in INTERRUPTING if number != signal.SIGINT}
+    noted = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in noted:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in noted:
+            signal.signal(number, before[number])

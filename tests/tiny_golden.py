@@ -344,7 +344,9 @@ class Export:
     def manifest(self) -> dict[str, Any]:
         """The manifest without what another commit or another processor changes."""
         stored = json.loads((self.folder / "manifest.json").read_text())
-        return {key: value for key, value in stored.items() if key not in ("parity", "trained_with")}
+        return {
+            key: value for key, value in stored.items() if key not in ("parity", "trained_with", "sha256", "checksum")
+        }
 
     def log_probabilities(self, subsets: Iterable[str]) -> dict[str, Any]:
         """Of two utterances of random features, padding left out, by subset: (T', V) rounded to 4 decimals."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from layerdial.errors import UserError
 from layerdial.recognizer import Recognizer
 from layerdial.runtime.session import is_exported
+from layerdial.utils.files import recover
 
 
 def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> Recognizer:
@@ -16,7 +17,7 @@ def load_model(model: str | Path, device: str = "cpu", threads: int | None = Non
     is a setting of the whole process. Raises `UserError` when the folder is not a model or is damaged, when its ladder
     is for another number of blocks, and when the device is not there.
     """
-    folder = Path(model)
+    folder = recover(Path(model))
     if is_exported(folder):
         if device != "cpu":
             raise UserError(f"{model} is exported for CPUs; device {device} is for torch models")

@@ -29,6 +29,7 @@ from layerdial.runtime.manifest import GRAPH, Manifest, Parity, describe_feature
 from layerdial.runtime.session import Session, is_exported
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import PieceTable
+from layerdial.utils.checksums import checksums
 from layerdial.utils.files import model_name, read_json, replacing
 
 Precision = Literal["float32", "float16", "int8"]
@@ -126,7 +127,9 @@ def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest,
         if compared:
             manifest = replace(manifest, parity=compare(Session(temporary, manifest, 1), traced))
             _judge(manifest)
-            manifest.save(temporary)
+        beside = [temporary / "tokens.txt", *temporary.glob("model.*")]
+        manifest = replace(manifest, sha256=checksums(beside))
+        manifest.save(temporary)
     return manifest
 
 

@@ -15,8 +15,10 @@ from layerdial.errors import UserError, installing
 from layerdial.ladder import Ladder
 from layerdial.models.conformer_ctc import load_conformer
 from layerdial.models.network import Network
+from layerdial.models.tensors import add_hash, files_beside
 from layerdial.text.tokenizer import Tokenizer
-from layerdial.utils.files import read_json, replacing, write_json
+from layerdial.utils.checksums import check_files, checksums
+from layerdial.utils.files import read_json, recover, replacing, write_json
 
 
 def save_model(
@@ -27,9 +29,24 @@ def save_model(
         temporary.mkdir(parents=True)
         network.save(temporary)
         tokenizer.save(temporary)
+        seal(temporary)
         write_json(temporary / "meta.json", dict(meta))
         if ladder is not None:
             ladder.save(temporary / "ladder.json")
+
+
+def seal(folder: Path) -> None:
+    """Note in the weights of a whole model folder their hash, and those of what lies beside them by now."""
+    weights = sorted(folder.glob("model*.safetensors"))
+    beside = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith("model")]
+    for file in weights:
+        add_hash(file, checksums(beside))
+
+
+def check_seal(folder: Path) -> None:
+    """Raise `UserError` for what lies beside the weights and is not as it was written, where that was noted."""
+    for file in sorted(folder.glob("model*.safetensors"))[:1]:
+        check_files(folder, files_beside(file), "copy it again")
 
 
 def load_network(model: Path) -> tuple[Network, Tokenizer]:
@@ -38,9 +55,9 @@ def load_network(model: Path) -> tuple[Network, Tokenizer]:
     Raises `UserError` that names what is missing or does not fit.
     """
     folder = resolve_model(model)
-    if is_hugging_face(folder):
-        return hugging_face().load_hugging_face(folder)  # type: ignore[no-any-return]
-    return load_conformer(folder)
+    found = hugging_face().load_hugging_face(folder) if is_hugging_face(folder) else load_conformer(folder)
+    check_seal(folder)  # at last: what does not fit is said by its name
+    return found  # type: ignore[no-any-return]
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -54,7 +71,7 @@ def is_hugging_face(folder: Path) -> bool:
 
 def resolve_model(model: Path) -> Path:
     """The folder of a model: itself, or where a Hugging Face hub id such as ORG/NAME is kept after a download."""
-    if model.exists() or not _may_be_hub_id(model):
+    if recover(model).exists() or not _may_be_hub_id(model):
         return model
     return hugging_face().download(str(model))  # type: ignore[no-any-return]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from layerdial.audio.features import Features, LogMel, NemoMel, Samples
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
+from layerdial.utils.checksums import check_files
 from layerdial.utils.files import write_json
 from layerdial.utils.records import parsing, read_record
 
@@ -33,6 +37,7 @@ class Parity:
 class Manifest:
     """Everything that a program needs to know to run the graph.
 
+    `sha256` has the hashes of the files beside it (none in exports of earlier versions).
     `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
     left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well.
     """
@@ -53,9 +58,11 @@ class Manifest:
     trained_with: str = ""
     float_blocks: tuple[int, ...] = ()
     wer: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        write_json(folder / FILE, {"kind": KIND, "format": FORMAT, **asdict(self)})
+        stored = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        write_json(folder / FILE, {**stored, "checksum": _checksum(stored)})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -68,7 +75,7 @@ class Manifest:
             raise UserError(f"{folder} was exported for sherpa-onnx; export it again without --format for layerdial")
         stored = read_record(file, remedy, kind=KIND, format=FORMAT)
         with parsing(file, remedy):
-            return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format")})
+            return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format", "checksum")})
 
     @classmethod
     def _parse(cls, stored: dict[str, Any]) -> Manifest:
@@ -104,6 +111,23 @@ class Manifest:
             "licence": self.licence,
             "trained_with": self.trained_with,
         }
+
+
+def check_export(folder: Path) -> None:
+    """Raise `UserError` unless manifest, graph, weights and tokens are as they were exported, to the last bit.
+
+    Exports of earlier versions have no hashes and pass.
+    """
+    stored = read_record(folder / FILE, "export the model again")
+    expected = stored.pop("checksum", None)
+    if expected not in (None, _checksum(stored)):
+        raise UserError(f"{folder / FILE} is damaged or was changed (it is not as it was exported); export it again")
+    check_files(folder, stored.get("sha256"), "copy or export it again")
+
+
+def _checksum(stored: Mapping[str, Any]) -> str:
+    """A hash of what the manifest says, however it is written."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _in_words(features: Features) -> str:

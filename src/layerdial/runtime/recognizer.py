@@ -30,7 +30,7 @@ from layerdial.recognizer import (
 )
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
-from layerdial.runtime.manifest import Manifest, read_features
+from layerdial.runtime.manifest import Manifest, check_export, read_features
 from layerdial.runtime.measure import measure_table
 from layerdial.runtime.profile import Profile
 from layerdial.runtime.scheduler import Constraint, PassResult, Scheduler, TimedWindow
@@ -38,6 +38,7 @@ from layerdial.runtime.session import Cancel, Session, default_threads, usable_c
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
 from layerdial.text.tokenizer import PieceTable, read_tokens
+from layerdial.utils.files import recover
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class OnnxRecognizer:
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}; give 1 or more")
-        folder = Path(folder)
+        folder = recover(Path(folder))
         self.manifest = Manifest.load(folder)
         self._profile = Profile.beside(folder, self.manifest.model_id)
         fastest = self._profile.best_threads() if self._profile else default_threads()
@@ -62,6 +63,7 @@ class OnnxRecognizer:
         self.features: Features = read_features(self.manifest.features)
         self.ladder = Ladder.beside(folder, self.n_blocks)
         self.tokenizer = self._read_tokens(folder)
+        check_export(folder)  # at last: what does not fit is said by its name
         self._controller: DepthController | None = None
         self._making = threading.Lock()
         self._slots = threading.BoundedSemaphore(max(1, usable_cpus() // self.threads))

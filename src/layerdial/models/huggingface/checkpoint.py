@@ -37,6 +37,7 @@ from layerdial.models.huggingface.processor import (
     HuggingFaceTokenizer,
     vocabulary_size,
 )
+from layerdial.models.tensors import load_tensors
 
 _UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
 _HEADS = ("lm_head", "ctc_head")
@@ -173,6 +174,8 @@ def _load_model(
             )
     except Exception as error:  # OSError, RuntimeError, SafetensorError, UnpicklingError
         raise UserError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
+    for file in sorted(folder.glob("model*.safetensors")):
+        load_tensors(file)  # for its hash, where it has one: the library does not look
     for name in found["missing_keys"]:
         if _is_unused(name):
             torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it as memory was

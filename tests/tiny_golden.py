@@ -412,7 +412,7 @@ def _transcribe(model: Path, audio: Sequence[Path], options: Sequence[str]) -> l
 
 
 def _without_reasons(row: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in row.items() if key not in ("rtf", "reason")}
+    kept = {key: value for key, value in row.items() if key not in ("rtf", "reason", "audio_seconds", "seconds_taken")}
     if "chunks" in kept:
         kept["chunks"] = [_without_reasons(chunk) for chunk in kept["chunks"]]
     return kept

@@ -7,12 +7,15 @@ import logging
 import os
 import sys
 import warnings
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
+from layerdial import __version__
 from layerdial.cli import demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
+from layerdial.utils.output import end_quietly
 
 _INTERRUPTED = 130  # the exit code of what SIGINT ended
 
@@ -49,6 +52,15 @@ for _command in (
     app.command()(_command)
 
 
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"layerdial {__version__}")
+        raise typer.Exit
+
+
 def main() -> NoReturn:
     """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
     _show_log()
@@ -60,21 +72,28 @@ def main() -> NoReturn:
         if (error.name or "layerdial").partition(".")[0] == "layerdial":
             raise
         _fail(f"this command needs {error.name}, which is not installed: {installing('train,export')}")
-    except BrokenPipeError:  # `layerdial … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:  # whatever else can be foreseen is a UserError
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}; free the disk or choose another place")
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # `layerdial … | head`, which click takes for a failure
+            end_quietly(0)
         if ended.code == _INTERRUPTED:  # which is what typer makes of KeyboardInterrupt
-            print(
-                "layerdial: interrupted; what was finished is kept, the same command goes on (train: with --resume)",
-                file=sys.stderr,
-            )
-        raise
+            print(f"layerdial: interrupted{_how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        end_quietly(ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1)
     sys.exit(0)
+
+
+def _how_to_go_on(words: Sequence[str]) -> str:
+    """What an interrupted command leaves: nothing is said of those that begin anew."""
+    kept = "; what was finished is kept, the same command goes on"
+    if words[:1] == ["train"]:
+        return f"{kept} (train: with --resume)"
+    resumed = words[:1] in (["search"], ["demo"], ["bench"]) or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
+    if resumed or (words[:1] == ["sweep"] and any(word.split("=")[0] == "--out" for word in words)):
+        return kept
+    return ""
 
 
 def _show_log() -> None:

@@ -60,8 +60,7 @@ def trace(
     """Load a torch model (folder or hub id) and trace it once; every precision is made of that."""
     name = name or model_name(folder)
     folder = resolve_model(folder)
-    if is_exported(folder):
-        raise UserError(f"{folder} is exported already; export the torch model that it was made of")
+    refuse_exported(folder)
     network, tokenizer = load_network(folder)
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
@@ -85,6 +84,12 @@ def trace(
         trained_with=_trained_with(folder),
     )
     return Traced(network, to_onnx(network), pieces, ladder, manifest)
+
+
+def refuse_exported(folder: Path) -> None:
+    """`UserError` for a folder that is an export itself."""
+    if is_exported(folder):
+        raise UserError(f"{folder} is exported already; export the torch model that it was made of")
 
 
 def _check_choice_of_blocks(folder: Path, network: Network, ladder: Ladder | None) -> None:

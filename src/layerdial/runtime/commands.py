@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from layerdial import __version__
 from layerdial.errors import UserError, installing
 from layerdial.ladder import Ladder
 from layerdial.recognizer import Recognizer, Transcript
@@ -23,6 +24,7 @@ from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.utils.files import check_writable
+from layerdial.utils.output import end_quietly
 
 
 def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Request, as_json: bool) -> int:
@@ -47,6 +49,8 @@ def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Req
 
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     """Measure, print the depths worth running, and keep the profile beside the model."""
+    if not (math.isfinite(budget_s) and budget_s >= 1):
+        raise UserError(f"--budget is {budget_s:g}; give seconds, 1 or more")
     manifest = Manifest.load(out)
     check_writable(out)
     ladder = Ladder.beside(out, manifest.n_blocks)
@@ -55,7 +59,7 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
         memory = f"; peak memory for {max(table.seconds):g} s: {table.peak_rss_mb:.0f} MB" if table.peak_rss_mb else ""
         print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio{memory}")
         for row in pareto(table.costs(), ladder, manifest.n_blocks):
-            wer = "" if row["wer"] is None else f"  WER {row['wer']:7.2%}"
+            wer = "" if row["wer"] is None else f"  dev WER {row['wer']:7.2%}"
             print(f"  depth {row['depth']:2}  {row['subset']}{wer}  {row['latency_ms']:8.1f} ms  RTF {row['rtf']:.4f}")
     print(f"profile: {found.save(out, ladder, manifest.n_blocks)}")
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
@@ -63,7 +67,9 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
 
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
-    row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
+    seconds = {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
+    old = {"seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}  # `seconds` goes with the next version
+    row |= {"subset": result.subset.key, **seconds, **old}
     if result.reason:
         row["reason"] = result.reason
     if len({chunk.subset for chunk in result.chunks}) > 1:
@@ -79,12 +85,9 @@ def main() -> NoReturn:
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
     try:
-        code = _run(_parser().parse_args(_known(sys.argv[1:])))
-        sys.stdout.flush()
-        sys.exit(code)
+        end_quietly(_run(_parser().parse_args(_known(sys.argv[1:]))))
     except BrokenPipeError:  # `layerdial … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        end_quietly(0)
     except KeyboardInterrupt:
         print("layerdial: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -123,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="layerdial",
         description=f"Exported models on this device. For the other commands: {installing('train')}.",
     )
+    parser.add_argument("--version", action="version", version=f"layerdial {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     transcribe = commands.add_parser("transcribe", help="Print what is said in audio files of any rate and length.")
     transcribe.add_argument("model", type=Path, help="a folder that layerdial export wrote")

@@ -101,8 +101,14 @@ def _show_log() -> None:
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM in transformers
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("layerdial: %(message)s"))
-    logging.getLogger("layerdial").addHandler(handler)
-    logging.getLogger("layerdial").setLevel(logging.INFO)
+    log, root = logging.getLogger("layerdial"), logging.getLogger()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    others = logging.StreamHandler()
+    others.setLevel(logging.WARNING)
+    root.addHandler(others)  # else the first warning of a package that has no log of its own would set one up
+    root.addFilter(lambda record: "lhotse utilities directory" not in str(record.msg))  # which needs a home to write in
 
 
 def _fail(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, needing
 from layerdial.recognizer import Recognizer
 from layerdial.runtime.session import is_exported
 from layerdial.utils.files import recover
@@ -24,10 +24,11 @@ def load_model(model: str | Path, device: str = "cpu", threads: int | None = Non
         from layerdial.runtime.recognizer import OnnxRecognizer
 
         return OnnxRecognizer(folder, threads)
-    from layerdial.models.torch_recognizer import load_torch_model
+    with needing("train", f"{model} is a torch model: it needs"):
+        from layerdial.models.torch_recognizer import load_torch_model
 
-    if threads:
-        import torch
+        if threads:
+            import torch
 
-        torch.set_num_threads(threads)
-    return load_torch_model(folder, device)
+            torch.set_num_threads(threads)
+        return load_torch_model(folder, device)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from layerdial import __version__
-from layerdial.errors import UserError, installing
+from layerdial.errors import UserError, installing, needing
 from layerdial.ladder import Ladder
 from layerdial.recognizer import Recognizer, Transcript
 from layerdial.request import Request
@@ -23,6 +23,7 @@ from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.recognizer import OnnxRecognizer
+from layerdial.runtime.session import is_exported
 from layerdial.utils.files import check_writable
 from layerdial.utils.output import end_quietly
 
@@ -85,7 +86,9 @@ def main() -> NoReturn:
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
     try:
-        end_quietly(_run(_parser().parse_args(_known(sys.argv[1:]))))
+        with needing("runtime", "exported models need"):
+            code = _run(_parser().parse_args(_known(sys.argv[1:])))
+        end_quietly(code)
     except BrokenPipeError:  # `layerdial … | head`
         end_quietly(0)
     except KeyboardInterrupt:
@@ -114,6 +117,9 @@ _REQUEST_TYPES = {  # the fields of a request that a command line can give
 
 
 def _run(options: argparse.Namespace) -> int:
+    model = options.out if options.command == "profile" else options.model
+    if (model / "config.json").is_file() and not is_exported(model):
+        raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
     if options.command == "profile":
         profile_folder(options.out, options.threads or (), options.budget)
         return 0

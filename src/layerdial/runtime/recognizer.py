@@ -17,7 +17,7 @@ from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
-from layerdial.errors import UserError
+from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, select
 from layerdial.recognizer import (
     Audio,
@@ -56,7 +56,8 @@ class OnnxRecognizer:
             raise UserError(f"threads is {threads}; give 1 or more")
         folder = recover(Path(folder))
         self.manifest = Manifest.load(folder)
-        self._profile = Profile.beside(folder, self.manifest.model_id)
+        with needing("runtime", "exported models need"):
+            self._profile = Profile.beside(folder, self.manifest.model_id)
         fastest = self._profile.best_threads() if self._profile else default_threads()
         self.session = Session(folder, self.manifest, threads or fastest)
         self.folder = folder

@@ -6,6 +6,7 @@ Shapes: B batch, T frames, F mel bins, S samples, V vocabulary, N blocks.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from layerdial.subset import BlockSubset
 
 INPUTS = ("x", "x_lens", "gates")
 OUTPUTS = ("log_probs", "log_probs_lens")
+LEAST_ONNXRUNTIME = (1, 23)
 
 
 class Cancelled(Exception):
@@ -97,6 +99,7 @@ def _open(file: Path, threads: int) -> Any:
         import onnxruntime
     except ModuleNotFoundError:
         raise UserError(f"exported models need ONNX Runtime: {installing('runtime')}") from None
+    _check_version(onnxruntime.__version__)
     if not file.is_file():
         raise UserError(f"{file} does not exist; an exported folder holds {GRAPH}, {FILE} and tokens.txt")
     onnxruntime.disable_telemetry_events()
@@ -111,6 +114,15 @@ def _open(file: Path, threads: int) -> Any:
     except Exception as error:  # InvalidGraph, InvalidProtobuf, NoSuchFile, Fail, ...
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{file} cannot be loaded ({reason}); copy or export it again") from None
+
+
+def _check_version(found: str) -> None:
+    """`UserError` for an ONNX Runtime that does not know the operators of an export."""
+    numbers = re.findall(r"\d+", found)[:2]
+    if tuple(map(int, numbers)) < LEAST_ONNXRUNTIME:
+        least = ".".join(map(str, LEAST_ONNXRUNTIME))
+        remedy = f"pip install -U 'onnxruntime>={least}'"
+        raise UserError(f"exported models need ONNX Runtime {least} or newer, this is {found}; {remedy}")
 
 
 def _check(session: Any, manifest: Manifest, file: Path) -> None:

@@ -1,7 +1,7 @@
 """One utterance: text to speech by the espeak-ng library in the `espeakng-loader` wheel, a room, and noise behind it.
 
 Licence: espeak-ng is GPL-3.0-or-later and layerdial is Apache-2.0. The wheel is therefore an optional extra
-(`pip install layerdial[demo]`), nothing of it is copied here, and only this folder imports this module.
+(`pip install '.[demo]'`), nothing of it is copied here, and only this folder imports this module.
 
 A voice is named `ACCENT+VARIANT`, as on espeak-ng's command line: `en-us+f2` is American English by the variant `f2`,
 `en` alone British English by the default speaker.

@@ -111,7 +111,7 @@ def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(
         "layerdial.export.export.trace", lambda *_: traced
     )  # half a minute less than the stand-in's own
-    for folder in ("recipes", "src"):
+    for folder in ("recipes", "src", "experiments"):
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "sc_exits"):
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
@@ -347,6 +347,13 @@ def headings(document: Path) -> set[str]:
     """What links call the headings of a document: lower case, dashes for spaces, other signs left out."""
     titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_plugins_in_the_documents_are_the_files_that_they_name() -> None:
+    document = ROOT / "docs" / "plugins.md"
+    shown = [block.text for block in blocks(document) if block.language == "python"]
+    names = ("first_block", "confidence_penalty")
+    assert shown == [(ROOT / f"experiments/plugins/{name}.py").read_text(encoding="utf-8") for name in names]
 
 
 @each_document

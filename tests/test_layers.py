@@ -120,6 +120,20 @@ def test_the_command_line_loads_torch_and_lhotse_only_when_called() -> None:
     }
 
 
+def test_starting_up_reads_no_entry_points() -> None:
+    code = (
+        "import importlib.metadata as metadata\n"
+        "def entry_points(group):\n"
+        "    assert not group.startswith('layerdial')\n"
+        "    return ()\n"  # pydantic looks for its own
+        "metadata.entry_points = entry_points\n"
+        "import layerdial.config.recipe\n"
+        "from layerdial.cli.app import app\n"
+        "app(['--help'], standalone_mode=False)"
+    )
+    assert "transcribe" in in_fresh_process(code)
+
+
 def test_what_the_package_promises_is_there() -> None:
     for name in layerdial.__all__:
         assert getattr(layerdial, name).__doc__, name

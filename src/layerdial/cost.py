@@ -1,4 +1,4 @@
-"""What running a subset costs, as numbers that networks, exported folders and sweeps share."""
+"""The cost of running a subset, as numbers that networks, exported folders and sweeps share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layerdial.subset import BlockSubset
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a subset needs: parameters in use, and multiply-accumulates per second of audio."""
+    """The cost of a subset: parameters in use, and multiply-accumulates per second of audio."""
 
     parameters: int
     macs_per_second: float
@@ -17,7 +17,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class CostOfParts:
-    """Costs of what always runs, and of each block (its part above what the skip rule leaves of it)."""
+    """The costs of what always runs, and of each block (its part above what the skip rule leaves of it)."""
 
     parameters: int
     macs_per_second: float

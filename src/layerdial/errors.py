@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave is wrong, and here is what would be right."""
+"""The one exception for a mistake in the user's input, with a hint at what would be right."""
 
 from __future__ import annotations
 

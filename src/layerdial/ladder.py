@@ -1,4 +1,4 @@
-"""The ladder: for each depth the subset to run, with what it was measured to do. Shipped beside the model's weights."""
+"""The ladder: for each depth the subset to run, with its measured loss and WER. Shipped beside the model's weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMEDY = "make it again with layerdial search"
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """The subset of one depth: its key, mean CTC loss an utterance (none if not finite), WER and what it divides."""
+    """The subset of one depth: its key, mean CTC loss an utterance (None if not finite), WER with errors and words."""
 
     depth: int
     subset: str
@@ -33,7 +33,7 @@ class Rung:
 class Ladder:
     """One rung for each depth 1..n_blocks, shallowest first; `metric` chose them on the `utterances` of `cuts`.
 
-    It is "trained" where nothing was chosen: one subset a depth was trained, and measured there.
+    `metric` is "trained" where nothing was chosen: one subset a depth was trained, and measured there.
     """
 
     n_blocks: int
@@ -52,7 +52,7 @@ class Ladder:
                 raise UserError(f"rung {rung.depth} of {self.n_blocks} blocks cannot have the subset {rung.subset}")
 
     def subset(self, depth: int) -> BlockSubset:
-        """The blocks to run at `depth`; `UserError` unless 1 <= depth <= n_blocks."""
+        """Return the blocks to run at `depth`. Raises `UserError` unless 1 <= depth <= n_blocks."""
         return BlockSubset.from_key(self.rungs[check_depth(depth, self.n_blocks) - 1].subset)
 
     def save(self, path: Path) -> None:
@@ -61,7 +61,10 @@ class Ladder:
 
     @classmethod
     def load(cls, path: Path, n_blocks: int | None = None) -> Ladder:
-        """Read ladder.json; `UserError` if it is missing, damaged, of another format, or not for `n_blocks` blocks."""
+        """Read ladder.json.
+
+        Raises `UserError` if it is missing, damaged, of another format, or not for `n_blocks` blocks.
+        """
         stored = read_record(path, _REMEDY, format=FORMAT)
         with parsing(path, _REMEDY):
             ladder = cls._parse(stored)
@@ -73,7 +76,7 @@ class Ladder:
 
     @classmethod
     def beside(cls, folder: Path, n_blocks: int) -> Ladder | None:
-        """The ladder in a model folder, if training or `search` has made one."""
+        """Return the ladder in a model folder, or None unless training or `search` has made one."""
         file = folder / "ladder.json"
         return cls.load(file, n_blocks) if file.is_file() else None
 
@@ -109,11 +112,11 @@ def select(
 def select(
     rule: str | None, n_blocks: int, depth: int | None, ladder: Ladder | None = None, seed: int | Random = 0
 ) -> Blocks:
-    """Return what runs at `depth` (None: all blocks) by a rule; without one the ladder's, or evenly spaced blocks.
+    """Return the blocks at `depth` (None: all) by a rule; without one the ladder's, or evenly spaced blocks.
 
     "prefix": the first; "even": evenly spaced; "ladder": the ladder's; "random": drawn with `seed`; "chosen": left to
-    the network's selector; "full": all, at full depth alone. Raises `UserError` for another rule, a depth that there is
-    not, and a ladder that there is not.
+    the network's selector; "full": all, at full depth alone. Raises `UserError` for another rule, and for a depth or a
+    ladder that does not exist.
     """
     rule = rule or ("ladder" if ladder else "even")
     if rule not in RULES:
@@ -137,5 +140,5 @@ def select(
 def select_all(
     rule: str, depths: Sequence[int] | None, n_blocks: int, ladder: Ladder | None = None, seed: int = 0
 ) -> list[Blocks]:
-    """Return what runs at each depth (None: every depth from 1 to n_blocks) by a rule of `select`."""
+    """Return the blocks that run at each depth (None: every depth from 1 to n_blocks) by a rule of `select`."""
     return [select(rule, n_blocks, depth, ladder, seed) for depth in depths or range(1, n_blocks + 1)]

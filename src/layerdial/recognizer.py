@@ -1,4 +1,4 @@
-"""What a recogniser is given and returns, and the one type that torch's and ONNX Runtime's implement.
+"""The inputs and outputs of a recogniser, and the one type that torch's and ONNX Runtime's implement.
 
 Shapes: B batch, T frames, F mel bins, S samples.
 """
@@ -52,7 +52,7 @@ def collate_features(
 
 @dataclass(frozen=True)
 class Chunk:
-    """Which blocks ran on one stretch of audio, from `start` to `end` in seconds, and why these.
+    """The blocks that ran on one stretch of audio, from `start` to `end` in seconds, and the reason for them.
 
     `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none).
     """
@@ -70,10 +70,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Transcript:
-    """`seconds` of audio became `text` with the blocks of `subset`; `rtf` is the time that passed over audio time.
+    """The `text` of `seconds` of audio by the blocks of `subset`; `rtf` is the elapsed time over the audio time.
 
     Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
-    `chunks` has each. `reason` says why this depth, where it was not asked for.
+    `chunks` has each. `reason` explains the depth, where the request did not give it.
     """
 
     text: str
@@ -101,7 +101,7 @@ class Recognizer(Protocol):
 
     @property
     def features(self) -> Features:
-        """What turns samples into the network's input."""
+        """The function that turns samples into the network's input."""
         ...
 
     @property
@@ -111,17 +111,17 @@ class Recognizer(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it computes: "cpu", "cuda:0", ..."""
+        """The device that computes: "cpu", "cuda:0", ..."""
         ...
 
     @property
     def threads(self) -> int:
-        """How many threads one pass takes on the CPU."""
+        """The number of threads of one pass on the CPU."""
         ...
 
     @property
     def has_loss(self) -> bool:
-        """Whether `loss_and_text` gives a loss."""
+        """True where `loss_and_text` gives a loss."""
         ...
 
     def subset(self, depth: int | None = None) -> BlockSubset:
@@ -133,11 +133,11 @@ class Recognizer(Protocol):
         ...
 
     def transcribe(self, audio: Audio, depth: int | None = None, subset: BlockSubset | None = None) -> Transcript:
-        """Return the text of a file or of samples, of any length: `answer` with the fields of a `Request`."""
+        """Return the transcript of a file or of samples, of any length: `answer` with the fields of a `Request`."""
         ...
 
     def answer(self, audio: Audio, request: Request) -> Transcript:
-        """Return the text, by the blocks or the constraint of `request`."""
+        """Return the transcript by the blocks or the constraint of `request`."""
         ...
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
@@ -149,7 +149,7 @@ class Recognizer(Protocol):
         ...
 
     def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
-        """Return a function that runs the network alone on a batch, and comes back when the device is done."""
+        """Return a function that runs the network alone on a batch, and returns when the device has finished."""
         ...
 
 
@@ -158,7 +158,7 @@ class Recognizer(Protocol):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """What was recognised in one window: the best token of each frame, and how they came to be."""
+    """The result of one window: the best token of each frame, and the chunk with the blocks and the reason."""
 
     frame_ids: Sequence[int]
     chunk: Chunk

@@ -1,4 +1,4 @@
-"""What is asked of a recogniser, checked, with the help texts of both command lines. Imports nothing heavy: --help."""
+"""A request to a recogniser, checked, with the help texts of both command lines. Imports nothing heavy: --help."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from layerdial.subset import BlockSubset
 
 
 def _option(text: str) -> Any:
-    """A field that is left out unless asked for, with its help text."""
+    """Return a dataclass field with default None and its help text."""
     return field(default=None, metadata={"help": text})
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a recogniser: blocks, or a constraint that the deepest possible blocks must meet.
+    """A request to a recogniser: blocks, or a constraint that the deepest possible blocks must meet.
 
-    At most one of the first five; with none all blocks run. `subset` is taken as it is, `depth` is the ladder's.
-    If no depth meets a constraint, the shallowest runs, and the transcript's `reason` says so. With `confidence`,
-    `first_depth` runs first, and what would have run follows only where the mean posterior of the frames whose best
-    token is not the blank is below it. Raises `UserError` for fields that exclude each other or make no sense.
+    At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
+    depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
+    `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
+    not the blank is below it. Raises `UserError` for fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -40,7 +40,7 @@ class Request:
         if len(given) > 1:
             raise UserError(f"give one of {', '.join(given)}, not {len(given)}")
         for name in set(given) & set(_LIMITS):
-            if not exclusive[name] > 0:  # not a number, too
+            if not exclusive[name] > 0:  # also true for NaN
                 raise UserError(f"{name} is {exclusive[name]}; give a number above 0")
         if self.confidence is not None and not 0 <= self.confidence <= 1:
             raise UserError(f"confidence is {self.confidence}; give a number from 0 to 1")

@@ -1,4 +1,4 @@
-"""Which blocks of an encoder run, or how many of them. It is an argument of every call, never a mode of the model."""
+"""The blocks of an encoder that run, or their number. It is an argument of every call, never a mode of the model."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class BlockSubset:
 
     @classmethod
     def full(cls, n_blocks: int) -> BlockSubset:
-        """Every block: no dropping."""
+        """Return every block: no dropping."""
         return cls(n_blocks, tuple(range(n_blocks)))
 
     @classmethod
     def prefix(cls, n_blocks: int, depth: int) -> BlockSubset:
-        """The first `depth` blocks, as an early exit would run them."""
+        """Return the first `depth` blocks, as an early exit would run them."""
         return cls(n_blocks, tuple(range(check_depth(depth, n_blocks))))
 
     @classmethod
     def even(cls, n_blocks: int, depth: int) -> BlockSubset:
-        """`depth` blocks spread evenly, the first and (from depth 2) the last among them."""
+        """Return `depth` blocks spread evenly, the first and (from depth 2) the last among them."""
         check_depth(depth, n_blocks)
         if depth == 1:
             return cls(n_blocks, (0,))
@@ -55,7 +55,7 @@ class BlockSubset:
 
     @classmethod
     def from_key(cls, key: str) -> BlockSubset:
-        """The inverse of `key`: "1010" keeps blocks 0 and 2 of four."""
+        """Return the subset of a key, the inverse of `key`: "1010" keeps blocks 0 and 2 of four."""
         if not key or set(key) - {"0", "1"}:
             raise UserError(f"a subset key is made of 0 and 1, one a block, found {key!r}")
         return cls(len(key), tuple(i for i, gate in enumerate(key) if gate == "1"))
@@ -67,20 +67,20 @@ class BlockSubset:
 
     @property
     def depth(self) -> int:
-        """How many blocks run."""
+        """The number of blocks that run."""
         return len(self.kept)
 
     def __contains__(self, block: int) -> bool:
         return block in self.kept
 
     def without(self, block: int) -> BlockSubset:
-        """This subset with one block fewer."""
+        """Return this subset with one block fewer."""
         return BlockSubset(self.n_blocks, tuple(i for i in self.kept if i != block))
 
 
 @dataclass(frozen=True, slots=True)
 class SelectorDepth:
-    """How many blocks run; which of them, the network's own selector decides, for each utterance.
+    """The number of blocks that run; the network's own selector decides which, for each utterance.
 
     >>> SelectorDepth(12, 6).key
     '6-of-12'
@@ -94,7 +94,7 @@ class SelectorDepth:
 
     @property
     def key(self) -> str:
-        """As text, beside the keys of subsets."""
+        """The key as text, beside the keys of subsets."""
         return f"{self.depth}-of-{self.n_blocks}"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_exits import spoken
 
-from layerdial.config.recipe import ObjectiveConfig
+from layerdial.config.objective import ObjectiveConfig
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.training import update

@@ -1,1 +1,1 @@
-"""Samples in, features out. Needs numpy, soundfile and ONNX Runtime alone."""
+"""Audio files, and the features made of samples. Imports numpy, soundfile and ONNX Runtime alone."""

@@ -8,8 +8,8 @@ Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,9 +24,9 @@ Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
 
 
 class Features(Protocol):
-    """The part without weights between samples and blocks: what the network takes, and how many frames it makes of it.
+    """The part without weights between samples and blocks: the network's input, and its number of frames.
 
-    Calling it turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
+    A call turns samples (S,) at 16 kHz into the network's input: (T, F) log-mel, or (S,) samples.
     """
 
     @property
@@ -39,16 +39,21 @@ class Features(Protocol):
         """Samples from the start of one of the network's output frames to the next."""
         ...
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that decide the inputs, by name."""
+        ...
+
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def frames(self, lengths: Lengths) -> Lengths:
-        """Output frames that the network makes of inputs of these lengths."""
+        """Return the number of output frames that the network makes of inputs of these lengths."""
         ...
 
 
 @dataclass(frozen=True)
 class LogMel:
-    """`fbank`, and a front end whose convolutions round up, so that a frame never vanishes."""
+    """The features of `fbank`, and a front end whose convolutions round up, so that a frame never vanishes."""
 
     subsampling: int
     per_second: int = FRAMES_PER_SECOND
@@ -56,6 +61,10 @@ class LogMel:
     @property
     def samples_per_frame(self) -> int:
         return SHIFT * self.subsampling
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return fbank(samples)
@@ -72,8 +81,8 @@ Convolution = tuple[int, int, int]
 class Samples:
     """Samples themselves, for a network whose front end is strided convolutions (kernel, stride, padding) over them.
 
-    With `normalise` each utterance gets zero mean and unit variance, as wav2vec2 and its relatives were trained with:
-    bit for bit what transformers' Wav2Vec2FeatureExtractor gives them.
+    With `normalise` each utterance gets zero mean and unit variance, as in the training of wav2vec2 and its relatives.
+    The result is bit for bit that of transformers' Wav2Vec2FeatureExtractor.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -83,6 +92,10 @@ class Samples:
     @property
     def samples_per_frame(self) -> int:
         return math.prod(stride for _, stride, _ in self.convolutions)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         samples = np.pad(samples, (0, max(0, fewest_inputs(self.convolutions) - len(samples))))
@@ -109,6 +122,10 @@ class NemoMel:
     def samples_per_frame(self) -> int:
         return SHIFT * math.prod(stride for _, stride, _ in self.convolutions)
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
+
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         missing = max(0, nemo_mel.FEWEST_SAMPLES - len(samples))
         return nemo_mel.log_mel(np.pad(samples, (0, missing)), self.n_mels)
@@ -118,7 +135,10 @@ class NemoMel:
 
 
 def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengths:
-    """Output frames of a stack of convolutions, each (kernel, stride, padding), over inputs of these lengths."""
+    """Return the output frames of a stack of convolutions over inputs of these lengths.
+
+    Each convolution is (kernel, stride, padding).
+    """
     made: Any = lengths
     for kernel, stride, padding in convolutions:
         made = (made + 2 * padding - kernel) // stride + 1
@@ -126,7 +146,7 @@ def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengt
 
 
 def fewest_inputs(convolutions: Sequence[Convolution]) -> int:
-    """The shortest input of which such a stack makes a frame."""
+    """Return the length of the shortest input of which such a stack makes a frame."""
     fewest = 1
     for kernel, stride, padding in reversed(convolutions):
         fewest = (fewest - 1) * stride + kernel - 2 * padding
@@ -134,9 +154,9 @@ def fewest_inputs(convolutions: Sequence[Convolution]) -> int:
 
 
 def fbank(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples (S,) at 16 kHz -> log-mel energies (T, 80), T = S / 160 rounded, at least 1.
+    """Return the log-mel energies (T, 80) of samples (S,) at 16 kHz; T = S / 160 rounded, at least 1.
 
-    Less than one frame shift of audio is padded with silence to one frame.
+    Audio shorter than one frame shift is padded with silence to one frame.
     """
     if len(samples) < SHIFT:
         samples = np.pad(samples, (0, SHIFT - len(samples)))

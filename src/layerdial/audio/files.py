@@ -1,7 +1,7 @@
-"""Audio files in, samples out: reading, checking and resampling, with errors that name the file.
+"""Reading, checking and resampling of audio files, with errors that name the file.
 
 Samples are float32 in [-1, 1]. libsndfile (through `soundfile`) reads WAV, FLAC, Ogg Vorbis and Opus, MP3 and
-uncompressed SPHERE; soxr resamples. Nothing else is needed, neither ffmpeg nor sph2pipe.
+uncompressed SPHERE; soxr resamples. Neither ffmpeg nor sph2pipe is needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AudioProblem(UserError):
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What the header of an audio file says."""
+    """The contents of the header of an audio file."""
 
     frames: int  # samples of one channel
     rate: int  # Hz
@@ -45,15 +45,15 @@ class AudioInfo:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """The duration."""
         return self.frames / self.rate
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """Length, rate and channels of an audio file from its header.
+    """Return length, rate and channels of an audio file from its header.
 
-    Raises `AudioProblem` if the file is missing, empty, cut short (as far as its header tells), not audio, or holds
-    no samples.
+    Raises `AudioProblem` if the file is missing, empty, truncated (as far as its header shows), not audio, or holds no
+    samples.
     """
     with _opened(Path(path)) as file:
         info = AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
@@ -66,7 +66,7 @@ def probe(path: str | Path) -> AudioInfo:
 
 
 def verify(path: str | Path) -> AudioInfo:
-    """Like `probe`, and decode the whole file, in bounded memory, to find damage, missing samples, NaN and infinity."""
+    """Decode a whole file, in bounded memory, to find damage, missing samples, NaN and infinity; else as `probe`."""
     info = probe(path)
     decoded = 0
     with _opened(Path(path)) as file:
@@ -79,7 +79,7 @@ def verify(path: str | Path) -> AudioInfo:
 
 
 def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
-    """All samples (S,) of an audio file, its channels averaged, and its rate in Hz.
+    """Return all samples (S,) of an audio file, its channels averaged, and its rate in Hz.
 
     Raises `AudioProblem` if the file is missing, empty, not audio, damaged, or has no or non-finite samples.
     """
@@ -90,7 +90,10 @@ def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
 
 
 def read_segment(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[NDArray[np.float32], AudioInfo]:
-    """`frames` samples (S,) from sample `start` on, channels averaged, and the header; fewer where the file ends."""
+    """Return `frames` samples (S,) from sample `start` on, channels averaged, and the header.
+
+    There are fewer samples where the file ends. Raises `AudioProblem` for a damaged file or non-finite samples.
+    """
     with _opened(Path(path)) as file:
         info = AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
         try:
@@ -104,7 +107,7 @@ def read_segment(path: str | Path, start: int = 0, frames: int | None = None) ->
 
 
 def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """`samples` (S,) at `rate` Hz resampled to 16 kHz (soxr, high quality); said once per rate in the log."""
+    """Return `samples` (S,) at `rate` Hz resampled to 16 kHz (soxr, high quality). Each rate is logged once."""
     if rate == SAMPLE_RATE:
         return samples
     if rate not in _announced_rates:
@@ -114,7 +117,7 @@ def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float3
 
 
 def change_speed(samples: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """`samples` (S,) played `factor` times as fast, so S / factor long and higher in pitch (Ko et al. 2015)."""
+    """Return `samples` (S,) played `factor` times as fast: S / factor samples, higher in pitch (Ko et al. 2015)."""
     if not (math.isfinite(factor) and 0.1 <= factor <= 10):
         raise UserError(f"speed factor {factor} is not between 0.1 and 10; usual ones are 0.9 and 1.1")
     return samples if factor == 1 else _resample(samples, factor, 1.0)
@@ -122,9 +125,9 @@ def change_speed(samples: NDArray[np.float32], factor: float) -> NDArray[np.floa
 
 @contextmanager
 def open_audio(path: str | Path) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
-    """The rate in Hz, and the file in blocks (S,) with its channels averaged, so that an hour needs little memory.
+    """Yield the rate in Hz, and the file in blocks (S,) with its channels averaged, in bounded memory.
 
-    Raises `AudioProblem` as `read_audio` does, for damage further on when the iteration gets there.
+    Raises `AudioProblem` as `read_audio` does. Damage further on is raised when the iteration gets there.
     """
     probe(path)
     with _opened(Path(path)) as file:
@@ -147,7 +150,7 @@ def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> 
 
 
 def _opened(path: Path) -> Any:
-    """The `soundfile.SoundFile` at `path`, or an `AudioProblem` that says why there is none."""
+    """Return the `soundfile.SoundFile` at `path`. Raises `AudioProblem` with the reason where there is none."""
     import soundfile
 
     try:
@@ -184,15 +187,15 @@ def _check_finite(samples: NDArray[np.float32], path: str | Path, first: int) ->
 
 
 def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the path, which our messages give."""
+    """Return libsndfile's own message, without the path, which layerdial's messages give."""
     words = getattr(error, "error_string", None) or str(error)
     return " ".join(words.split()).rstrip(".")
 
 
 def _cut_short(path: Path) -> str | None:
-    """What is missing at the end of a file by its own account, None if nothing.
+    """Return what is missing at the end of a file according to its header, or None.
 
-    libsndfile reads the WAV, SPHERE and Ogg files of an interrupted copy without complaint, only shorter.
+    libsndfile reads the WAV, SPHERE and Ogg files of an interrupted copy without an error, only shorter.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -213,7 +216,7 @@ def _missing(declared: int, size: int) -> str | None:
 
 
 def _sphere_bytes(head: bytes) -> int:
-    """Bytes that an uncompressed NIST SPHERE file should have; 0 if the header does not say."""
+    """Return the bytes that an uncompressed NIST SPHERE file should have; 0 if the header does not give them."""
     lines = [line.split() for line in head.decode("latin-1").splitlines()]
     fields = {line[0]: line[2] for line in lines if len(line) == 3}
     if fields.get("sample_coding", "pcm") != "pcm" or len(lines) < 2:

@@ -1,9 +1,9 @@
 """Kaldi's log-mel filterbank as two matrix products, computed by ONNX Runtime.
 
-Everything before the squares is linear: taking out the mean, pre-emphasis, window and Fourier transform are one
-matrix (400 samples x 2 x 243 bins), the mel filters another. A product of that size is what a CPU is best at: it is
-several times as fast as transforming frame by frame. `kaldi-native-fbank`, with the settings that lhotse and
-sherpa-onnx share, gives the same to four decimals; the tests compare with it.
+Everything before the squares is linear. Removal of the mean, pre-emphasis, window and Fourier transform are one matrix
+(400 samples x 2 x 243 bins), the mel filters another. On a CPU a product of that size is several times as fast as a
+transform frame by frame. `kaldi-native-fbank`, with the settings that lhotse and sherpa-onnx share, gives the same to
+four decimals; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ WINDOW = 400
 _FFT = 512
 _LOW_HZ, _HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400.0
 _PREEMPHASIS = 0.97
-_GRAPH = Path(__file__).with_name("kaldi_fbank.onnx")  # tests/audio/test_features.py says how it is made
+_GRAPH = Path(__file__).with_name("kaldi_fbank.onnx")  # tests/audio/test_features.py shows how it is made
 
 
 def num_frames(n_samples: int) -> int:
-    """How many frames `log_mel` makes of `n_samples` samples: one a shift, rounded."""
+    """Return the number of frames that `log_mel` makes of `n_samples` samples: one a shift, rounded."""
     return (n_samples + SHIFT // 2) // SHIFT
 
 
 def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples (S,) at 16 kHz in [-1, 1] -> log-mel energies (num_frames(S), 80); S at least one shift.
+    """Return the log-mel energies (num_frames(S), 80) of samples (S,) at 16 kHz in [-1, 1]; S at least one shift.
 
     25 ms windows every 10 ms, centred, the signal mirrored at its ends; Povey window, pre-emphasis 0.97, no dither.
     """
@@ -43,7 +43,7 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 def filter_energies(
     frames: NDArray[np.float32], spectrum: NDArray[np.float32], mel: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(frames @ spectrum)^2 @ mel: (T, window), (window, 2K), (2K, F) -> (T, F)."""
+    """Return (frames @ spectrum)^2 @ mel: (T, window), (window, 2K), (2K, F) -> (T, F)."""
     return _run("energies", frames, spectrum, mel)
 
 
@@ -57,7 +57,7 @@ def _run(
 
 
 def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(T, 400): the window of each frame."""
+    """Return the window of each frame: (T, 400)."""
     count = num_frames(len(samples))
     before = WINDOW // 2 - SHIFT // 2
     after = max(0, (count - 1) * SHIFT + WINDOW - before - len(samples))
@@ -68,7 +68,10 @@ def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @cache
 def _matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """From a window to real and imaginary parts (400, 2K), from their squares to mel energies (2K, 80)."""
+    """Return the matrix from a window to its spectrum (400, 2K), and from its squares to mel energies (2K, 80).
+
+    The spectrum is real parts, then imaginary parts.
+    """
     hertz = np.arange(_FFT // 2) * SAMPLE_RATE / _FFT  # Kaldi leaves the Nyquist bin out
     filters = _mel_filters(hertz)
     used = np.flatnonzero(filters.sum(axis=1))
@@ -76,14 +79,14 @@ def _matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
     without_mean = np.eye(WINDOW) - 1.0 / WINDOW
     emphasised = np.eye(WINDOW) - _PREEMPHASIS * np.eye(WINDOW, k=1)
-    emphasised[0, 0] -= _PREEMPHASIS  # the first sample has itself before it
+    emphasised[0, 0] -= _PREEMPHASIS  # the first sample counts as its own predecessor
     before_transform = without_mean @ emphasised * window
     spectrum = before_transform @ np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
     return spectrum.astype(np.float32), np.concatenate([filters[used]] * 2).astype(np.float32)
 
 
 def _mel_filters(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Triangles that are straight on the mel scale: (bins, 80)."""
+    """Return filters (bins, 80) that are triangles on the mel scale."""
     edges = np.linspace(_mel(_LOW_HZ), _mel(_HIGH_HZ), N_MELS + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     at = _mel(hertz)[:, None]
@@ -97,7 +100,7 @@ def _mel(hertz: Any) -> Any:
 
 @cache
 def _session(process: int) -> Any:
-    """One for each process: data workers are forks."""
+    """Return the ONNX Runtime session of a process: data workers are forks, and each needs its own."""
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()

@@ -19,9 +19,10 @@ FEWEST_SAMPLES = 2 * SHIFT  # a variance needs two frames
 
 
 def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
-    """Samples (S,) at 16 kHz -> (S // 160, n_mels), each bin with zero mean and unit variance over the utterance.
+    """Return log-mel features (S // 160, n_mels) of samples (S,) at 16 kHz; S at least `FEWEST_SAMPLES`.
 
-    25 ms Hann windows every 10 ms, centred, silence beyond the ends; S at least `FEWEST_SAMPLES`.
+    Each bin has zero mean and unit variance over the utterance. 25 ms Hann windows every 10 ms, centred, silence beyond
+    the ends.
     """
     signal = np.asarray(samples, np.float32)
     emphasised = np.concatenate([signal[:1], signal[1:] - np.float32(_PREEMPHASIS) * signal[:-1]])
@@ -36,7 +37,10 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
 
 @cache
 def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """From a window to real and imaginary parts (400, 2K), from their squares to mel energies (2K, n_mels)."""
+    """Return the matrix from a window to its spectrum (400, 2K), and from its squares to mel energies (2K, n_mels).
+
+    The spectrum is real parts, then imaginary parts.
+    """
     angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), np.arange(_FFT // 2 + 1))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
     spectrum = window[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
@@ -45,7 +49,7 @@ def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _mel_filters(n_mels: int) -> NDArray[np.float64]:
-    """Triangles that are straight in hertz, of equal area: (257, n_mels)."""
+    """Return filters (257, n_mels) that are triangles in hertz, of equal area."""
     hertz = np.arange(_FFT // 2 + 1)[:, None] * SAMPLE_RATE / _FFT
     edges = _to_hertz(np.linspace(0.0, _to_mel(SAMPLE_RATE / 2), n_mels + 2))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]

@@ -21,10 +21,10 @@ _LOUDEST = 100.0  # beyond one, because resampling and mixing overshoot; far bel
 
 @dataclass(frozen=True)
 class Window:
-    """Samples (S,) at 16 kHz, of which `n_before` are context on the left, `n_kept` count, the rest is context.
+    """Samples (S,) at 16 kHz: `n_before` samples of left context, `n_kept` that count, and the rest right context.
 
-    The kept parts of all windows, one after the other, are the whole audio. Only the last window may keep a number
-    of samples that is not a whole number of seconds.
+    The kept parts of all windows, one after the other, are the whole audio. Only the last window may keep a number of
+    samples that is not a whole number of seconds.
     """
 
     samples: NDArray[np.float32]
@@ -35,7 +35,7 @@ class Window:
 def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
     """Cut a file, or samples (S,) at 16 kHz, into windows of at most 30 s with 2 s of context on both sides.
 
-    Raises `AudioProblem` for a file that cannot be used, `UserError` for an array that is not finite float audio.
+    Raises `AudioProblem` for a file that cannot be used, and `UserError` for an array that is not finite float audio.
     """
     context = CONTEXT_SECONDS * SAMPLE_RATE
     core = WINDOW_SECONDS * SAMPLE_RATE - 2 * context
@@ -51,14 +51,14 @@ def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
 
 
 def _file_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
-    """Mono blocks at 16 kHz; the resampler carries its state from block to block."""
+    """Yield mono blocks at 16 kHz. The resampler keeps its state from block to block."""
     import soxr
 
     with open_audio(path) as (rate, blocks):
         if rate == SAMPLE_RATE:
             yield from blocks
             return
-        to_target_rate(np.zeros(0, dtype=np.float32), rate)  # says once that it resamples
+        to_target_rate(np.zeros(0, dtype=np.float32), rate)  # logs the resampling, once
         stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         for block in blocks:
             yield stream.resample_chunk(block)
@@ -80,7 +80,7 @@ def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
 
 
 def _check_loudness(samples: NDArray[Any]) -> None:
-    """Samples far beyond [-1, 1] are 16-bit numbers most of the time, and would be misheard."""
+    """Raise `UserError` for samples far beyond [-1, 1]: most are 16-bit numbers, which would be misrecognised."""
     loudest = float(np.abs(samples).max())
     if loudest > _LOUDEST:
         raise UserError(f"samples go up to {loudest:.6g}; they must lie within [-1, 1]: divide 16-bit numbers by 32768")

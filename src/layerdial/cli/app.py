@@ -17,7 +17,7 @@ from layerdial.cli import demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
 from layerdial.utils.output import end_quietly
 
-_INTERRUPTED = 130  # the exit code of what SIGINT ended
+_INTERRUPTED = 130  # the exit code after SIGINT
 
 app = typer.Typer(
     help="Speech recognisers whose encoder blocks can be left out at run time.",
@@ -62,7 +62,11 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run a command: exit code 0 when fine, 2 when the user's input is wrong (one line on stderr), 1 when it is us."""
+    """Run a command.
+
+    The exit code is 0 for success, 2 for an error in the user's input (one line on stderr), 1 for an error of this
+    package.
+    """
     _show_log()
     try:
         app()
@@ -86,7 +90,7 @@ def main() -> NoReturn:
 
 
 def _how_to_go_on(words: Sequence[str]) -> str:
-    """What an interrupted command leaves: nothing is said of those that begin anew."""
+    """Return what an interrupted command keeps; nothing for commands that begin anew."""
     kept = "; what was finished is kept, the same command goes on"
     if words[:1] == ["train"]:
         return f"{kept} (train: with --resume)"
@@ -97,7 +101,7 @@ def _how_to_go_on(words: Sequence[str]) -> str:
 
 
 def _show_log() -> None:
-    """What the package logs, such as that it resamples, on stderr; not what a library says of its own attention."""
+    """Show the package's log, such as resampling, on stderr, without a warning of a library about its attention."""
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM in transformers
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("layerdial: %(message)s"))
@@ -114,4 +118,4 @@ def _show_log() -> None:
 def _fail(message: str) -> NoReturn:
     print(f"layerdial: {' '.join(message.split())}", file=sys.stderr)
     sys.stdout.flush()
-    os._exit(2)  # data workers may still be running; nothing is left to be written
+    os._exit(2)  # data workers may still run; nothing is left to be written

@@ -1,4 +1,4 @@
-"""`layerdial demo` and `layerdial bench`: methods compared."""
+"""`layerdial demo` and `layerdial bench`: comparisons of methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`layerdial transcribe`, `export`, `profile` and `prune`: models at work, and on devices."""
+"""`layerdial transcribe`, `export`, `profile` and `prune`: models in use, and on devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 from layerdial.cli.options import (
     DeviceOption,
     ModelArgument,
+    PluginOption,
     ThreadsOption,
+    load_own,
 )
 from layerdial.errors import UserError
 from layerdial.request import Request
@@ -33,8 +35,10 @@ def transcribe(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Print what is said in audio files of any sample rate and length."""
+    load_own(plugin)
     from layerdial.evaluation.load import load_model
     from layerdial.runtime.commands import transcribe_files
 
@@ -61,11 +65,13 @@ def export(
     accept: Annotated[
         bool, typer.Option("--accept", help="Write an int8 export that does worse than float by its own check.")
     ] = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Write a model as ONNX, for devices without torch: one file with a depth dial.
 
     Exit code 3, and nothing written, where int8 does worse than float on --cuts.
     """
+    load_own(plugin)
     from layerdial.export.export import WorseThanFloat, export_model, export_sherpa
 
     if int8 and fp16:

@@ -120,7 +120,7 @@ def prepare_speak(
 
 
 def _parse_numbers(option: str, text: str, example: str, kind: Callable[[str], Number]) -> list[Number]:
-    """As many numbers as `example` has."""
+    """Return as many numbers as `example` has. Raises `UserError` for another form."""
     try:
         numbers = [kind(part) for part in text.split(",")]
     except ValueError:
@@ -148,7 +148,7 @@ def _parse_hold_out(text: str) -> tuple[str, list[str]]:
 
 
 def _line_progress() -> Any:
-    """(description, done, total) as one bar or one line a minute."""
+    """Return a function of (description, done, total) that shows one bar, or one line a minute."""
     from contextlib import ExitStack
 
     from layerdial.utils.progress import Update, progress

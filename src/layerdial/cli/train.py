@@ -26,7 +26,7 @@ def train(
 
     folder = run(settings, resume)
     if os.environ.get("RANK", "0") != "0":
-        return  # under torchrun or accelerate launch the first process speaks for all
+        return  # under torchrun or accelerate launch only the first process prints
     dev = {name: f"{value:.2%}" for name, value in json.loads((settings.out / "dev.json").read_text()).items()}
     print(f"model: {folder}")
     print(
@@ -34,5 +34,5 @@ def train(
     )
     if (folder / "ladder.json").is_file():
         print(f"next:  layerdial sweep {folder} TEST_CUTS --out {settings.out.parent / 'sweep'}")
-    elif settings.policy.name != "none":
+    elif settings.policy.drops:
         print(f"next:  layerdial search {folder} {settings.data.dev}")

@@ -1,7 +1,7 @@
-"""From cuts on disk to batches, in worker processes.
+"""Batches made of cuts on disk, in worker processes.
 
-Order and speed perturbation are pure functions of (seed, epoch), so a run that resumes at a batch goes on with the
-very batch that would have come. Shapes: B batch, T frames, F mel bins, U labels.
+Order and speed perturbation are pure functions of (seed, epoch). So a run that resumes at a batch continues with
+exactly the batch that would have come. Shapes: B batch, T frames, F mel bins, U labels.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _CACHED_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances for a training step. Lengths stay on the CPU; `inputs` and `tokens_BU` travel to the device.
+    """Utterances for a training step. Lengths stay on the CPU; `inputs` and `tokens_BU` are moved to the device.
 
     `inputs` is what the network takes: log-mel (B, T, F) or samples (B, S), zero-padded.
 
-    `epoch` and `position` say where in the data this batch came from; `rejected`, what was left out of it and why.
+    `epoch` and `position` are the batch's place in the data. `rejected` lists what was left out of it, with reasons.
     `posteriors` (B, T', K) are the reference's, for training that reads them from disk.
     """
 
@@ -58,9 +58,9 @@ class Batch:
     posteriors: TopPosteriors | None = None
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a copy to a GPU does not make the host wait.
+        """Return the same batch in page-locked memory, from which a copy to a GPU does not make the host wait.
 
-        torch's DataLoader calls this when asked to pin; what has no such method it leaves as it is.
+        torch's DataLoader calls this when it pins; objects without such a method stay as they are.
         """
         return replace(
             self,
@@ -73,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Position:
-    """The next batch: how many batches of which epoch have been used."""
+    """The next batch: the number of batches of an epoch that have been used."""
 
     epoch: int = 0
     batch: int = 0
@@ -89,9 +89,9 @@ def training_batches(
     world_size: int = 1,
     posteriors: PosteriorStore | None = None,
 ) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch, from `start` on; one in which nothing is usable still comes (B = 0).
+    """Yield batches without end, epoch after epoch, from `start` on; one without a usable utterance has B = 0.
 
-    With `posteriors` each brings those of its utterances. Raises `StalePosteriors` when they are not of this audio.
+    With `posteriors` each has those of its utterances. Raises `StalePosteriors` when they are not of this audio.
     """
     loader = DataLoader(
         _TrainingDataset(config, tokenizer, features, seed, posteriors),
@@ -102,7 +102,7 @@ def training_batches(
         worker_init_fn=in_its_own_group,
         pin_memory=torch.cuda.is_available(),
     )
-    # begun now: a DataLoader draws from torch's generator when it begins, and in a step that would move its dropout
+    # begun now: a DataLoader draws from torch's generator at its start, which in a step would change its dropout
     return _until_stale(iter(loader))
 
 
@@ -114,9 +114,10 @@ def _until_stale(batches: Iterator[Batch | StalePosteriors]) -> Iterator[Batch]:
 
 
 def in_its_own_group(worker: int) -> None:
-    """For data workers: what signals the whole group of a run (timeout, a batch system) must not end them before it.
+    """Put a data worker in its own process group, so that a signal to the run's group does not end it before the run.
 
-    torch has a worker's death end the run at once, in the middle of a step. Workers end when their run does.
+    Such signals come from `timeout` or a batch system. torch ends the run at once, in the middle of a step, when a
+    worker ends. Workers end when their run does.
     """
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
@@ -128,11 +129,11 @@ def speeds_of(config: DataConfig) -> tuple[float, ...]:
 
 
 class FeatureBatches:
-    """The utterances of a manifest as `FeatureBatch`es; iterate as often as needed.
+    """The utterances of a manifest as `FeatureBatch`es, which can be iterated several times.
 
     Features are computed in worker processes and, up to half a gigabyte, kept for the next time. `by_length` puts
-    utterances of like length together, which pads less. Raises `UserError` when the manifest is missing, empty or
-    damaged.
+    utterances of similar length together, which needs less padding. Raises `UserError` when the manifest is missing,
+    empty or damaged.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class FeatureBatches:
         workers: int = 1,
         by_length: bool = False,
     ) -> None:
-        open_cuts(cuts)  # a manifest that is none is said now, not at the first evaluation
+        open_cuts(cuts)  # an invalid manifest is reported now, not at the first evaluation
         self.cuts = cuts
         self.features = features
         self.batch_seconds = batch_seconds
@@ -239,7 +240,7 @@ class _EndlessBatches(Sampler[Any]):
 
 
 class _TrainingDataset(Dataset[Batch | StalePosteriors]):
-    """Turns the cuts of one batch into tensors; runs in the workers.
+    """The dataset that turns the cuts of one batch into tensors; it runs in the workers.
 
     Posteriors that do not fit are returned, not raised: a DataLoader would wrap what a worker raises in its traceback.
     """
@@ -305,7 +306,7 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         )
 
     def _input(self, cut: Any, speed: float) -> NDArray[np.float32]:
-        """Return the input that a cut makes at a speed; kept for later epochs, as far as `cache_mb` goes."""
+        """Return the input of a cut at a speed. Inputs are kept for later epochs, up to `cache_mb`."""
         kept = self._cache.get((cut.id, speed))
         if kept is not None:
             return kept
@@ -345,7 +346,7 @@ class _EvaluationDataset(Dataset[Any]):
 
 
 def check_alignable(n_frames: int, labels: list[int]) -> None:
-    """`UserError` when CTC cannot align `labels` with the `n_frames` frames that the network makes of the audio."""
+    """Raise `UserError` when CTC cannot align `labels` with `n_frames` output frames of the network."""
     needed = ctc_frames_needed(labels)
     if not labels:
         raise UserError("the text is empty")
@@ -354,7 +355,7 @@ def check_alignable(n_frames: int, labels: list[int]) -> None:
 
 
 def pad_inputs(features: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-    """Inputs (B, T, F) or (B, S), zero-padded, and their lengths (B,)."""
+    """Return inputs (B, T, F) or (B, S), zero-padded, and their lengths (B,)."""
     if not features:
         return torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.long)
     batch = collate_features([""] * len(features), features, [""] * len(features), 0.0)

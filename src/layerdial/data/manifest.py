@@ -1,7 +1,7 @@
-"""Manifests of cuts on disk: opened lazily, written in one step, each cut loaded and checked at the door.
+"""Manifests of cuts on disk: opened lazily, written in one step, with a check of each cut when it is loaded.
 
-A cut is lhotse's record of a stretch of audio with its transcript: a `MonoCut`, or a `MixedCut` that joins several.
-A manifest is a `.cuts.jsonl.gz` file with one cut a line; it is streamed, never held in memory.
+A cut is lhotse's record of a stretch of audio with its transcript: a `MonoCut`, or a `MixedCut` that joins several. A
+manifest is a `.cuts.jsonl.gz` file with one cut a line; it is streamed, never held in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LENGTH_TOLERANCE = 0.025  # seconds between the manifest and the file, lhotse's
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An utterance left out of a corpus, and why."""
+    """An utterance left out of a corpus, and the reason."""
 
     cut_id: str
     reason: str
@@ -39,7 +39,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class SplitSummary:
-    """Size of one manifest."""
+    """The size of one manifest."""
 
     cuts: int
     hours: float
@@ -49,7 +49,7 @@ class SplitSummary:
 
 @dataclass(frozen=True, slots=True)
 class CorpusReport:
-    """What is in the folder `out`: splits by name, what was left out, and the file that lists the latter, if any.
+    """The contents of the folder `out`: splits by name, the rejected utterances, and the file that lists these, if any.
 
     `reused`: it was there already, complete, of the same settings.
     """
@@ -62,10 +62,10 @@ class CorpusReport:
 
 
 def open_cuts(path: str | Path) -> CutSet:
-    """The cuts of a manifest as a lazy `CutSet`: every iteration reads the file anew, one cut at a time.
+    """Return the cuts of a manifest as a lazy `CutSet`: every iteration reads the file anew, one cut at a time.
 
-    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts; damage further on in the
-    file is raised when the iteration gets there.
+    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts. Damage further on in the file
+    is raised when the iteration gets there.
     """
     lines = CutLines(Path(path))
     if next(iter(lines), None) is None:
@@ -74,7 +74,7 @@ def open_cuts(path: str | Path) -> CutSet:
 
 
 def write_cuts(cuts: Iterable[Cut], path: str | Path) -> SplitSummary:
-    """Stream `cuts` to a gzipped manifest, which appears at `path` when it is whole; equal cuts give equal bytes.
+    """Write `cuts` to a gzipped manifest, which appears at `path` when it is complete; equal cuts give equal bytes.
 
     Raises `UserError` if the place cannot be written.
     """
@@ -93,21 +93,21 @@ def describe(path: str | Path) -> SplitSummary:
 
 
 def cut_text(cut: Cut) -> str:
-    """The transcript: the texts of all supervisions, in the order in which they are spoken."""
+    """Return the transcript: the texts of all supervisions, in the order in which they are spoken."""
     spoken = sorted(cut.supervisions, key=lambda supervision: supervision.start)
     return " ".join(supervision.text for supervision in spoken if supervision.text)
 
 
 def cut_speaker(cut: Cut) -> str:
-    """The speaker of the first supervision; the cut's id where none is given."""
+    """Return the speaker of the first supervision, or the cut's id where none is given."""
     return next((str(s.speaker) for s in cut.supervisions if s.speaker), str(cut.id))
 
 
 def load_samples(cut: Cut) -> NDArray[np.float32]:
-    """The samples (S,) of a cut at 16 kHz, in [-1, 1].
+    """Return the samples (S,) of a cut at 16 kHz, in [-1, 1].
 
-    Raises `AudioProblem`, naming the cut and both numbers, if a file is missing, damaged, stereo, of another rate or
-    length than the manifest says, or if there are no samples or some are not finite.
+    Raises `AudioProblem`, naming the cut and both numbers, if a file is missing, damaged, stereo, or of another rate or
+    length than the manifest's. It is also raised if there are no samples or some are not finite.
     """
     try:
         if not _is_plain(cut):
@@ -126,7 +126,7 @@ def load_samples(cut: Cut) -> NDArray[np.float32]:
 
 
 class CutLines:
-    """The lines of a manifest as cuts. lhotse takes it for the inside of a lazy `CutSet`; it pickles as its path."""
+    """The lines of a manifest as cuts. lhotse takes it as the data of a lazy `CutSet`; it is pickled as its path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,14 +160,14 @@ class CutLines:
 
 @contextmanager
 def cut_writer(temporary: Path, path: Path) -> Iterator[CutWriter]:
-    """A `CutWriter` into the file `temporary`, which will be called `path` in its summary."""
+    """Yield a `CutWriter` into the file `temporary`, which will be called `path` in its summary."""
     # Neither name nor time goes into the gzip header, so that equal manifests are equal files.
     with temporary.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file:
         yield CutWriter(file, path)
 
 
 class CutWriter:
-    """Writes cuts line by line and counts them."""
+    """A writer of cuts, line by line, which counts them."""
 
     def __init__(self, file: gzip.GzipFile, path: Path) -> None:
         self._file = file
@@ -181,7 +181,7 @@ class CutWriter:
 
     @property
     def summary(self) -> SplitSummary:
-        """What was written so far."""
+        """The size of what was written so far."""
         return self._tally.summary(self._path)
 
 
@@ -212,7 +212,7 @@ def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
 
 
 def _is_plain(cut: Cut) -> bool:
-    """Whether the cut is a stretch of a file, or such stretches side by side: no augmentation, no mixing ratio."""
+    """Return whether the cut is a stretch of a file, or such stretches side by side, without augmentation or mixing."""
     if isinstance(cut, MixedCut):
         parts = [track for track in cut.tracks if not isinstance(track.cut, PaddingCut)]
         return not cut.transforms and all(p.snr is None and not p.mute and _is_plain(p.cut) for p in parts)
@@ -242,7 +242,7 @@ def _load_single(cut: MonoCut) -> NDArray[np.float32]:
 
 
 def _load_joined(cut: MixedCut) -> NDArray[np.float32]:
-    """The tracks laid side by side at their offsets, zeros between them."""
+    """Return the tracks placed at their offsets, with zeros between them."""
     rate = int(cut.sampling_rate)
     mixed = np.zeros(round(cut.duration * rate), dtype=np.float32)
     for track in cut.tracks:
@@ -257,11 +257,11 @@ def _load_joined(cut: MixedCut) -> NDArray[np.float32]:
 
 
 def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
-    """For cuts that others made, with augmentation or other sources than files."""
+    """Load cuts of other programs, with augmentation or with other sources than files."""
     use_libsndfile()
     try:
         audio = cut.load_audio()
-    except Exception as error:  # lhotse raises whatever its backends raise, and breaks the text of some of it
+    except Exception as error:  # lhotse raises the errors of its backends, some with a broken text
         raise AudioProblem(f"lhotse cannot load it ({type(error).__name__})") from error
     if audio is None or audio.shape[0] != 1:
         raise AudioProblem(f"{0 if audio is None else audio.shape[0]} channels, training takes 1; mix it down first")
@@ -270,7 +270,7 @@ def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
 
 
 def use_libsndfile() -> None:
-    """Let lhotse read every file with libsndfile: for SPHERE it would otherwise run the sph2pipe program."""
+    """Make lhotse read every file with libsndfile: for SPHERE it would otherwise run the sph2pipe program."""
     from lhotse.audio.backend import LibsndfileBackend, get_current_audio_backend, set_current_audio_backend
 
     if not isinstance(get_current_audio_backend(), LibsndfileBackend):

@@ -1,8 +1,8 @@
 """The reference's posteriors on disk: the most probable tokens of every frame, in shards, read by the data workers.
 
-Of a frame are kept its K best tokens, their log-probabilities in half precision, and the log-probability of all
-others together, which share it evenly when the frame is read back. A shard is one safetensors file; which utterance
-lies where is held in memory in 28 bytes each, whatever the length of its name.
+A frame is stored as its K best tokens with their log-probabilities in half precision, and the log-probability of all
+others together. The others share it evenly when the frame is read back. A shard is one safetensors file. The index of
+the utterances is held in memory, 28 bytes each for a name of any length.
 
 Shapes: B batch, T frames that the network makes, K tokens kept, V vocabulary.
 """
@@ -29,7 +29,7 @@ _LEAST_LOG = -1e4  # a probability of 0 even in double precision, yet finite: 0 
 
 
 class StalePosteriors(UserError):
-    """What is stored of an utterance is not what the reference makes of it: the run stops rather than learn it."""
+    """The error that stored posteriors are not the reference's for this audio: the run stops before it uses them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TopPosteriors:
 
     @classmethod
     def of(cls, logp: Tensor, k: int) -> TopPosteriors:
-        """What is kept of log-probabilities (..., T, V); all of them where V <= k."""
+        """Return the stored part of log-probabilities (..., T, V); all of them where V <= k."""
         vocabulary = logp.shape[-1]
         top, tokens = logp.topk(min(k, vocabulary), dim=-1)
         others = logp.scatter(-1, tokens, -torch.inf).logsumexp(dim=-1, keepdim=True)
@@ -53,7 +53,10 @@ class TopPosteriors:
         return cls(tokens.to(_integer(vocabulary)), kept, vocabulary)
 
     def expand(self, device: torch.device) -> Tensor:
-        """Log-probabilities (..., T, V) in float32 on `device`, whose exponentials sum to 1; nothing waits for it."""
+        """Return log-probabilities (..., T, V) in float32 on `device`, without waiting for it.
+
+        Their exponentials sum to 1.
+        """
         tokens = self.tokens.to(device, non_blocking=True).long()
         logp = self.logp.to(device, non_blocking=True).float().log_softmax(dim=-1)  # rounding moved the sum off 1
         n_others = max(self.vocabulary - tokens.shape[-1], 1)
@@ -62,12 +65,12 @@ class TopPosteriors:
         return whole.scatter_(-1, tokens, logp[..., :-1])
 
     def pin_memory(self) -> TopPosteriors:
-        """The same in page-locked memory."""
+        """Return the same posteriors in page-locked memory."""
         return replace(self, tokens=self.tokens.pin_memory(), logp=self.logp.pin_memory())
 
 
 def stack(utterances: Sequence[TopPosteriors]) -> TopPosteriors | None:
-    """Utterances (T_b, K) padded to a batch (B, T, K), as long as the longest; none of none."""
+    """Return utterances (T_b, K) padded to a batch (B, T, K), as long as the longest, or None without any."""
     if not utterances:
         return None
     tokens, logp = (
@@ -87,17 +90,20 @@ class Stored:
 
 
 def key_of(cut_id: str, speed: float) -> int:
-    """64 bits that stand for a cut at a speed; two of a million utterances share them once in forty million corpora."""
+    """Return a 64-bit key of a cut at a speed.
+
+    Two of a million utterances have the same key in one of forty million corpora.
+    """
     return int.from_bytes(hashlib.blake2b(f"{speed!r} {cut_id}".encode(), digest_size=8).digest(), "little")
 
 
 def checksum_of(samples: NDArray[np.float32]) -> int:
-    """32 bits of the samples of a cut, before any change of speed."""
+    """Return a 32-bit checksum of the samples of a cut, before any change of speed."""
     return zlib.crc32(np.ascontiguousarray(samples).data)
 
 
 def write_shard(folder: Path, utterances: Sequence[Stored]) -> None:
-    """One file with these utterances, whole or not at all. `UserError` where it cannot be written."""
+    """Write one file with these utterances, complete or not at all. Raises `UserError` where it cannot be written."""
     keys = np.array([u.key for u in utterances], dtype=np.uint64)
     tensors = {
         "keys": keys,
@@ -113,9 +119,9 @@ def write_shard(folder: Path, utterances: Sequence[Stored]) -> None:
 
 
 class PosteriorStore:
-    """The utterances of a folder of shards; one that does not exist holds none.
+    """The utterances of a folder of shards; a folder that does not exist holds none.
 
-    `UserError` for a shard that is damaged.
+    Raises `UserError` for a shard that is damaged.
     """
 
     def __init__(self, folder: Path, vocabulary: int) -> None:
@@ -136,17 +142,17 @@ class PosteriorStore:
         return len(self._keys)
 
     def shard(self, cut_id: str, speed: float) -> Path | None:
-        """The file that holds a cut at a speed; none if none does."""
+        """Return the file that holds a cut at a speed, or None."""
         found = self._find(cut_id, speed)
         return None if found is None else self.shards[self._shard_of[found]]
 
     def matches(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> bool:
-        """Whether the posteriors of a stored cut are those of these samples (S,), before the change of speed."""
+        """Return whether the stored posteriors of a cut are those of these samples (S,), before the change of speed."""
         found = self._find(cut_id, speed)
         return found is not None and int(self._checksums[found]) == checksum_of(samples)
 
     def check_audio(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> None:
-        """`StalePosteriors` unless the reference had these samples (S,) under this name."""
+        """Raise `StalePosteriors` unless the reference had these samples (S,) under this name."""
         if not self.matches(cut_id, speed, samples):
             raise StalePosteriors(
                 f"cut {cut_id}: its audio is not what the reference had for {self.folder}; "
@@ -154,7 +160,10 @@ class PosteriorStore:
             )
 
     def read(self, cut_id: str, speed: float, frames: int) -> TopPosteriors:
-        """Posteriors (T, K) of a cut at a speed; `StalePosteriors` unless there are and T is `frames`."""
+        """Return posteriors (T, K) of a cut at a speed.
+
+        Raises `StalePosteriors` unless they exist and T is `frames`.
+        """
         found = self._find(cut_id, speed)
         if found is None:
             raise StalePosteriors(f"cut {cut_id} at speed {speed:g} has no posteriors in {self.folder}; start again")
@@ -164,7 +173,7 @@ class PosteriorStore:
                 f"cut {cut_id} at speed {speed:g} has posteriors of {stored} frames in {self.folder}, the network "
                 f"makes {frames} of it; remove that folder and they are computed again"
             )
-        # opened anew each time, which is cheap: workers can be forked or started afresh, with any number of shards
+        # opened anew each time, which is cheap: workers can be forked or spawned, with any number of shards
         with safe_open(self.shards[self._shard_of[found]], framework="np") as file:
             tokens, logp = (file.get_slice(name)[start : start + frames] for name in ("tokens", "logp"))
         return TopPosteriors(torch.from_numpy(tokens), torch.from_numpy(logp), self.vocabulary)
@@ -176,7 +185,7 @@ class PosteriorStore:
 
 
 def _index(shard: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int32]]:
-    """Keys, checksums and frames of the utterances of a shard, in their order."""
+    """Return keys, checksums and frames of the utterances of a shard, in their order."""
     try:
         with safe_open(shard, framework="np") as file:
             return file.get_tensor("keys"), file.get_tensor("checksums"), file.get_tensor("frames")
@@ -190,7 +199,7 @@ def _starts(frames: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def _integer(vocabulary: int) -> torch.dtype:
-    """The smallest type that holds every token id and that torch computes with."""
+    """Return the smallest type that holds every token id and that torch computes with."""
     if vocabulary <= 256:
         return torch.uint8
     return torch.int16 if vocabulary <= 32768 else torch.int32

@@ -1,1 +1,1 @@
-"""From nothing to four models, compared at every depth."""
+"""The demo: four models trained from synthetic speech, compared at every depth."""

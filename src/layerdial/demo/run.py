@@ -1,4 +1,4 @@
-"""The demo: from nothing to four models, compared at every depth, in minutes on two CPU cores."""
+"""The demo: four models trained from synthetic speech, compared at every depth, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdial.config.recipe import Recipe, load_recipe
+from layerdial.config.recipe import Recipe, load_recipe, with_defaults
 from layerdial.demo.card import NAMES, WORDS, write_card
 from layerdial.errors import UserError
 from layerdial.evaluation.latency import Timing
@@ -39,9 +39,9 @@ _TIMING_S = 10.0  # of all models together
 
 
 def run_demo(out: Path) -> None:
-    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo goes on where it stopped.
+    """Synthesise, train, search, sweep, draw, write cards, transcribe; an interrupted demo continues where it stopped.
 
-    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot go on.
+    Raises `UserError` when a model in `out` was trained by another recipe, and when a training cannot be continued.
     """
     began = time.monotonic()
     _check_models(out)
@@ -79,7 +79,7 @@ def _check_models(out: Path) -> None:
         meta = out / method / "model" / "meta.json"
         if not meta.is_file():
             continue
-        stored, asked = read_json(meta)["recipe"], demo_recipe(method, out).model_dump(mode="json")
+        stored, asked = with_defaults(read_json(meta)["recipe"]), demo_recipe(method, out).model_dump(mode="json")
         differ = [key for key in asked if key not in ("out", "reference", "data") and stored.get(key) != asked[key]]
         if differ:
             raise UserError(
@@ -169,10 +169,10 @@ def _sweep(out: Path) -> list[Row]:
 
 
 class SharedTiming:
-    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep asks.
+    """The `timing` of several sweeps: all ladders of all models take turns, once, when the first sweep needs it.
 
-    What has the same parameters and multiply-accumulates takes as long, so each subset of a shape is timed with one
-    model; in the rows of the others `timed_with` names it.
+    Subsets with the same parameters and multiply-accumulates take the same time. So each subset of a shape is timed
+    with one model; in the rows of the others `timed_with` names it.
     """
 
     def __init__(self, models: Sequence[Path]) -> None:

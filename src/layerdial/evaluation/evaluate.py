@@ -1,4 +1,4 @@
-"""Recognise utterances with one subset and count the errors: one measurement for training, sweep and device."""
+"""Recognition of utterances with one subset and error counts: one measurement for training, sweep and device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from layerdial.text.normalise import normalise
 
 
 class Batches(Protocol):
-    """The utterances of a corpus, to be gone through as often as needed, and what had to be left out of it."""
+    """The utterances of a corpus, which can be iterated several times, and what was left out of it."""
 
     @property
     def rejected(self) -> Sized: ...
@@ -48,7 +48,7 @@ class Evaluation:
 
 
 def evaluate(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Blocks) -> Evaluation:
-    """Recognise every batch with `subset`. Both what was said and what was recognised are normalised alike."""
+    """Recognise every batch with `subset`. References and hypotheses are normalised alike."""
     ids: list[str] = []
     references: list[str] = []
     hypotheses: list[str] = []

@@ -1,4 +1,4 @@
-"""How long recognisers take: the network alone, and all of it from samples to text, in turns."""
+"""Latency of recognisers: the network alone, and everything from samples to text, measured in turns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from layerdial.utils.rows import Row
 from layerdial.utils.timing import measure_in_turns
 
 Times = Callable[[Recognizer, Sequence[Blocks]], Sequence[Row]]
-"""Measures `latency_ms` and `rtf` of each subset of a recogniser."""
+"""A function that measures `latency_ms` and `rtf` of each subset of a recogniser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How latency is measured: on `seconds` of audio, one utterance, median of `repeats` turns after `warmup`.
+    """The settings of a latency measurement on one utterance: the median of `repeats` turns after `warmup`.
 
-    All subsets take turns; after `budget_s` seconds no further turn begins (but three are measured).
+    The utterance has `seconds` of audio. All subsets take turns. After `budget_s` seconds no further turn begins, but
+    at least three are measured.
     """
 
     seconds: float = 10.0

@@ -13,9 +13,9 @@ from layerdial.utils.files import recover
 def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> Recognizer:
     """Load a model folder (such as `runs/demo/sc_exits/model`), an exported folder, or a hub id, with its ladder.
 
-    `device` is for torch models; exported ones run on the CPU. `threads` is how many a pass takes; for torch that
-    is a setting of the whole process. Raises `UserError` when the folder is not a model or is damaged, when its ladder
-    is for another number of blocks, and when the device is not there.
+    `device` is for torch models; exported ones run on the CPU. `threads` is the number of threads of a pass; torch has
+    one such number a process. Raises `UserError` when the folder is not a model or is damaged, and when its ladder is
+    for another number of blocks. It is also raised when the device does not exist.
     """
     folder = recover(Path(model))
     if is_exported(folder):

@@ -1,8 +1,8 @@
-"""Word and character errors as counts that add up, and how sure a corpus of a given size lets us be about them.
+"""Word and character errors as counts that can be summed, and confidence intervals of their rates.
 
 Error rates of utterances are never averaged: counts are summed over the corpus, then divided once. Intervals come from
-the bootstrap over utterances (Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance
-evaluation", ICASSP 2004), since the words of one utterance are not independent of each other.
+the bootstrap over utterances, since the words of one utterance are not independent of each other. The method is that of
+Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DRAWS_AT_ONCE = 4_000_000  # bounds the memory of a bootstrap over a very large
 
 @dataclass(frozen=True, slots=True)
 class ErrorCounts:
-    """What an alignment of hypothesis and reference counted, in words or in characters."""
+    """The counts of an alignment of hypothesis and reference, in words or in characters."""
 
     hits: int = 0
     substitutions: int = 0
@@ -79,19 +79,19 @@ def _units(text: str, unit: Unit) -> int:
 
 
 def score(pairs: Iterable[tuple[str, str]], unit: Unit = "word") -> list[ErrorCounts]:
-    """Counts of every (reference, hypothesis) pair, in the order given."""
+    """Return the counts of every (reference, hypothesis) pair, in the order given."""
     return [count_errors(reference, hypothesis, unit) for reference, hypothesis in pairs]
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    """The corpus: all counts summed."""
+    """Return the sum of all counts: those of the corpus."""
     return reduce(add, counts, ErrorCounts())
 
 
 def bootstrap_interval(
     errors: Sequence[int], words: Sequence[int], samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the corpus error rate, a fraction, from utterances drawn again with replacement.
+    """Return the 95 % interval of the corpus error rate, a fraction, from utterances drawn with replacement.
 
     `errors` and `words` hold one number an utterance. Without any reference word both ends are NaN.
     """
@@ -116,18 +116,18 @@ class Change:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out "no change"."""
+        """True where the interval does not contain "no change"."""
         return self.low > 0.0 or self.high < 0.0
 
 
 def paired_change(
     errors_a: Sequence[int], words: Sequence[int], errors_b: Sequence[int], samples: int = 1000, seed: int = 0
 ) -> Change:
-    """How b's corpus error rate changes against a's on the same utterances, each draw taking both.
+    """Return the change from a's to b's corpus error rate on the same utterances, with a paired bootstrap interval.
 
-    Pairing takes out what makes an utterance hard for either, so it sees differences that two separate intervals hide.
-    Both rates have the same denominator, so the change is that of the summed errors; it is infinite where a makes no
-    error and b does.
+    Each draw takes the utterances of both. Pairing removes the difficulty of an utterance, which both share, so it
+    finds differences that two separate intervals hide. Both rates have the same denominator, so the change is that of
+    the summed errors. It is infinite where a makes no error and b does.
     """
     errors_a_U, _ = _as_counts(errors_a, words)
     errors_b_U, _ = _as_counts(errors_b, words)
@@ -151,7 +151,7 @@ def _middle_95(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _resamples(utterances: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Utterance numbers (S, U) drawn with replacement, `samples` rows in all, in pieces of bounded size."""
+    """Yield utterance numbers (S, U) drawn with replacement, `samples` rows in all, in pieces of bounded size."""
     rng = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // utterances)
     for start in range(0, samples, at_once):

@@ -1,4 +1,4 @@
-"""The picture of a sweep: word error rate against what it costs, a line a method."""
+"""The picture of a sweep: word error rate against cost, one line a method."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from layerdial.utils.files import replacing
 # Okabe and Ito's colours, distinct for colour-blind readers too, each with a marker for print without colour.
 _STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P")]
 _INK, _GREY = "#222222", "#8a8a8a"
-_LINES_INSIDE = 6  # names of so many find room among the lines
-_INCHES_A_NAME = 0.22  # of those beside them
+_LINES_INSIDE = 6  # the most names that fit among the lines
+_INCHES_A_NAME = 0.22  # of the names beside the lines
 
 
 def draw_sweep(
@@ -25,11 +25,12 @@ def draw_sweep(
     rate: str = "word error rate",
     band: str = "95 % interval",
 ) -> None:
-    """WER against MACs per second of audio: a line and a 95 % band a method (or selection rule), points named by depth.
+    """Draw WER against MACs per second of audio: a line and a 95 % band a method (or selection rule).
 
-    `rate` and `band` say what `wer` and the band from `wer_low` to `wer_high` are where they are something else.
-    Rows without a WER are left out; where a row has no MACs, all are drawn against depth. The WER axis is logarithmic
-    when the WERs span more than a factor of ten.
+    The lowest point of each cost is named by its depth. `rate` and `band` name `wer` and the band from `wer_low` to
+    `wer_high` where they are something else. Rows without a WER are left out. Where a row has no MACs, all are drawn
+    against depth. The WER axis is logarithmic when the WERs span more than a factor of ten. Raises `UserError` where no
+    row has a WER.
     """
     rows = [row for row in rows if row.get("wer") is not None]
     if not rows:
@@ -48,7 +49,7 @@ def draw_sweep(
 
 
 def new_figure() -> tuple[Any, Any]:
-    """A figure of the size that all pictures have, and its axes; no window system is needed."""
+    """Return a figure of the size that all pictures have, and its axes. No window system is required."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
@@ -64,7 +65,7 @@ def save_figure(figure: Any, path_png: Path) -> None:
 
 
 def _cost_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
-    """MACs that one unit of the horizontal axis stands for, none when it is depth; and the axis' name."""
+    """Return the MACs of one unit of the horizontal axis (None where it is depth), and the name of the axis."""
     macs = [row.get("macs_per_second") for row in rows]
     known = [value for value in macs if value is not None]
     if len(known) < len(macs):
@@ -76,7 +77,7 @@ def _cost_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows by the name of their line; the selection rule is part of it where the rows have several."""
+    """Return rows by the name of their line. The selection rule is part of it where the rows have several."""
     rules = {row.get("select") for row in rows}
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -90,7 +91,7 @@ def _cost(row: Mapping[str, Any], unit: float | None) -> float:
 
 
 def line_styles() -> Iterator[dict[str, Any]]:
-    """Colour, marker and dash of one line after another; dashes tell apart those that share a colour."""
+    """Yield colour, marker and dash of one line after another. Dashes distinguish lines of the same colour."""
     for dash in itertools.cycle(("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))):
         for colour, marker in _STYLES:
             yield {"color": colour, "marker": marker, "linestyle": dash}
@@ -99,7 +100,7 @@ def line_styles() -> Iterator[dict[str, Any]]:
 def draw_line(
     axes: Any, x: Sequence[float], y: Sequence[float], low: Sequence[float], high: Sequence[float], **style: Any
 ) -> None:
-    """A line through points, with a band around it."""
+    """Draw a line through points, with a band around it."""
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.plot(x, y, markersize=5.5, markeredgecolor="white", linewidth=1.8, **style)
 
@@ -120,7 +121,7 @@ def _or(value: float | None, otherwise: float) -> float:
 
 
 def _name_depths(axes: Any, rows: Sequence[Mapping[str, Any]], unit: float | None) -> None:
-    """The depth under the lowest point of every place on the horizontal axis: one name where lines share a cost."""
+    """Write the depth under the lowest point of each horizontal position; lines of equal cost share one number."""
     lowest: dict[tuple[float, int], Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda row: float(row["wer"]), reverse=True):
         lowest[float(f"{_cost(row, unit):.4g}"), row["depth"]] = row
@@ -138,9 +139,9 @@ def _name_depths(axes: Any, rows: Sequence[Mapping[str, Any]], unit: float | Non
 
 
 def finish_axes(axes: Any, rates: Sequence[float], title: str, **names: str) -> None:
-    """Scales, grid, title and the names of both axes (`x`, `y`), for error rates in %.
+    """Set scales, grid, title and the names of both axes (`x`, `y`), for error rates in %.
 
-    The axis is logarithmic when they span more than a factor of ten.
+    The vertical axis is logarithmic when the rates span more than a factor of ten.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -164,9 +165,9 @@ def finish_axes(axes: Any, rates: Sequence[float], title: str, **names: str) -> 
 
 
 def add_legend(axes: Any, band: str) -> None:
-    """The names of the lines, and what their bands are.
+    """Add the names of the lines, and the meaning of their bands.
 
-    Where they are many they are beside the picture, which grows with them, highest line first.
+    More than six names stand beside the picture, which grows with them, highest line first.
     """
     lines = axes.get_lines()
     shown: dict[str, Any] = {"frameon": False, "title": f"shaded: {band}", "title_fontsize": 8.5, "alignment": "left"}

@@ -1,6 +1,6 @@
-"""What the commands do with a model folder and a manifest, for the command line, the demo and scripts alike.
+"""Evaluation of a model folder on a manifest, for the command line, the demo and scripts alike.
 
-A model folder holds a torch model or an exported one; both transcribe, both can be swept and searched.
+A model folder holds a torch model or an exported one. Both transcribe, and both can be swept and searched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def _resolve(model: Path) -> tuple[Path, str]:
-    """The folder of a model, and a hash of its weights."""
+    """Return the folder of a model, and a hash of its weights."""
     if is_exported(model):
         return model, Manifest.load(model).model_id
     from layerdial.models.checkpoint import fingerprint, resolve_model
@@ -82,7 +82,7 @@ def search_model(
 
 
 def _keep_other(file: Path, ladder: Ladder) -> None:
-    """Keep the ladder that is replaced, and say on how many words it rested and this one rests."""
+    """Keep the ladder that is replaced; log on how many words both rest."""
     words = ladder.rungs[-1].words
     if words < FEW_WORDS:
         _log.warning(
@@ -112,7 +112,7 @@ def sweep_model(
     timing: Times | None = None,
     batches: FeatureBatches | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a model at each depth; rows are appended to `out/sweep.jsonl` as they are made, see `sweep`."""
+    """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`."""
     from layerdial.data.batching import FeatureBatches
 
     name = folder

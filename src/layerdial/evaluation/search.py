@@ -1,9 +1,9 @@
-"""Search of the ladder: for each depth a subset that does well on held-out speech, by greedy removal of blocks.
+"""Search of the ladder: for each depth a subset with few errors on held-out speech, by greedy removal of blocks.
 
 From all N blocks down, each level tries the removal of every block left and keeps the best. Two things are added to
-plain greedy removal: the prefix of each depth is tried too, so that the ladder is never worse than prefix selection on
-the cuts that it is searched on; and the block whose removal hurt most when it was last tried is kept without another
-trial, which pays for that. In all at most N(N+1)/2 subsets are evaluated.
+plain greedy removal. First, the prefix of each depth is tried too, so that on the cuts of the search the ladder is
+never worse than prefix selection. Second, the block whose removal hurt most when it was last tried is kept without
+another trial, which makes up for the first. At most N(N+1)/2 subsets are evaluated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Rank = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One evaluated subset: mean CTC loss an utterance (none if not finite), word errors, reference words."""
+    """One evaluated subset: mean CTC loss an utterance (None if not finite), word errors, reference words."""
 
     subset: str
     loss: float | None
@@ -37,7 +37,7 @@ class Measured:
     utterances: int
 
     def rank(self, metric: Metric) -> Rank:
-        """Less is better: by the metric first, by the other number where that ties."""
+        """Return the sort key, less is better: the metric first, the other number where that ties."""
         loss = math.inf if self.loss is None else self.loss
         return (loss, self.errors) if metric == "loss" else (self.errors, loss)
 
@@ -56,11 +56,11 @@ def search_ladder(
     journal: Path | None = None,
     fingerprint: str = "",
 ) -> Ladder:
-    """The ladder with the least dev `metric` that greedy removal finds; see the top of this file.
+    """Return the ladder with the least dev `metric` that greedy removal finds; see the top of this file.
 
-    `batches` is gone through once an evaluation; `cuts` is its name, for the record. `progress(done, note)` is called
-    with the evaluations done out of `most_evaluations(n_blocks)`. With `journal`, finished evaluations are kept in
-    that file and those with the same `fingerprint` (of the model and the cuts) are taken from it on a restart.
+    `batches` is iterated once an evaluation; `cuts` is its name, for the record. `progress(done, note)` is called with
+    the evaluations done out of `most_evaluations(n_blocks)`. With `journal`, finished evaluations are kept in that
+    file. A restart takes those with the same `fingerprint` (of the model and the cuts) from it.
     """
     if metric not in ("loss", "wer"):
         raise UserError(f"the ladder is searched by metric 'loss' or 'wer', found {metric!r}")
@@ -78,12 +78,12 @@ def search_ladder(
 
 
 def most_evaluations(n_blocks: int) -> int:
-    """How many subsets a search evaluates at most: 1 + N + (N - 1) + ... + 2."""
+    """Return the most subsets that a search evaluates: 1 + N + (N - 1) + ... + 2."""
     return n_blocks * (n_blocks + 1) // 2
 
 
 def _best_step(current: BlockSubset, harm: dict[int, Rank], rank: Callable[[BlockSubset], Rank]) -> BlockSubset:
-    """The best subset with one block fewer. `harm` is what removing each block cost when last tried, and is updated."""
+    """Return the best subset with one block fewer. `harm` (block -> cost of its last removal) is updated."""
     removals = {current.without(block): block for block in reversed(current.kept)}
     candidates = list(removals)
     prefix = BlockSubset.prefix(current.n_blocks, current.depth - 1)
@@ -103,7 +103,7 @@ def _increase(before: Rank, after: Rank) -> Rank:
 
 
 class _Evaluated:
-    """Measures a subset when it is first asked for, and remembers it, over restarts too if there is a journal."""
+    """The evaluated subsets: each is measured once, when first needed; with a journal, results survive a restart."""
 
     def __init__(
         self,
@@ -140,7 +140,10 @@ class _Evaluated:
 
 
 def measure(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: BlockSubset) -> Measured:
-    """Loss and word errors of one subset on all batches; `UserError` if they hold no utterance or no word."""
+    """Return loss and word errors of one subset on all batches.
+
+    Raises `UserError` if they hold no utterance or no word.
+    """
     loss, pairs = 0.0, list[tuple[str, str]]()
     for batch in batches:
         batch_loss, texts = recognizer.loss_and_text(batch, subset)

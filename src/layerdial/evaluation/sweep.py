@@ -21,7 +21,7 @@ from layerdial.subset import Blocks
 from layerdial.utils.files import write_text
 from layerdial.utils.rows import Row, append_row, read_rows
 
-# What a measurement belongs to. A row with the same of these is not measured again.
+# The keys that identify a measurement: one with the same values is not repeated.
 _MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
 
 
@@ -36,12 +36,13 @@ def sweep(
     title: str = "",
     progress: Callable[[int, str], None] | None = None,
 ) -> Generator[Row, None, None]:
-    """Evaluate each subset on all batches (gone through once a subset) and yield a row for it, in the order given.
+    """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
 
-    `extra` goes into every row; `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
-    `cuts_contents` (a hash) are understood.
-    With `out`, rows are appended to `out/sweep.jsonl` and utterances to `out/utterances/` as they are made, rows that
-    are there already are yielded without measuring again, and `out/sweep.png` shows all rows of these cuts at the end.
+    `extra` is added to every row. `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
+    `cuts_contents` (a hash) have a meaning here.
+
+    With `out`, rows are appended to `out/sweep.jsonl` and utterances to `out/utterances/` as they are made. Rows that
+    are there already are yielded without measuring again. At the end `out/sweep.png` shows all rows of these cuts.
     """
     labels = dict(extra or {}) | {"device": recognizer.device, "threads": recognizer.threads}
     subsets = list(dict.fromkeys(subsets))
@@ -78,7 +79,7 @@ def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:
-    """Errors, intervals and costs of one subset."""
+    """Return errors, intervals and costs of one subset. Raises `UserError` where there is no utterance."""
     if not evaluation.ids:
         raise UserError("nothing to evaluate: the cuts hold no utterance")
     words, chars = evaluation.wer, evaluation.cer
@@ -113,7 +114,7 @@ def _finite(value: float) -> float | None:
 
 
 def _write_utterances(out: Path, row: Row, evaluation: Evaluation) -> str:
-    """Write what was recognised, for paired comparison and for reading; return the file's name within `out`."""
+    """Write references and hypotheses, for paired comparison and for reading. Return the file's name within `out`."""
     measured_for = hashlib.sha256(repr(_measured_for(row)).encode()).hexdigest()[:8]
     label = re.sub(r"[^\w.-]+", "-", str(row.get("method") or row.get("model") or "model")).strip("-")
     name = f"utterances/{label}-{row['subset']}-{measured_for}.jsonl"
@@ -122,7 +123,7 @@ def _write_utterances(out: Path, row: Row, evaluation: Evaluation) -> str:
 
 
 def utterance_lines(evaluation: Evaluation) -> str:
-    """A JSON line an utterance: id, what was said, what was recognised, errors in words and in characters."""
+    """Return a JSON line an utterance: id, reference, hypothesis, errors in words and in characters."""
     columns = (
         evaluation.ids,
         evaluation.references,

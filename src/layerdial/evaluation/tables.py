@@ -18,7 +18,7 @@ Counts = Mapping[str, tuple[int, int]]  # errors and words, or characters, by ut
 
 
 def latest_rows(rows: Iterable[Row]) -> list[Row]:
-    """The last row of each subset, and only those of the newest weights: a model trained again replaces itself.
+    """Return the last row of each subset, of the newest weights only: a model trained again replaces itself.
 
     Newest is what was measured last of the same method, selection rule and cuts.
     """
@@ -33,7 +33,7 @@ def _line_of(row: Row) -> tuple[Any, ...]:
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, width: int | None = None) -> Table:
-    """One line a row: what ran, how many errors and how sure, what it cost.
+    """Return a table of one line a row: blocks that ran, errors with their interval, costs.
 
     Under 120 characters of `width` (default: the terminal's) the columns that others imply are left out.
     """
@@ -66,7 +66,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def _drawn(subset: str) -> str:
-    """A subset's key as a picture; that of a budget, `6-of-12`, as it is."""
+    """Return a subset's key as a picture; that of a budget, `6-of-12`, as it is."""
     return subset.replace("1", "█").replace("0", "·") if set(subset) <= {"0", "1"} else subset
 
 
@@ -87,7 +87,7 @@ _WORDS = {"method", "select", "blocks"}
 
 
 def compare_table(rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000) -> Table:
-    """How each method's WER changes against `baseline_method` at each depth, with the paired bootstrap interval.
+    """Return a table of WER changes against `baseline_method` at each depth, with paired bootstrap intervals.
 
     Rows are compared when depth, selection rule and cuts agree and both have their utterance files under `folder`.
     """
@@ -112,7 +112,10 @@ def compare_table(rows: Sequence[Mapping[str, Any]], baseline_method: str, folde
 def compare(
     rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any], Change]]:
-    """(baseline row, other row, change) of every pair that `compare_table` shows."""
+    """Return (baseline row, other row, change) of every pair that `compare_table` shows.
+
+    Raises `UserError` where no row has the baseline method.
+    """
     baselines = {_comparable(row): row for row in rows if row.get("method") == baseline_method}
     if not baselines:
         methods = sorted({str(row["method"]) for row in rows if row.get("method")})
@@ -134,13 +137,13 @@ def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:
-    """What a file of utterances counts: errors and words, or for "cer" errors and characters."""
+    """Return the counts in a file of utterances: errors and words, or for "cer" errors and characters."""
     errors, units = ("errors", "words") if metric == "wer" else ("char_errors", "chars")
     return {row["id"]: (row[errors], row[units]) for row in read_rows(file)}
 
 
 def change_of(base: Counts, other: Counts, samples: int = 1000) -> Change:
-    """The paired change of the same utterances' errors; `UserError` names one that is only on one side."""
+    """Return the paired change of the same utterances' errors. Raises `UserError` for an utterance on one side only."""
     if base.keys() != other.keys():
         odd = sorted(base.keys() ^ other.keys())[0]
         raise UserError(f"a paired comparison needs the same utterances on both sides, but {odd} is only on one")

@@ -1,1 +1,1 @@
-"""From torch to files that devices run."""
+"""Export of torch models to files that devices run."""

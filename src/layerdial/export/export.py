@@ -1,4 +1,4 @@
-"""`layerdial export`: from a torch model to a folder, in one of three precisions, for us or for sherpa-onnx."""
+"""`layerdial export`: from a torch model to a folder, in one of three precisions, for layerdial or for sherpa-onnx."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def export_model(
     refuse_exported(folder)
     _check_place(out, force)
     if cuts is not None:
-        open_cuts(cuts)  # what is wrong with them is said before the work
+        open_cuts(cuts)  # errors in them are reported before the work
     traced = trace(folder, licence, name, note)
     manifest = replace(traced.manifest, precision=precision)
     if precision == "float32":
@@ -71,7 +71,7 @@ def _write_checked(
 
 
 def _check_place(out: Path, force: bool) -> None:
-    """`out` must be new, empty, or with `force` an earlier export, which is replaced."""
+    """Raise `UserError` unless `out` is new, empty, or with `force` an earlier export, which is replaced."""
     if out.is_file():
         raise UserError(f"{out} is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not _is_export(out):

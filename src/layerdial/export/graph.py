@@ -1,8 +1,8 @@
 """One ONNX graph with a depth dial: every block an `If` branch, so that a dropped block is not computed.
 
-The network is traced once with all its blocks, each followed by a choice between what it made and what is left when
-it is dropped. Whatever only one side of a choice needs is then moved into a branch of an `If`. (`torch.cond` would
-say the same to the exporter; it traces every branch by itself, takes three times as long, and copies weights.)
+The network is traced once with all its blocks. After each comes a choice between its output and what the skip rule
+leaves of it. Whatever only one side of a choice needs is then moved into a branch of an `If`. (`torch.cond` would
+express the same; it traces every branch by itself, takes three times as long, and copies weights.)
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class _Gated(nn.Module):
 
 
 def to_onnx(network: Network) -> ir.Model:
-    """Inputs `x` (B, T, F) or (B, S), `x_lens` (B,) int64, `gates` (N,) bool; outputs `log_probs` (B, T', V), lengths.
+    """Return the graph of a network with `x` (B, T, F) or (B, S), `x_lens` (B,) int64 and `gates` (N,) bool as inputs.
 
-    Batch and time are free. The network is put into `eval()`; it must be on the CPU and in float32.
+    Its outputs are `log_probs` (B, T', V) and their lengths. Batch and time are free. The network is put into `eval()`;
+    it must be on the CPU and in float32.
     """
     inputs, _ = network.example_inputs(2.0)
     x = torch.cat([inputs, 0.5 * inputs])  # sizes of one would be taken for constants
@@ -75,7 +76,7 @@ def blocks_to_branches(model: ir.Model, n_blocks: int) -> None:
     """Turn each choice by a gate into an `If`, block after block, and move into its branches what only they need."""
     graph = model.graph
     choices = [node for node in graph if node.op_type == "Where" and _is_gate(node.inputs[0], graph)]
-    if len(choices) != n_blocks:  # an exporter that folds one away would make a dial with a dead step
+    if len(choices) != n_blocks:  # if the exporter folded one away, a gate would have no effect
         raise RuntimeError(f"the exporter left {len(choices)} choices of {n_blocks} blocks")
     for choice in reversed(choices):  # the last first: what a later block needs is then where it belongs
         _to_branch(graph, choice)
@@ -84,7 +85,7 @@ def blocks_to_branches(model: ir.Model, n_blocks: int) -> None:
 
 
 def _is_gate(value: ir.Value | None, graph: ir.Graph) -> bool:
-    """Whether a value is picked from the input `gates`."""
+    """Return whether a value is taken from the input `gates`."""
     while value is not None and value not in graph.inputs:
         node = value.producer()
         value = node.inputs[0] if node is not None and node.inputs else None
@@ -109,7 +110,10 @@ def _to_branch(graph: ir.Graph, choice: ir.Node) -> None:
 
 
 def _branch(graph: ir.Graph, choice: ir.Node, side: int, name: str) -> ir.Graph:
-    """What only this side of the choice needs, taken out of the graph; at least one node that gives its output."""
+    """Return a graph of the nodes that only this side of the choice needs, taken out of the whole graph.
+
+    It has at least one node, which gives its output.
+    """
     value = choice.inputs[side]
     assert value is not None
     inside = _needed_only_by(graph, choice, side)
@@ -123,7 +127,7 @@ def _branch(graph: ir.Graph, choice: ir.Node, side: int, name: str) -> ir.Graph:
 
 
 def _needed_only_by(graph: ir.Graph, choice: ir.Node, side: int) -> list[ir.Node]:
-    """Nodes, in order, all of whose outputs are used by nobody but this input of the choice or such nodes."""
+    """Return the nodes, in order, whose outputs are used only by this input of the choice or by other such nodes."""
     inside: set[ir.Node] = set()
     ordered: list[ir.Node] = []
     found = False
@@ -153,10 +157,10 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Scaled dot-product attention in one node.
+    """Return scaled dot-product attention as one node.
 
-    torch's own translation takes it apart and guards against rows in which everything is masked. There are none, for
-    every utterance has a real frame; the guard costs as much as the softmax.
+    torch's own translation makes several nodes, with a guard for rows in which everything is masked. There are none,
+    since every utterance has a real frame, and the guard costs as much as the softmax.
     """
     if is_causal or enable_gqa:
         raise NotImplementedError("attention in an exported graph is neither causal nor grouped")
@@ -170,19 +174,19 @@ def _attention(
 
 
 def _divide_lengths(lengths: Any, divisor: Any) -> Any:
-    """Whole division in one node: what is divided are lengths, not negative because features pad what is too short."""
+    """Divide whole numbers in one node: lengths are not negative, because features pad what is too short."""
     return op.Div(lengths, op.CastLike(divisor, lengths))
 
 
 def _fill(values: Any, mask: Any, value: Any) -> Any:
-    """Zeros in padding by a product, several times as fast as a choice; other values as ever."""
+    """Set padding to zero by a product, several times as fast as a choice; for other values use a choice."""
     if isinstance(value, float | int) and value == 0 and values.dtype == ir.DataType.FLOAT:
         return op.Mul(values, op.CastLike(op.Not(mask), values))
     return op.Where(mask, op.CastLike(value, values), values)
 
 
 def _name_axes(model: ir.Model) -> None:
-    """Give the free axes names that say what they are, in inputs and outputs."""
+    """Name the free axes of inputs and outputs by their meaning."""
     x, lengths, _ = model.graph.inputs
     log_probs, frames = model.graph.outputs
     assert x.shape is not None and log_probs.shape is not None

@@ -1,7 +1,7 @@
 """Smaller weights: float16 on disk, and int8 inside the branches too.
 
 int8 weights have a scale per output channel and seven bits, not eight: on x86 CPUs without VNNI the sum of two products
-of eight bits overflows its sixteen. Activations are quantised as they come. Convolutions stay in float: they are few.
+of eight bits overflows its sixteen. Activations are quantised dynamically. The few convolutions stay in float.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
 
 
 def to_float16(model: ir.Model) -> ir.Model:
-    """Weights in half precision, cast back when the file is loaded; computing stays in float32."""
+    """Return the graph with weights in half precision, cast back at load time; computing stays in float32."""
     model = model.clone()
     graph = model.graph
     for value in list(graph.initializers.values()):
@@ -39,11 +39,11 @@ def to_float16(model: ir.Model) -> ir.Model:
 
 
 def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
-    """Matrix products with weights in int8, those of `float_blocks` left as they are."""
+    """Return the graph with matrix products in int8, except those of `float_blocks`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     left = [node.name for i in float_blocks for node in products_of(model, i)]
-    left += [f"{name}_MatMul" for name in left]  # what the quantiser makes of a Gemm
+    left += [f"{name}_MatMul" for name in left]  # the quantiser's name for the product of a Gemm
     with (
         temporary_folder() as folder,
         silence_loggers("root"),
@@ -68,7 +68,7 @@ def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
 
 
 def products_of(model: ir.Model, block: int) -> list[ir.Node]:
-    """The matrix products in the branch of a block."""
+    """Return the matrix products in the branch of a block."""
     choices = [node for node in model.graph if node.op_type == "If"]
     branch = choices[block].attributes["then_branch"].as_graph()
     return [node for node in branch if node.op_type in ("MatMul", "Gemm")]

@@ -1,4 +1,4 @@
-"""int8 that does not hurt: WER of every depth beside float's, and the blocks that must stay in float found."""
+"""int8 with a check: WER of every depth beside float's, and a search for the blocks that must stay in float."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Int8:
 
     @property
     def holds(self) -> bool:
-        """Whether all depths together are at most 2 % (relative) worse than in float, and none is more beyond chance.
+        """True where all depths together are at most 2 % (relative) worse than float, and none is worse beyond chance.
 
-        A single depth may make 27 errors where float makes 26, which is 4 % and says nothing: so it counts against
-        int8 only where the 95 % interval of the paired change leaves out "no change".
+        A single depth may have 27 errors where float has 26, which is 4 % but not significant. So it counts against
+        int8 only where the 95 % interval of the paired change does not contain "no change".
         """
         before = sum(row["float_errors"] for row in self.rows)
         after = sum(row["int8_errors"] for row in self.rows)
@@ -49,10 +49,10 @@ class Int8:
 
 
 def quantise(traced: Traced, batches: Iterable[FeatureBatch], note: Note) -> Int8:
-    """Quantise all blocks; while WER is worse (see `Int8.holds`), give the block that hurts most back to float.
+    """Quantise all blocks; while WER is worse (see `Int8.holds`), return the block that hurts most to float.
 
-    `batches` is kept in memory, and recognised once a depth and trial. With every block in float the head alone is
-    quantised; `Int8.holds` says whether even that hurts.
+    `batches` is kept in memory, and recognised once a depth and trial. With every block in float only the head is
+    quantised; `Int8.holds` is then false if even that hurts.
     """
     kept = list(batches)
     with temporary_folder() as place:
@@ -96,14 +96,14 @@ def _trial(
 
 
 def _plain(number: float) -> float:
-    """JSON has no infinity, which is the change from no error to some."""
+    """Return a number as JSON allows it: 1e9 for infinity, which is the change from no error to some."""
     return round(number, 4) if math.isfinite(number) else 1e9
 
 
 def _most_hurt_first(
     traced: Traced, float_model: OnnxRecognizer, batches: Sequence[FeatureBatch], place: Path
 ) -> list[int]:
-    """Blocks by how far the posteriors move, as KL divergence, when each alone is quantised."""
+    """Return the blocks by the KL divergence of the posteriors when each alone is quantised, the largest first."""
     n_blocks = traced.manifest.n_blocks
     hurt = []
     for block in range(n_blocks):
@@ -122,7 +122,7 @@ def _divergence(before: OnnxRecognizer, after: OnnxRecognizer, batch: FeatureBat
 
 
 def _errors(recognizer: OnnxRecognizer, batches: list[FeatureBatch]) -> list[list[int]]:
-    """Word errors of each utterance at each depth of the ladder."""
+    """Return the word errors of each utterance at each depth of the ladder."""
     depths = range(1, recognizer.n_blocks + 1)
     found = [evaluate(recognizer, batches, recognizer.subset(depth)).word_counts for depth in depths]
     return [[count.errors for count in counts] for counts in found]

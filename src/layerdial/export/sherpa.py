@@ -1,7 +1,7 @@
 """Folders that the sherpa-onnx package loads: the blocks of one depth, in the shape that two of its loaders expect.
 
-Log-mel models go through `OfflineRecognizer.from_zipformer_ctc`: features (N, T, 80) and lengths in, log-probabilities
-and lengths out, by position. Models that take samples go through `from_omnilingual_asr_ctc`: samples (1, S) in, already
+Log-mel models are for `OfflineRecognizer.from_zipformer_ctc`: features (N, T, 80) and lengths in, log-probabilities and
+lengths out, by position. Models that take samples are for `from_omnilingual_asr_ctc`: samples (1, S) in, already
 normalised by sherpa-onnx, log-probabilities out.
 """
 
@@ -29,13 +29,13 @@ from layerdial.utils.files import replacing, write_json, write_text
 
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"
-_EPSILON = 1e-7  # as wav2vec2's feature extractor has it; sherpa-onnx's own is a hundred times that
+_EPSILON = 1e-7  # that of wav2vec2's feature extractor; sherpa-onnx's own is a hundred times that
 
 
 def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precision) -> BlockSubset:
-    """Write `model.onnx`, `tokens.txt` and a README with the call; the blocks that it runs.
+    """Write `model.onnx`, `tokens.txt` and a README with the call. Return the blocks that run.
 
-    Raises `UserError` for a model that the loaders cannot feed as it was trained.
+    Raises `UserError` for a model whose training inputs the loaders cannot produce.
     """
     subset = select(None, traced.network.n_blocks, depth, traced.ladder)
     features = read_features(traced.manifest.features)
@@ -75,7 +75,7 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
 
 
 def _join_silent(model: ir.Model, silent: tuple[int, ...]) -> None:
-    """The tokens that write nothing become one, the first of them: sherpa-onnx leaves out one token, called SIL."""
+    """Join the tokens without text into the first of them: sherpa-onnx leaves out one token, called SIL."""
     graph = model.graph
     every = graph.outputs[0]
     assert every.shape is not None and isinstance(every.shape[2], int)
@@ -98,7 +98,7 @@ def _constant(tape: ir_tape.Tape, values: list[int]) -> ir.Value:
 
 
 def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
-    """A copy in which the kept blocks always run: every `If` replaced by one of its branches, no input `gates`."""
+    """Return a copy in which the kept blocks always run: one branch for every `If`, and no input `gates`."""
     model = model.clone()
     graph = model.graph
     choices = [node for node in graph if node.op_type == "If"]
@@ -110,7 +110,7 @@ def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
         graph.insert_before(choice, nodes)
         choice.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
         left = choice.attributes["else_branch" if block in subset else "then_branch"].as_graph()
-        for node in left:  # as long as they use weights, these stay in the file
+        for node in left:  # weights that a node uses stay in the file
             for i in range(len(node.inputs)):
                 node.replace_input_with(i, None)
         graph.remove(choice, safe=True)
@@ -126,7 +126,7 @@ def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
 
 
 def _allow_no_frame(model: ir.Model) -> None:
-    """One empty frame behind the last, beyond `x_lens`: sherpa-onnx asks for audio below 5 ms too, which has none."""
+    """Append one empty frame, beyond `x_lens`: sherpa-onnx also decodes audio below 5 ms, which has no frame."""
     x = model.graph.inputs[0]
     width = x.shape[2]
     extended = ir.Value(name="x_extended", type=ir.TensorType(ir.DataType.FLOAT))
@@ -142,7 +142,7 @@ def _allow_no_frame(model: ir.Model) -> None:
 
 
 def _take_samples_alone(model: ir.Model, features: Samples) -> None:
-    """Samples as the only input, log-probabilities as the only output; as loud as the network was trained with."""
+    """Make samples the only input and log-probabilities the only output, with samples scaled as in training."""
     graph = model.graph
     x, lengths = graph.inputs
     users, length_users = list(x.uses()), list(lengths.uses())
@@ -175,7 +175,10 @@ def _put_first(model: ir.Model, tape: ir_tape.Tape) -> None:
 
 
 def _check_scale(network: Network, features: Samples) -> None:
-    """sherpa-onnx normalises samples: right for models trained so, or whose first layer takes the scale out again."""
+    """Raise `UserError` unless normalised samples, which sherpa-onnx gives, suit the model.
+
+    They suit a model trained on them, and one whose first layer is invariant to scale.
+    """
     first: Any = network.front_end.conv_layers[0]  # type: ignore[union-attr, index]
     invariant = first.conv.bias is None and isinstance(getattr(first, "layer_norm", None), nn.GroupNorm)
     if not features.normalise and not invariant:

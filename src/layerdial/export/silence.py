@@ -1,4 +1,4 @@
-"""Without what the libraries of an export say of packages that are not needed, and of their own plans."""
+"""Suppression of the export libraries' messages about optional packages and future changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silence_loggers(*names: str) -> Iterator[None]:
-    """No warnings, and errors alone from these loggers."""
+    """Suppress warnings, and all but errors of these loggers, inside the context."""
     logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]
     for log in logs:

@@ -1,4 +1,4 @@
-"""Any tokenizer as a plain list of pieces: what a device needs to write text."""
+"""Any tokenizer as a plain list of pieces, from which a device writes text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TRIALS = 200
 
 
 def piece_table(tokenizer: Tokenizer) -> tuple[PieceTable, tuple[int, ...]]:
-    """The table and the ids that write nothing, special tokens of the library for example.
+    """Return the table of pieces, and the ids without text, for example the library's special tokens.
 
-    `▁` begins a word, the blank is `<blk>`, as sherpa-onnx reads it too. Raises `UserError` for a tokenizer whose
-    texts are not its pieces one after the other.
+    `▁` begins a word and the blank is `<blk>`, as sherpa-onnx expects. Raises `UserError` for a tokenizer whose texts
+    are not its pieces one after the other.
     """
     silent: tuple[int, ...] = ()
     if isinstance(tokenizer, ListTokenizer) and tokenizer.kind == "word":
@@ -30,7 +30,7 @@ def piece_table(tokenizer: Tokenizer) -> tuple[PieceTable, tuple[int, ...]]:
 
 
 def _library_pieces(tokenizer: Any) -> tuple[list[str], tuple[int, ...]]:
-    """Those of a Hugging Face tokenizer, with `▁` for its sign between words."""
+    """Return the pieces and silent ids of a Hugging Face tokenizer, with `▁` for its word delimiter."""
     library = tokenizer.processor.tokenizer
     delimiter = getattr(library, "word_delimiter_token", None)
     special = set(library.all_special_tokens) - {delimiter}
@@ -42,7 +42,7 @@ def _library_pieces(tokenizer: Any) -> tuple[list[str], tuple[int, ...]]:
 
 
 def _compare(table: PieceTable, tokenizer: Tokenizer) -> None:
-    """Both must write the same for random labels."""
+    """Raise `UserError` unless both give the same text for random labels."""
     draw = random.Random(0)
     labels = range(1, len(table.tokens))
     for _ in range(_TRIALS):

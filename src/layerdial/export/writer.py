@@ -42,7 +42,7 @@ _IR_VERSION = 11  # the one that came with opset 23; a newer one would be refuse
 
 @dataclass(frozen=True)
 class Traced:
-    """A torch model on its way into a folder: graph in float32, and what is written beside it."""
+    """A traced torch model: its graph in float32, and what is written beside it."""
 
     network: Network
     model: ir.Model
@@ -87,13 +87,13 @@ def trace(
 
 
 def refuse_exported(folder: Path) -> None:
-    """`UserError` for a folder that is an export itself."""
+    """Raise `UserError` for a folder that is an export itself."""
     if is_exported(folder):
         raise UserError(f"{folder} is exported already; export the torch model that it was made of")
 
 
 def _check_choice_of_blocks(folder: Path, network: Network, ladder: Ladder | None) -> None:
-    """`UserError` for a network whose blocks nothing chooses once its selector is gone."""
+    """Raise `UserError` for a network with a selector and without a ladder: the graph has no selector."""
     if network.selector is not None and ladder is None:
         raise UserError(
             f"{folder} chooses its blocks by itself (model.selector), which an exported graph cannot; "
@@ -102,7 +102,10 @@ def _check_choice_of_blocks(folder: Path, network: Network, ladder: Ladder | Non
 
 
 def device_features(features: Features) -> Features:
-    """The features as a device without transformers computes them; `UserError` for settings that it has not."""
+    """Return the features as a device without transformers computes them.
+
+    Raises `UserError` for settings that devices do not have.
+    """
     if isinstance(features, LogMel):
         return features
     extractor, convolutions = features.extractor, features.convolutions  # type: ignore[attr-defined]
@@ -115,9 +118,9 @@ def device_features(features: Features) -> Features:
 
 
 def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest, compared: bool = True) -> Manifest:
-    """Write everything beside each other in one step, compared with torch; the manifest with what was found.
+    """Write the whole folder in one step, after a comparison with torch. Return the manifest with its results.
 
-    `model` is given its metadata. Raises `RuntimeError` for a float32 graph that is not torch's.
+    `model` is given its metadata. Raises `RuntimeError` for a float32 graph that differs from torch.
     """
     with replacing(out) as temporary:
         temporary.mkdir(parents=True)
@@ -139,19 +142,22 @@ def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest,
 
 
 def _judge(manifest: Manifest) -> None:
-    """`RuntimeError` where the graph does something else than the network: that would be our fault."""
+    """Raise `RuntimeError` where the graph differs from the network, which is an error of this package."""
     limit = _LARGEST_DIFFERENCE if manifest.precision == "float32" else math.inf
     for row in manifest.parity:
-        if not row.largest_difference < limit:  # not a number, too
+        if not row.largest_difference < limit:  # also true for NaN
             raise RuntimeError(
                 f"the exported graph differs from torch by {row.largest_difference} at depth {row.depth}"
             )
 
 
 def save_graph(model: ir.Model, folder: Path) -> None:
-    """`model.onnx`; above 64 MB the weights go into `model.weights` beside it, which a runtime maps into memory."""
+    """Write `model.onnx`.
+
+    Above 64 MB the weights go into `model.weights` beside it, which a runtime maps into memory.
+    """
     model.ir_version = _IR_VERSION
-    for node in model.graph.all_nodes():  # where in the source each node came from: as much text as a small model
+    for node in model.graph.all_nodes():  # the source lines of each node: as much text as a small model
         node.metadata_props.clear()
         node.doc_string = None
     for value in model.graph.initializers.values():
@@ -162,7 +168,7 @@ def save_graph(model: ir.Model, folder: Path) -> None:
 
 
 def compare(session: Session, traced: Traced, seconds: Sequence[float] = (1.3, 2.1)) -> tuple[Parity, ...]:
-    """The largest difference from torch at every depth, on a zero-padded batch of noise; padding is not looked at."""
+    """Return the largest difference from torch at every depth, on a zero-padded batch of noise, without its padding."""
     features, network = traced.network.features, traced.network
     rng = np.random.default_rng(0)
     rows = [features(rng.normal(0.0, 0.1, round(SAMPLE_RATE * length)).astype(np.float32)) for length in seconds]
@@ -183,7 +189,7 @@ def compare(session: Session, traced: Traced, seconds: Sequence[float] = (1.3, 2
 
 
 def _costs(network: Network) -> CostOfParts:
-    """Costs add up over blocks, so those of any subset follow from the full one and each block's absence."""
+    """Return the costs of the parts, from the full subset and each block's absence: costs add up over blocks."""
     full = BlockSubset.full(network.n_blocks)
     whole = subset_cost(network, full)
     if network.n_blocks == 1:
@@ -195,7 +201,7 @@ def _costs(network: Network) -> CostOfParts:
 
 
 def _model_id(model: ir.Model, manifest: Manifest) -> str:
-    """A short hash of the weights and of what they are for: graph and manifest of other exports are not mixed up."""
+    """Return a short hash of the weights and their use, which keeps apart graph and manifest of different exports."""
     digest = hashlib.sha256(f"{manifest.name}/{manifest.precision}/{manifest.float_blocks}".encode())
     for name, value in sorted(model.graph.initializers.items()):
         assert value.const_value is not None
@@ -205,7 +211,7 @@ def _model_id(model: ir.Model, manifest: Manifest) -> str:
 
 
 def _trained_with(folder: Path) -> str:
-    """Which weights, whose training which commit finished, exported by which version."""
+    """Return a text: which weights, trained at which commit, exported by which version."""
     meta = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else {}
     parts = [f"weights {fingerprint(folder)}", f"commit {meta['commit']}" if meta.get("commit") else ""]
     return ", ".join([part for part in parts if part] + [f"exported by layerdial {__version__}"])

@@ -1,7 +1,7 @@
-"""The model folder: config.json, model.safetensors, the tokenizer's files, meta.json; later ladder.json.
+"""The model folder: config.json, model.safetensors, the tokenizer's files, meta.json, and after a search ladder.json.
 
-Ours holds `tokens.txt` (and `bpe.model`) beside them; that of a Hugging Face CTC model is what `save_pretrained`
-writes, so that plain `transformers` reads it too.
+A Conformer's folder holds `tokens.txt` (and `bpe.model`) beside them. The folder of a Hugging Face CTC model is what
+`save_pretrained` writes, so plain `transformers` reads it too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 from layerdial.errors import UserError, installing
 from layerdial.ladder import Ladder
 from layerdial.models.conformer_ctc import load_conformer
+from layerdial.models.description import read_description
+from layerdial.models.family import load_family
 from layerdial.models.network import Network
 from layerdial.models.tensors import add_hash, files_beside
 from layerdial.text.tokenizer import Tokenizer
@@ -24,7 +26,10 @@ from layerdial.utils.files import read_json, recover, replacing, write_json
 def save_model(
     folder: Path, network: Network, tokenizer: Tokenizer, meta: Mapping[str, Any], ladder: Ladder | None = None
 ) -> None:
-    """Write a model folder in one step. A kill in that step leaves the old one, at worst under the name `.NAME.old`."""
+    """Write a model folder in one step.
+
+    A kill in that step leaves the old folder, at worst under the name `.NAME.old`.
+    """
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         network.save(temporary)
@@ -36,7 +41,7 @@ def save_model(
 
 
 def seal(folder: Path) -> None:
-    """Note in the weights of a whole model folder their hash, and those of what lies beside them by now."""
+    """Write into the weights of a complete model folder their hash, and the hashes of the files beside them."""
     weights = sorted(folder.glob("model*.safetensors"))
     beside = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith("model")]
     for file in weights:
@@ -44,24 +49,32 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path) -> None:
-    """Raise `UserError` for what lies beside the weights and is not as it was written, where that was noted."""
+    """Raise `UserError` for a file beside the weights that was changed since, if its hash was noted."""
     for file in sorted(folder.glob("model*.safetensors"))[:1]:
         check_files(folder, files_beside(file), "copy it again")
 
 
 def load_network(model: Path) -> tuple[Network, Tokenizer]:
-    """The network (in `eval()`, on the CPU, in float32) and its tokenizer, from a folder or a hub id.
+    """Return the network (in `eval()`, on the CPU, in float32) and its tokenizer, from a folder or a hub id.
 
     Raises `UserError` that names what is missing or does not fit.
     """
     folder = resolve_model(model)
-    found = hugging_face().load_hugging_face(folder) if is_hugging_face(folder) else load_conformer(folder)
-    check_seal(folder)  # at last: what does not fit is said by its name
+    if is_hugging_face(folder):
+        found = hugging_face().load_hugging_face(folder)
+    else:
+        found = (load_conformer if is_conformer(folder) else load_family)(folder)
+    check_seal(folder)  # last, because the readers name the part that does not fit
     return found  # type: ignore[no-any-return]
 
 
+def is_conformer(folder: Path) -> bool:
+    """Whether a model folder that is not Hugging Face's holds a Conformer, and not a network of a user's family."""
+    return read_description(folder).family == "conformer"
+
+
 def is_hugging_face(folder: Path) -> bool:
-    """Whether config.json is one of transformers' and not ours; `UserError` without any."""
+    """Return whether config.json is one of transformers', not layerdial's. Raises `UserError` where there is none."""
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json (a run keeps its model in RUN/model)")
@@ -70,14 +83,14 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def resolve_model(model: Path) -> Path:
-    """The folder of a model: itself, or where a Hugging Face hub id such as ORG/NAME is kept after a download."""
+    """Return the folder of a model: itself, or for a hub id such as ORG/NAME the folder of its downloaded files."""
     if recover(model).exists() or not _may_be_hub_id(model):
         return model
     return hugging_face().download(str(model))  # type: ignore[no-any-return]
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash of a model's weights: rows measured with other weights under the same path are not mixed up."""
+    """Return a short hash of a model's weights, which keeps apart rows of different weights under the same path."""
     parts = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     digests = []
     for path in parts:  # more than one for some models of the hub
@@ -87,12 +100,15 @@ def fingerprint(folder: Path) -> str:
 
 
 def _may_be_hub_id(model: Path) -> bool:
-    """ORG/NAME, unless ORG is a folder here: then NAME is a mistyped folder."""
+    """Return whether a path may be ORG/NAME. Where a folder ORG exists, it is not: NAME is a mistyped folder."""
     return not model.is_absolute() and len(model.parts) == 2 and not Path(model.parts[0]).exists()
 
 
 def hugging_face() -> Any:
-    """The module for Hugging Face models, imported when there is one to load: transformers is an extra, and heavy."""
+    """Import and return the module for Hugging Face models, only when one is loaded.
+
+    transformers is an optional dependency and slow to import. Raises `UserError` where it is not installed.
+    """
     try:
         from layerdial.models.huggingface import checkpoint as hf_checkpoint
     except ModuleNotFoundError as error:

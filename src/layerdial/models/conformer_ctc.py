@@ -7,32 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layerdial.audio.features import LogMel
-from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.config.network import ConformerConfig
 from layerdial.config.old_keys import without_gone
 from layerdial.config.strict import parse
-from layerdial.errors import UserError
+from layerdial.models.description import check_frame_rate, read_description, tokenizer_of
 from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
-from layerdial.models.network import EncoderOutput, Network
-from layerdial.models.tensors import load_weights, save_tensors
+from layerdial.models.network import Blueprint, EncoderOutput, Network
+from layerdial.models.tensors import load_weights
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
 from layerdial.subset import SelectorDepth
-from layerdial.text.tokenizer import Tokenizer, load_tokenizer
-from layerdial.utils.files import write_json
-from layerdial.utils.records import read_record
-
-FORMAT = 1
+from layerdial.text.tokenizer import Tokenizer
 
 
 class ConformerCTC(Network):
@@ -43,6 +37,7 @@ class ConformerCTC(Network):
     def __init__(self, config: ConformerConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
+        self.blueprint = Blueprint(config, vocab_size)
         self.skip = config.skip
         self.normalise = UtteranceNorm()
         self.front_end = ConvSubsampling(N_MELS, config.width, config.dropout)
@@ -68,7 +63,7 @@ class ConformerCTC(Network):
     def forward(
         self, inputs_BTF: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()
     ) -> EncoderOutput:
-        """Run the blocks of `subset` on log-mel (B, T, F), of which T' = ceil(T/4) frames are made; see `Network`."""
+        """Run the blocks of `subset` on log-mel (B, T, F), which gives T' = ceil(T/4) frames. See `Network`."""
         lengths_B = lengths_B.to(inputs_BTF.device, non_blocking=True)
         with torch.autocast(inputs_BTF.device.type, enabled=False):
             normalised_BTF = self.normalise(inputs_BTF, lengths_B)
@@ -90,7 +85,7 @@ class ConformerCTC(Network):
         return EncoderOutput(self._classify(x_BTD, depth), lengths_B, exits_BTV)
 
     def _classify(self, x_BTD: Tensor, depth: int) -> Tensor:
-        """Log-probabilities after `depth` blocks, by the head for that depth where each has its own."""
+        """Return log-probabilities after `depth` blocks, by the head of that depth where each depth has its own."""
         norm, linear = self.head_of(depth)
         logits_BTV: Tensor = linear(norm(x_BTD))
         return logits_BTV.float().log_softmax(dim=-1)
@@ -98,7 +93,7 @@ class ConformerCTC(Network):
     def _condition(self, x_BTD: Tensor) -> Tensor:
         """Add the CTC posteriors of the stream so far to it: self-conditioned CTC (Nozaki & Komatsu, arXiv 2104.02724).
 
-        x + W softmax(head(norm(x))) + b, before every block that runs, so a skipped block's share is not computed.
+        x + W softmax(head(norm(x))) + b, before every block that runs. For a skipped block nothing is computed.
         """
         assert self.feedback is not None
         posteriors_BTV = self.head(self.norm(x_BTD)).float().softmax(dim=-1).to(x_BTD.dtype)
@@ -106,7 +101,7 @@ class ConformerCTC(Network):
         return conditioned_BTD
 
     def _classify_by_gates(self, x_BTD: Tensor, open_N: Tensor) -> Tensor:
-        """The same where the depth is an input of the graph: the weights of its head are looked up."""
+        """Return log-probabilities where the depth is an input of the graph: the weights of its head are looked up."""
         row = (open_N.sum() - 1).view(1)
         heads = [*self.exit_heads, nn.Sequential(self.norm, self.head)]
 
@@ -120,10 +115,11 @@ class ConformerCTC(Network):
         return logits_BTV.float().log_softmax(dim=-1)
 
     def start_from(self, other: ConformerCTC) -> None:
-        """Take the weights of a network of the same shape; heads for each depth that it lacks begin as its one head.
+        """Copy the weights of a network of the same shape.
 
-        A feedback that it lacks begins with zeros, so that the network begins as the other one; a selector that it
-        has not, or of another kind, stays as it is.
+        Exit heads that it lacks are initialised with its one head. A feedback layer that it lacks is initialised with
+        zeros, so that the outputs are the same at first. A selector that it lacks, or that is of another kind, is left
+        as it is.
         """
         weights, own = other.state_dict(), self.state_dict()
         if not other.config.exit_heads:
@@ -137,50 +133,32 @@ class ConformerCTC(Network):
         self.load_state_dict({name: tensor for name, tensor in weights.items() if name in own})
 
     def head_of(self, depth: int) -> tuple[nn.Module, nn.Module]:
-        """The norm and the linear layer that make log-probabilities after `depth` blocks."""
+        """Return the norm and the linear layer that give the log-probabilities after `depth` blocks."""
         if self.config.exit_heads and depth < self.config.n_blocks:
             own = self.exit_heads[depth - 1]
             assert isinstance(own, nn.Sequential)
             return own[0], own[1]
         return self.norm, self.head
 
-    def save(self, folder: Path) -> None:
-        save_tensors(folder / "model.safetensors", self.state_dict())
-        write_json(folder / "config.json", describe_network(self))
-
-
-def describe_network(network: ConformerCTC) -> dict[str, Any]:
-    """What config.json holds."""
-    return {
-        "format": FORMAT,
-        "vocab_size": network.head.out_features,
-        "frame_rate": SAMPLE_RATE / network.features.samples_per_frame,
-        "model": network.config.model_dump(exclude_none=True),
-    }
-
 
 def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
-    """The network (in `eval()`, on the CPU) and its tokenizer; `UserError` names what is missing or does not fit."""
+    """Return the network (in `eval()`, on the CPU) and its tokenizer.
+
+    Raises `UserError` that names what is missing or does not fit.
+    """
     config_file = folder / "config.json"
-    stored = read_record(config_file, "copy it again", format=FORMAT)
-    missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
-    if missing:
-        raise UserError(f"{config_file} lacks {', '.join(missing)}; copy it again")
-    rate = SAMPLE_RATE / ConformerCTC.features.samples_per_frame
-    if stored["frame_rate"] != rate:
-        raise UserError(f"{folder} has {stored['frame_rate']} frames a second, this layerdial's Conformers {rate}")
-    tokenizer = load_tokenizer(folder)
-    if len(tokenizer.tokens) != stored["vocab_size"]:
-        raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {stored['vocab_size']}")
+    description = read_description(folder)
+    check_frame_rate(folder, description, ConformerCTC.features, "this layerdial's Conformers")
+    tokenizer = tokenizer_of(folder, description)
     with torch.device("meta"):
-        config = parse(ConformerConfig, without_gone(stored["model"], str(config_file)), str(config_file))
-        network = ConformerCTC(config, stored["vocab_size"])
+        config = parse(ConformerConfig, without_gone(description.model, str(config_file)), str(config_file))
+        network = ConformerCTC(config, description.vocab_size)
     load_weights(network, folder / "model.safetensors")
     return network.eval(), tokenizer
 
 
 def conformer_block(config: ConformerConfig) -> ConformerBlock:
-    """One block with the numbers of `config`."""
+    """Return one block with the sizes in `config`."""
     return ConformerBlock(
         attention=RotaryAttention(config.width, config.heads, config.dropout),
         convolution=Convolution(config.width, config.kernel, config.dropout),
@@ -191,7 +169,7 @@ def conformer_block(config: ConformerConfig) -> ConformerBlock:
 
 
 def _final_norm(config: ConformerConfig) -> nn.Module:
-    """What comes before a head: nothing where every block ends with a norm of its own."""
+    """Return the norm before a head: the identity where every block ends with a norm of its own."""
     return nn.Identity() if config.block_norm else nn.LayerNorm(config.width)
 
 
@@ -202,7 +180,10 @@ def _make_selector(config: ConformerConfig) -> nn.Module | None:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier for linear layers: with torch's smaller default, CTC stays with the blank several times as long."""
+    """Initialise linear layers by Xavier.
+
+    With torch's default, which is smaller, CTC predicts only blanks for several times as many updates.
+    """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

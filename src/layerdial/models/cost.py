@@ -1,7 +1,7 @@
-"""What a subset costs: parameters in use, multiply-accumulates per second of audio.
+"""Cost of a subset: parameters in use, multiply-accumulates per second of audio.
 
-Both look at what really runs for the subset, on one utterance: a block that is skipped is never called, so it
-costs nothing, and whatever the skip rule leaves of it (its final norm) is counted because it is called.
+Both count what runs for the subset on one utterance. A skipped block is never called, so it costs nothing. What the
+skip rule leaves of it (its final norm) is called, so it is counted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from layerdial.subset import BlockSubset, SelectorDepth
 
 
 def subset_cost(network: Network, subset: Choice, seconds: float = 10.0) -> Cost:
-    """Both counts, for audio of `seconds` (attention grows with length, so the length belongs to the number)."""
+    """Return both counts for audio of `seconds`. The length belongs to the number, as attention grows with it."""
     return Cost(parameter_count(network, subset), macs_per_second(network, subset, seconds))
 
 
 def parameter_count(network: Network, subset: Choice) -> int:
-    """Parameters of the front end, the kept blocks, what the skip rule leaves of the others, and the head.
+    """Return the number of parameters that `subset` uses.
 
-    A parameter that several modules share counts once.
+    These are the front end's, the kept blocks', the head's, and what the skip rule leaves of the other blocks. A
+    parameter that several modules share counts once.
     """
     optional = [
         block for i, block in enumerate(network.blocks) if not (isinstance(subset, BlockSubset) and i in subset)
@@ -38,14 +39,14 @@ def parameter_count(network: Network, subset: Choice) -> int:
         optional.append(network.selector)
     skipped = {module for part in optional for module in part.modules()}
     called = _called(network, skipped, subset)
-    # not every part of a module is called as one: some have only their weights read
+    # not every submodule is called itself: of some only the weights are read
     called |= {module for part in optional if part in called for module in part.modules()}
     in_use = [module for module in network.modules() if module not in skipped or module in called]
     return sum(p.numel() for p in {p for module in in_use for p in module.parameters(recurse=False)})
 
 
 def _called(network: Network, watched: set[nn.Module], subset: Choice) -> set[nn.Module]:
-    """Which of the watched modules a forward pass calls."""
+    """Return those of the watched modules that a forward pass calls."""
     called: set[nn.Module] = set()
     hooks = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in watched]
     try:
@@ -57,11 +58,11 @@ def _called(network: Network, watched: set[nn.Module], subset: Choice) -> set[nn
 
 
 def macs_per_second(network: Network, subset: Choice, seconds: float = 10.0) -> float:
-    """Multiply-accumulates of one utterance of `seconds`, per second of audio, without feature extraction.
+    """Return the multiply-accumulates of one utterance of `seconds`, per second of audio, without feature extraction.
 
-    Counts matrix products and convolutions (`torch.utils.flop_counter`, two operations a multiply-accumulate); norms,
-    activations and softmax are not counted, as is usual. Attention is counted as its two matrix products: on the CPU
-    torch's fused attention is missing from the counter, so it is taken apart for the count (SDPBackend.MATH).
+    Counts matrix products and convolutions (`torch.utils.flop_counter`, two operations a multiply-accumulate). Norms,
+    activations and softmax are not counted, as is usual. Attention is counted as its two matrix products. On the CPU
+    the counter does not see torch's fused attention, so the count uses the unfused one (SDPBackend.MATH).
     """
     run = forward_pass(network, subset, *network.example_inputs(seconds))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -70,7 +71,7 @@ def macs_per_second(network: Network, subset: Choice, seconds: float = 10.0) -> 
 
 
 def forward_pass(network: Network, subset: Choice, inputs: Tensor, lengths_B: Tensor) -> Callable[[], None]:
-    """Return a function that runs the network on `inputs` and comes back when the device is done."""
+    """Return a function that runs the network on `inputs` and returns when the device has finished."""
     device = inputs.device
 
     def run() -> None:
@@ -84,7 +85,7 @@ def forward_pass(network: Network, subset: Choice, inputs: Tensor, lengths_B: Te
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and afterwards every module in the mode that it had."""
+    """Set evaluation mode inside the context, and restore the mode of every module afterwards."""
     training = [module for module in network.modules() if module.training] if network.training else []
     if training:
         network.eval()

@@ -29,8 +29,9 @@ Condition = Callable[[Tensor], Tensor]
 
 
 class DynamicEncoder(nn.Module):
-    """y_{i+1} = block_i(y_i) where the subset keeps block i, else y_i ("identity") or block_i's final norm ("norm").
+    """A stack of blocks of which a subset runs.
 
+    y_{i+1} = block_i(y_i) where the subset keeps block i, else y_i ("identity") or block_i's final norm of it ("norm").
     A skipped block is never called, so it costs nothing and gets no gradient.
     """
 
@@ -64,10 +65,10 @@ class DynamicEncoder(nn.Module):
     def run_chosen(
         self, x_BTD: Tensor, context: FrameContext, gates_BN: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """The stream after the blocks whose gate is 1; each block is called with the utterances that chose it.
+        """Return the stream after the blocks whose gate is 1. Each block is called with the utterances that chose it.
 
-        Gates (1, N) hold for all utterances. Which blocks to call is data here, so this waits for the device.
-        `condition` as in `forward`.
+        Gates (1, N) hold for all utterances. The gates' values decide which blocks are called, so this waits for the
+        device. `condition` is as in `forward`.
         """
         gates_BN = gates_BN.expand(len(x_BTD), -1)
         for i, (block, chosen_B) in enumerate(zip(self.blocks, (gates_BN.detach() > 0.5).t().cpu(), strict=True)):
@@ -92,10 +93,10 @@ def run_blocks(
     skipped: BlockFn | None = None,
     keep_states: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Call `run(block, x)` for each kept block; a skipped one is not touched, unless `skipped` says what is left.
+    """Call `run(block, x)` for each kept block.
 
-    Returns the stream at the end and, with `keep_states`, what it was after each block that ran; without, it holds none
-    of them in memory.
+    A skipped block is not called, unless `skipped` is given, which is applied in its place. Returns the final stream
+    and, with `keep_states`, the stream after each block that ran. Without it, no state is kept in memory.
     """
     if isinstance(subset, SelectorDepth):
         raise UserError("this network has no selector that could choose blocks; give a subset, or set model.selector")
@@ -115,6 +116,6 @@ def run_blocks(
 
 
 def check_blocks(what: str, asked: int, found: int) -> None:
-    """`UserError` where a subset or a depth is for another number of blocks than there are."""
+    """Raise `UserError` where a subset or a depth is for another number of blocks than the encoder has."""
     if asked != found:
         raise UserError(f"{what} is for {asked} blocks, this encoder has {found}")

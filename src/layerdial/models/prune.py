@@ -9,7 +9,7 @@ from torch import nn
 
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder, select
-from layerdial.models.checkpoint import hugging_face, is_hugging_face, resolve_model, save_model, seal
+from layerdial.models.checkpoint import hugging_face, is_conformer, is_hugging_face, resolve_model, save_model, seal
 from layerdial.models.conformer_ctc import ConformerCTC, load_conformer
 from layerdial.models.tensors import disk_errors
 from layerdial.subset import BlockSubset
@@ -20,13 +20,18 @@ def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
     """Write the model that `model` is at `depth` (the ladder's subset, else evenly spaced) as the model folder `out`.
 
     A Hugging Face model stays one: plain `transformers` loads the smaller checkpoint. Raises `UserError` where `out`
-    exists, and for a Conformer whose skip rule leaves something of dropped blocks.
+    exists, and for a Conformer whose skip rule is not the identity.
     """
     folder = resolve_model(model)
     if out.exists():
         raise UserError(f"{out} exists already; choose another folder")
-    prune = _prune_hugging_face if is_hugging_face(folder) else _prune_conformer
-    return prune(folder, out, depth)
+    if is_hugging_face(folder):
+        return _prune_hugging_face(folder, out, depth)
+    if not is_conformer(folder):
+        raise UserError(
+            f"{folder} is of a family that is not built in; Conformers and Hugging Face models can be pruned"
+        )
+    return _prune_conformer(folder, out, depth)
 
 
 def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:
@@ -34,7 +39,7 @@ def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:
 
 
 def _origin(folder: Path, subset: BlockSubset) -> dict[str, Any]:
-    """What meta.json says of where the model comes from."""
+    """Return the entries of meta.json about the model's origin."""
     return {"pruned_from": str(folder), "subset": subset.key}
 
 
@@ -54,14 +59,14 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
 
 
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
-    """As stored: in the checkpoint's own precision, with its own config but for the number of blocks."""
+    """Write the kept blocks as stored: in the checkpoint's own precision and config but for the number of blocks."""
     model, processor, encoder = hugging_face().load_plain(folder)
     from layerdial.models.huggingface.ctc import silence_transformers
 
     subset = _subset(folder, len(encoder.layers), depth)
     first, kept = encoder.layers[0], [encoder.layers[i] for i in subset.kept]
     if model.config.model_type == "wavlm":
-        # the table of the position bias lies in block 0, and must lie in the block that becomes block 0
+        # the table of the position bias is in block 0, and must be in the block that becomes block 0
         kept[0].attention.rel_attn_embed = first.attention.rel_attn_embed
     encoder.layers = nn.ModuleList(kept)
     encoder.config.num_hidden_layers = depth

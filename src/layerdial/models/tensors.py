@@ -29,7 +29,7 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read safetensors; `UserError` when the file is missing, or damaged by as little as a byte.
+    """Read safetensors. Raises `UserError` when the file is missing or damaged, even by one bit.
 
     The hash is checked once for each state of a file, and not where there is none, as in files of other software.
     """
@@ -66,7 +66,7 @@ def files_beside(file: Path) -> dict[str, str]:
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and contents; a gigabyte takes about a second."""
+    """Return the SHA-256 of names, types, shapes and contents; a gigabyte takes about a second."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -75,7 +75,7 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_weights(network: nn.Module, file: Path) -> None:
-    """Put the tensors of `file` into `network`, which must have exactly these names and shapes."""
+    """Load the tensors of `file` into `network`, which must have exactly these names and shapes."""
     tensors = load_tensors(file)
     own = network.state_dict()
     wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
@@ -86,7 +86,7 @@ def load_weights(network: nn.Module, file: Path) -> None:
 
 @contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
-    """Let what safetensors says of a disk that is full or read-only be the `OSError` that it is."""
+    """Convert the safetensors error for a full or read-only disk to the `OSError` that it is."""
     try:
         yield
     except SafetensorError as error:

@@ -63,11 +63,11 @@ class TorchRecognizer:
 
     @property
     def threads(self) -> int:
-        """Torch's setting for this process."""
+        """Torch's number of threads in this process."""
         return torch.get_num_threads()
 
     def subset(self, depth: int | None = None) -> BlockSubset:
-        """The blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
+        """Return the blocks to run at `depth` (None: all): the ladder's choice, or evenly spaced without a ladder."""
         return select(None, self.n_blocks, depth, self.ladder)
 
     def cost(self, subset: Blocks) -> Cost:
@@ -75,21 +75,24 @@ class TorchRecognizer:
         return subset_cost(self.network, subset)
 
     def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
-        """Return a function that runs the network alone on a batch, and comes back when the device is done."""
+        """Return a function that runs the network alone on a batch, and returns when the device has finished."""
         inputs = torch.from_numpy(batch.inputs).to(self.device)
         return forward_pass(self.network, subset, inputs, torch.from_numpy(batch.lengths_B))
 
     def transcribe(self, audio: Audio, depth: int | None = None, subset: BlockSubset | None = None) -> Transcript:
-        """Return what is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1].
+        """Return the transcript of a file, or of an array of samples (S,) at 16 kHz within [-1, 1].
 
-        `depth` picks the ladder's subset, `subset` is taken as it is; with neither all blocks run. Files of any
-        sample rate, stereo too, and of any length. Raises `UserError` for a file that is not audio or empty, a depth
-        that the model does not have, or samples that are not finite.
+        `depth` selects the ladder's subset; `subset` is used as it is; with neither all blocks run. A file may have any
+        sample rate, several channels and any length. Raises `UserError` for a file that is not audio or empty, and for
+        samples that are not finite. It is also raised for a depth that the model does not have.
         """
         return self.answer(audio, Request(depth, subset))
 
     def answer(self, audio: Audio, request: Request) -> Transcript:
-        """Return the text, by the blocks of `request`; `UserError` for a constraint, which needs an exported model."""
+        """Return the transcript by the blocks of `request`.
+
+        Raises `UserError` for a constraint, which requires an exported model.
+        """
         for name in request.constraints:
             raise UserError(
                 f"{name} needs an exported model: layerdial export {self.name} OUT, then transcribe with OUT"
@@ -105,14 +108,14 @@ class TorchRecognizer:
         return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds, chunks=chunks)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        """Text of each utterance of a batch."""
+        """Return the text of each utterance of a batch."""
         return self._texts(*self._posteriors(batch, subset))
 
     def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
-        """CTC loss summed over the batch's utterances, and their texts, from one forward pass.
+        """Return the CTC loss summed over the batch's utterances, and their texts, from one forward pass.
 
-        An utterance whose text the tokenizer cannot spell, or that CTC cannot align because the text needs more frames
-        than there are, adds nothing to the loss. (It adds its errors to the WER.)
+        Two kinds of utterances add nothing to the loss, but add their errors to the WER. The tokenizer cannot encode
+        the text of the first. CTC cannot align the second, whose text needs more frames than there are.
         """
         logp_BTV, lengths_B = self._posteriors(batch, subset)
         labels = [self._labels(text) for text in batch.texts]
@@ -147,8 +150,8 @@ class TorchRecognizer:
 def load_torch_model(folder: Path, device: str = "cpu") -> TorchRecognizer:
     """Load a torch model folder or hub id, with its ladder when it has one.
 
-    Raises `UserError` when the folder is not a model, is damaged, or its ladder is for another number of blocks, and
-    when the device is not there.
+    Raises `UserError` when the folder is not a model or is damaged, and when its ladder is for another number of
+    blocks. It is also raised when the device does not exist.
     """
     folder = resolve_model(folder)
     _check_device(device)

@@ -1,4 +1,4 @@
-"""Multi-head self-attention with rotary positions (Su et al., arXiv 2104.09864): relative, and without a length limit.
+"""Multi-head self-attention with rotary positions (Su et al., arXiv 2104.09864): relative, for any length.
 
 Shapes: B batch, T frames, D width, H heads, K width of a head.
 """
@@ -16,7 +16,7 @@ from layerdial.modules.subsampling import frame_mask
 
 @dataclass(frozen=True)
 class FrameContext:
-    """What every block needs to know about the frames; made once a forward pass, outside the blocks.
+    """The mask and the rotations that every block needs, made once a forward pass, outside the blocks.
 
     `mask_BT`: true where a frame is real. `cos_TK`, `sin_TK`: the rotation of each position.
     """
@@ -34,12 +34,12 @@ class FrameContext:
         return cls(frame_mask(lengths_B, n_frames), angle_TK.cos().to(dtype), angle_TK.sin().to(dtype))
 
     def rows(self, rows_R: Tensor) -> FrameContext:
-        """The context of some utterances of the batch."""
+        """Return the context of some utterances of the batch."""
         return FrameContext(self.mask_BT[rows_R], self.cos_TK, self.sin_TK)
 
 
 def rotate(x_TK: Tensor, context: FrameContext) -> Tensor:
-    """Turn each pair of channels (..., H, T, K) by the angle of its position."""
+    """Rotate each pair of channels (..., H, T, K) by the angle of its position."""
     if torch.compiler.is_exporting():
         return _rotate_in_one_node(x_TK, context)
     first, second = x_TK.chunk(2, dim=-1)
@@ -47,7 +47,7 @@ def rotate(x_TK: Tensor, context: FrameContext) -> Tensor:
 
 
 def _rotate_in_one_node(x_TK: Tensor, context: FrameContext) -> Tensor:
-    """The same as ONNX's RotaryEmbedding, which devices run several times as fast as its parts."""
+    """Rotate by ONNX's RotaryEmbedding, which devices run several times as fast as its parts."""
     from torch.onnx.ops import rotary_embedding
 
     rows_RHTK = x_TK.flatten(0, -4)

@@ -1,4 +1,4 @@
-"""The Conformer block (Gulati et al., arXiv 2005.08100), assembled from parts; it knows no config.
+"""The Conformer block (Gulati et al., arXiv 2005.08100), assembled from parts, without a config.
 
 Shapes: B batch, T frames, D width.
 """
@@ -31,7 +31,7 @@ class FeedForward(nn.Module):
 class Convolution(nn.Module):
     """Pre-norm convolution module: gated pointwise, depthwise over time, norm, SiLU, pointwise.
 
-    The norm after the depthwise convolution is a LayerNorm, where the Conformer was published with a BatchNorm: batch
+    The norm after the depthwise convolution is a LayerNorm, where the Conformer was published with a BatchNorm. Batch
     statistics would mix the depths that a dynamic model is trained at.
     """
 
@@ -72,5 +72,5 @@ class ConformerBlock(nn.Module):
         return self.norm(x_BTD)  # type: ignore[no-any-return]
 
     def skipped(self, x_BTD: Tensor) -> Tensor:
-        """What is left of the block when it is dropped under the rule "norm": its final norm (LDASR)."""
+        """Return what the block leaves when it is dropped under the rule "norm": its final norm (LDASR)."""
         return self.norm(x_BTD)  # type: ignore[no-any-return]

@@ -18,9 +18,9 @@ from layerdial.text.ctc import BLANK
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Scalars, still on the device: `total` is what is minimised; the others are of the pass's own output.
+    """Scalars, still on the device: `total` is minimised; the others are of the pass's own output.
 
-    `posteriors_BTV`: the log-probabilities of that output, without gradient, for other passes to learn from.
+    `posteriors_BTV`: the log-probabilities of that output, without gradient, as targets for other passes.
     """
 
     total: Tensor
@@ -30,15 +30,15 @@ class LossTerms:
 
 
 def ctc_per_utterance(logp_BTV: Tensor, lengths_B: Tensor, tokens_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
-    """CTC loss (Graves et al. 2006) of each utterance, summed over its labels: (B,).
+    """Return the CTC loss (Graves et al. 2006) of each utterance, summed over its labels: (B,).
 
-    Lengths may live on the CPU while the rest is on an accelerator; that spares a synchronisation.
+    Lengths may be on the CPU while the rest is on an accelerator; that avoids a synchronisation.
     """
     return F.ctc_loss(logp_BTV.transpose(0, 1), tokens_BU, lengths_B, token_lengths_B, blank=BLANK, reduction="none")
 
 
 def ctc(logp_BTV: Tensor, lengths_B: Tensor, tokens_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
-    """CTC loss per label: summed over the batch, divided by the batch's labels."""
+    """Return the CTC loss per label: summed over the batch, divided by the batch's labels."""
     losses_B = ctc_per_utterance(logp_BTV, lengths_B, tokens_BU, token_lengths_B)
     return losses_B.sum() / token_lengths_B.sum().clamp(min=1).to(losses_B.device, non_blocking=True)
 
@@ -49,19 +49,19 @@ def distillation(reference_BTV: Tensor, student_BTV: Tensor, lengths_B: Tensor) 
     Both are log-probabilities (B, T, V).
     """
     valid_BT = frame_mask(lengths_B.to(student_BTV.device, non_blocking=True), student_BTV.shape[1])
-    # whatever stands in padding, also inf or nan, must reach neither the sum nor a gradient
+    # values in padding, also inf or nan, must reach neither the sum nor a gradient
     reference_BTV, student_BTV = (t.masked_fill(~valid_BT.unsqueeze(2), 0.0) for t in (reference_BTV, student_BTV))
     kl_BT = F.kl_div(student_BTV, reference_BTV, reduction="none", log_target=True).sum(dim=-1)
     return (kl_BT * valid_BT).sum() / valid_BT.sum().clamp(min=1)
 
 
 def alpha_divergence(teacher_BTV: Tensor, student_BTV: Tensor, lengths_B: Tensor, clip: float = 5.0) -> Tensor:
-    """AlphaNet's adaptive divergence (Wang et al., arXiv 2102.07954), mean over valid frames; used by TODM.
+    """Return AlphaNet's adaptive divergence (Wang et al., arXiv 2102.07954), mean over valid frames; used by TODM.
 
-    D_a(p, q) = 1 / (a (a - 1)) sum_k q_k ((p_k / q_k)^a - 1); of a = -1, which punishes a student that is too sure, and
-    a -> 1, KL(p || q), the larger counts, frame by frame. Both are log-probabilities (B, T, V). The powers are clipped
-    at `clip` and taken as constant weights of log q in the gradient, as AlphaNet does, so that a peaky teacher cannot
-    make it explode.
+    D_a(p, q) = 1 / (a (a - 1)) sum_k q_k ((p_k / q_k)^a - 1). Frame by frame the larger of two counts: a = -1, which
+    penalises an overconfident student, and a -> 1, KL(p || q). Both arguments are log-probabilities (B, T, V). The
+    powers are clipped at `clip` and used as constant weights of log q in the gradient, as in AlphaNet. So a peaky
+    teacher cannot make the gradient explode.
     """
     valid_BT = frame_mask(lengths_B.to(student_BTV.device, non_blocking=True), student_BTV.shape[1])
     teacher_BTV, student_BTV = (t.masked_fill(~valid_BT.unsqueeze(2), 0.0) for t in (teacher_BTV, student_BTV))

@@ -1,4 +1,4 @@
-"""Networks that choose blocks: how many may run is given, which of them is learned.
+"""Networks that select blocks: the number that may run is given, the choice of blocks is learned.
 
 Shapes: B batch, T frames, D width, N blocks.
 """
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class InputSelector(nn.Module):
-    """Scores the blocks by the front end's output: mean over time, one hidden layer, a score a block.
+    """A scorer of the blocks by the front end's output: mean over time, one hidden layer, a score a block.
 
     After I3D's global gate predictor (Peng et al., arXiv 2303.07624) and input-conditioned layer dropping (Hannan et
-    al., arXiv 2507.07954). The budget is an input too, so that a block may be first choice at one and not at another.
+    al., arXiv 2507.07954). The budget is an input too, so the ranking of the blocks may differ between budgets.
     """
 
     def __init__(self, width: int, n_blocks: int, hidden: int = 32) -> None:
@@ -24,7 +24,7 @@ class InputSelector(nn.Module):
         self.score = nn.Linear(hidden, n_blocks)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, depth: int) -> Tensor:
-        """Gates (B, N), see `top_gates`."""
+        """Return gates (B, N); see `top_gates`."""
         real_BT1 = mask_BT.unsqueeze(2).to(x_BTD.dtype)
         mean_BD = (x_BTD * real_BT1).sum(1) / real_BT1.sum(1).clamp(min=1.0)
         hidden_BH = torch.tanh(self.expand(self.norm(mean_BD)) + self.budget.weight[depth - 1])
@@ -39,14 +39,14 @@ class LearnedScores(nn.Module):
         self.score_N = nn.Parameter(torch.zeros(n_blocks))
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, depth: int) -> Tensor:
-        """Gates (1, N), the same for every utterance, see `top_gates`."""
+        """Return gates (1, N), the same for every utterance; see `top_gates`."""
         return top_gates(self.score_N.unsqueeze(0), depth, explore=self.training)
 
 
 def top_gates(scores_BN: Tensor, depth: int, explore: bool) -> Tensor:
-    """1 for the `depth` blocks of the highest score, 0 for the rest: (B, N).
+    """Return 1 for the `depth` blocks of the highest score, 0 for the rest: (B, N).
 
-    The gradient is that of a softmax (straight-through); it reaches the scores through the blocks that run, since the
+    The gradient is that of a softmax (straight-through). It reaches the scores through the blocks that run, since the
     others are not computed. To try other blocks, training adds Gumbel noise to the scores: Gumbel top-k draws without
     replacement (Kool et al., arXiv 1903.06059).
     """

@@ -13,15 +13,15 @@ SUBSAMPLING = 4
 
 
 def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
-    """(B, T) bool, true where a frame is real and not padding."""
+    """Return a mask (B, T) bool, true where a frame is real and not padding."""
     return torch.arange(n_frames, device=lengths_B.device) < lengths_B.unsqueeze(1)
 
 
 def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor) -> Tensor:
-    """`conv` along T of (B, T, C), the layout of everything around it.
+    """Apply `conv` along T of (B, T, C), the layout of the surrounding code.
 
-    Computed as a two-dimensional convolution of height 1: that kernel takes this layout as it is (channels last), where
-    the one-dimensional one would reorder it, and is several times as fast on CPUs for depthwise convolutions.
+    Computed as a two-dimensional convolution of height 1. That kernel takes this layout as it is (channels last), where
+    the one-dimensional one would reorder it. For depthwise convolutions on CPUs it is several times as fast.
     """
     y_BC1T = F.conv2d(
         x_BTC.transpose(1, 2).unsqueeze(2),
@@ -35,7 +35,7 @@ def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor) -> Tensor:
 
 
 class UtteranceNorm(nn.Module):
-    """Zero mean and unit variance of each mel bin over the real frames of each utterance. Has no state."""
+    """Zero mean and unit variance of each mel bin over the real frames of each utterance; without state."""
 
     def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
         mask_BT1 = frame_mask(lengths_B, x_BTF.shape[1]).unsqueeze(2)
@@ -48,7 +48,7 @@ class UtteranceNorm(nn.Module):
 
 
 class ConvSubsampling(nn.Module):
-    """(B, T, F) -> (B, ceil(T/4), D). Padding frames are zeroed before each convolution, so they change nothing."""
+    """Two strided convolutions (B, T, F) -> (B, ceil(T/4), D), before each of which padding frames are zeroed."""
 
     def __init__(self, n_mels: int, width: int, dropout: float) -> None:
         super().__init__()

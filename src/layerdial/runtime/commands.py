@@ -1,6 +1,6 @@
-"""`layerdial transcribe` and `layerdial profile`: what the full command line and that of the device share.
+"""`layerdial transcribe` and `layerdial profile`, for the full command line and for that of the device.
 
-The device's own is made with argparse alone: typer would bring pydantic, rich and pygments along.
+The device's own command line uses argparse alone: typer would also need pydantic, rich and pygments.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from layerdial.utils.output import end_quietly
 
 
 def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Request, as_json: bool) -> int:
-    """Print a line for each file, or a JSON object; 2 if one of them could not be read, else 0."""
-    recognizer.subset(request.depth)  # a depth that does not exist is said before any work
+    """Print a line for each file, or a JSON object. Return 2 if a file could not be read, else 0."""
+    recognizer.subset(request.depth)  # a depth that does not exist is reported before any work
     code = 0
     for path in audio:
         try:
@@ -82,7 +82,7 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
 
 
 def main() -> NoReturn:
-    """The command line of a device, which has these two commands and exported models only."""
+    """Run the command line of a device, which has these two commands and exported models only."""
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
     try:
@@ -100,7 +100,7 @@ def main() -> NoReturn:
 
 
 def _known(words: Sequence[str]) -> Sequence[str]:
-    """`words`, unless they begin with a command that a device does not have."""
+    """Return `words`. Raises `UserError` where they begin with a command that a device does not have."""
     if words and not words[0].startswith("-") and words[0] not in ("transcribe", "profile"):
         raise UserError(f"a device has transcribe and profile; for {words[0]}: {installing('train')}")
     return words

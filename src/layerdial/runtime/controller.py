@@ -1,6 +1,6 @@
-"""Choosing a depth that meets a constraint: what each depth costs, how slow the device is at the moment, what fits.
+"""Choice of a depth that meets a constraint, from the cost of each depth and the current slowdown of the device.
 
-Pure arithmetic on times that others measure, so that it can be tested against a simulated device.
+The code is pure arithmetic on times that others measure, so it can be tested against a simulated device.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from layerdial.subset import BlockSubset
 
 @dataclass(frozen=True)
 class CostTable:
-    """Milliseconds that an idle device needs, against seconds of audio and depth; between and beyond, straight lines.
+    """Milliseconds that an idle device needs, by seconds of audio and depth; linear between and beyond the points.
 
     `network_ms[depth][i]` and `features_ms[i]` belong to `seconds[i]`, ascending. `cpu_share` is the computing time of
-    all threads over the time that passes.
+    all threads divided by the elapsed time.
     """
 
     seconds: tuple[float, ...]
@@ -40,11 +40,11 @@ class CostTable:
             raise ValueError("a table of costs holds a number that is not above 0 and finite")
 
     def features(self, seconds: float) -> float:
-        """Milliseconds for the features of `seconds` of audio."""
+        """Return the milliseconds for the features of `seconds` of audio."""
         return interpolate(self.seconds, self.features_ms, seconds)
 
     def network(self, depth: int, seconds: float) -> float:
-        """Milliseconds of the network, decoding included."""
+        """Return the milliseconds of the network, decoding included."""
         at = bisect.bisect_left(self._depths, depth)
         if at < len(self._depths) and self._depths[at] == depth:
             return interpolate(self.seconds, self.network_ms[depth], seconds)
@@ -52,12 +52,12 @@ class CostTable:
         return interpolate(self._depths, times, depth)
 
     def total(self, depth: int, seconds: float) -> float:
-        """Milliseconds of a whole request."""
+        """Return the milliseconds of a whole request."""
         return self.features(seconds) + self.network(depth, seconds)
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
-    """The value at `x` of the line through the points; never below half of the least y."""
+    """Return the value at `x` of the line through the points, at least half of the least y."""
     if len(xs) == 1:
         return ys[0] * x / xs[0] if x > xs[0] else ys[0]
     i = min(max(bisect.bisect_right(xs, x), 1), len(xs) - 1)
@@ -66,17 +66,17 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
 
 
 class Load:
-    """A robust moving estimate of how many times slower than when it was profiled the device is now.
+    """A robust moving estimate of the device's slowdown: its time now over its time when it was profiled.
 
-    Kept as Jacobson and Karels keep a round-trip time (SIGCOMM 1988): a level and a mean deviation, here of the
-    logarithm. It rises faster than it falls; a single outlier moves it by a bounded step; while nothing is measured it
-    goes back to one, because load that nobody has seen for long says nothing about now.
+    The estimate is a level and a mean deviation of the logarithm, as Jacobson and Karels estimate a round-trip time
+    (SIGCOMM 1988). It rises faster than it falls, and a single outlier changes it by a bounded step. While nothing is
+    measured it returns to one, because an old measurement says nothing about the load now.
     """
 
     RISE, FALL, SPREAD = 0.5, 0.2, 0.15
     LARGEST_STEP = math.log(3.0)
-    FORGET_SECONDS = 15.0  # half of what is known is forgotten after so long
-    DEVIATION = 0.1  # of a device that nothing is known of, forgotten a quarter as fast: loads come back
+    FORGET_SECONDS = 15.0  # half-life of the level
+    DEVIATION = 0.1  # of a device without measurements; it decays a quarter as fast, as loads come back
 
     def __init__(self) -> None:
         self._level = 0.0
@@ -84,7 +84,10 @@ class Load:
         self._when = -math.inf
 
     def observe(self, took_ms: float, expected_ms: float, now: float, weight: float = 1.0) -> None:
-        """Work that takes `expected_ms` on an idle device took `took_ms`; `now` in seconds of any clock."""
+        """Update the estimate: work that takes an idle device `expected_ms` took `took_ms`; `now` in seconds.
+
+        `now` may be of any clock.
+        """
         self._age(now)
         error = math.log(max(took_ms, 1e-3) / max(expected_ms, 1e-3)) - self._level
         error = max(-self.LARGEST_STEP, min(self.LARGEST_STEP, error))
@@ -93,7 +96,7 @@ class Load:
         self._deviation += self.SPREAD * weight * (abs(error) - self._deviation)
 
     def slowdown(self, now: float, deviations: float = 0.0) -> float:
-        """The level, plus so many mean deviations, as a factor."""
+        """Return the level, plus so many mean deviations, as a factor."""
         self._age(now)
         return math.exp(self._level + deviations * self._deviation)
 
@@ -107,7 +110,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class DepthOption:
-    """One depth that is worth running: no shallower one does as well."""
+    """One depth that is worth running: no shallower one has as few errors."""
 
     depth: int
     subset: BlockSubset
@@ -115,7 +118,10 @@ class DepthOption:
 
 
 def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
-    """The ladder's rungs, shallowest first, without those that do no better than a shallower one; even without it."""
+    """Return the ladder's rungs, shallowest first, without those that are no better than a shallower one.
+
+    Without a ladder, all depths are returned, with evenly spaced blocks.
+    """
     if ladder is None:
         depths = range(1, n_blocks + 1)
         return tuple(DepthOption(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
@@ -128,7 +134,10 @@ def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run, and why; `rescue_ms` from now on the shallowest depth must be begun, if this one is not done."""
+    """The depth to run, and the reason.
+
+    Unless it is done within `rescue_ms` from now, the shallowest depth must be started then.
+    """
 
     option: DepthOption
     reason: str
@@ -136,16 +145,16 @@ class Plan:
 
 
 class DepthController:
-    """Picks the deepest option that keeps a deadline, and learns from how long things took. For many threads at once.
+    """The choice of the deepest option that meets a deadline, updated by measured times. Safe for many threads at once.
 
-    A deeper option than the last one must fit with room to spare, so that noise does not move the depth up and down.
+    A deeper option than the last one must fit with a margin, so that noise does not move the depth up and down.
     """
 
-    CAUTION = 1.5  # mean deviations above the level that a plan must stand
-    DECODING_MS = 0.5  # what is done after the network, and until a thread wakes up
-    LATE = 1.25  # of what was planned with caution
-    RESCUE = 2.0  # a rescue happens when the device is slower than it was believed to be
-    ROOM = 1.15  # a depth above the last one must fit with so much to spare
+    CAUTION = 1.5  # mean deviations above the level that a plan allows for
+    DECODING_MS = 0.5  # the work after the network, and the time until a thread wakes up
+    LATE = 1.25  # times the cautiously planned time
+    RESCUE = 2.0  # a rescue happens when the device is slower than estimated
+    ROOM = 1.15  # a depth above the last one must fit with this margin
 
     def __init__(self, costs: CostTable, options: Sequence[DepthOption]) -> None:
         self.costs = costs
@@ -159,10 +168,11 @@ class DepthController:
         return self.options[0]
 
     def choose(self, seconds: float, left_ms: float, now: float, have_result: bool = False) -> Plan:
-        """The deepest option whose network is done within `left_ms` from now, for `seconds` of audio.
+        """Return the deepest option whose network ends within `left_ms` from now, for `seconds` of audio.
 
-        A plan leaves time to run the shallowest option after it: should it take longer than foreseen, it can be stopped
-        at `rescue_ms` and the constraint still be met. With `have_result`, which can be returned instead, it need not.
+        A plan leaves time to run the shallowest option after it. If it takes longer than expected, it can be stopped at
+        `rescue_ms` and the constraint still be met. With `have_result`, a result that can be returned instead, it need
+        not.
         """
         with self._lock:
             slow = self.load.slowdown(now, self.CAUTION)
@@ -173,7 +183,7 @@ class DepthController:
         expected = self.costs.network(option.depth, seconds) * slow
         if at > 0:
             slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
-            # well beyond a cautious plan it is late already; the sooner the rescue then, the surer
+            # well beyond a cautious plan it is late already; an earlier rescue is then more likely to be in time
             rescue = max(self.LATE * expected, latest - (self.RESCUE - 1.0) * reserve)
             return Plan(option, f"deepest within {left_ms:.0f} ms{slowness}", min(rescue, latest))
         if expected > left_ms:
@@ -183,9 +193,9 @@ class DepthController:
     def choose_by_cpu(
         self, seconds: float, max_cpu: float, counted: float | None = None, after: DepthOption | None = None
     ) -> Plan:
-        """The deepest option that computes for at most `max_cpu` seconds, over all threads, a second of audio.
+        """Return the deepest option that computes for at most `max_cpu` seconds, over all threads, a second of audio.
 
-        `seconds` are computed, context included, of which `counted` (default: all) are new audio; the computing of
+        `seconds` are computed, context included, of which `counted` (default: all) are new audio. The computing of
         `after`, an option that has run already, counts.
         """
         counted = seconds if counted is None else counted
@@ -199,21 +209,24 @@ class DepthController:
         return Plan(fitting[-1], f"deepest within {max_cpu:g} of a CPU")
 
     def option_for(self, subset: BlockSubset) -> DepthOption:
-        """An option for blocks that were asked for."""
+        """Return an option for blocks that a request names."""
         return next(
             (option for option in self.options if option.subset == subset), DepthOption(subset.depth, subset, None)
         )
 
     def observe_network(self, depth: int, seconds: float, took_ms: float, now: float, unfinished: bool = False) -> None:
-        """The network at `depth` took `took_ms` for `seconds` of audio; `unfinished`: it was stopped after that."""
+        """Update the load by `took_ms` of the network at `depth` for `seconds` of audio.
+
+        `unfinished`: it was stopped after that time.
+        """
         expected = self.costs.network(depth, seconds)
         with self._lock:
-            if unfinished:  # it would have taken longer: as a guess, half as long again, and no less than is believed
+            if unfinished:  # it would have taken longer: half as long again is assumed, and at least the estimate
                 took_ms = max(1.5 * took_ms, expected * self.load.slowdown(now))
             self.load.observe(took_ms, expected, now)
 
     def observe_features(self, seconds: float, took_ms: float, now: float) -> None:
-        """The features did; the shorter they take the less they say."""
+        """Update the load by the time of the features. The shorter they take, the less weight they have."""
         expected = self.costs.features(seconds)
         with self._lock:
             self.load.observe(took_ms, expected, now, weight=min(1.0, expected / 20.0))

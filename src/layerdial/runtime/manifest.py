@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: `manifest.json` beside the graph."""
+"""The description of an exported folder: `manifest.json` beside the graph."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a program needs to know to run the graph.
+    """Everything that a program needs to run the graph.
 
     `sha256` has the hashes of the files beside it (none in exports of earlier versions).
     `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
@@ -66,7 +66,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read it; `UserError` if it is missing, damaged, or of another kind or format."""
+        """Read a folder's manifest. Raises `UserError` if it is missing, damaged, or of another kind or format."""
         file = folder / FILE
         if not file.is_file():
             raise UserError(f"{folder} is not an exported model: it has no {FILE}; make one with layerdial export")
@@ -94,7 +94,7 @@ class Manifest:
         return manifest
 
     def graph_metadata(self) -> dict[str, str]:
-        """What stands inside the graph, so that the file can be read without the rest."""
+        """Return the metadata stored inside the graph, so that the file can be read without the rest."""
         return {
             "layerdial.kind": KIND,
             "layerdial.format": str(FORMAT),
@@ -126,12 +126,12 @@ def check_export(folder: Path) -> None:
 
 
 def _checksum(stored: Mapping[str, Any]) -> str:
-    """A hash of what the manifest says, however it is written."""
+    """Return a hash of the contents of a manifest, independent of its layout."""
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _in_words(features: Features) -> str:
-    """What someone who has the graph alone must feed it."""
+    """Describe the inputs, for a reader who has the graph alone."""
     if isinstance(features, LogMel):
         return "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1] at 16 kHz, dither 0, snip_edges false"
     if isinstance(features, NemoMel):
@@ -141,7 +141,7 @@ def _in_words(features: Features) -> str:
 
 
 def describe_features(features: Features) -> dict[str, Any]:
-    """Features as JSON."""
+    """Return features as JSON."""
     if isinstance(features, LogMel):
         return {"kind": "log-mel", "subsampling": features.subsampling}
     if isinstance(features, Samples | NemoMel):
@@ -153,7 +153,7 @@ def describe_features(features: Features) -> dict[str, Any]:
 
 
 def read_features(stored: dict[str, Any]) -> Features:
-    """The features that `describe_features` wrote; `ValueError` for another kind."""
+    """Return the features that `describe_features` wrote. Raises `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
         return LogMel(int(stored["subsampling"]))
     if stored["kind"] in ("samples", "nemo-mel"):

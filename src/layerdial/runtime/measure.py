@@ -1,4 +1,4 @@
-"""Measuring what features and network take on this device, in turns, so that other load hits all lengths alike."""
+"""Measurement of features and network on this device, in turns, so that other load affects all lengths alike."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def measure_table(
 ) -> ThreadProfile:
     """Return median milliseconds of `features` and of `run` with the subset of each depth, at each length of audio.
 
-    All depths and lengths take turns, for about `budget_s` seconds. `threads` is how many `run` takes, for the record.
+    All depths and lengths take turns, for about `budget_s` seconds. `threads` is the number that `run` uses, for the
+    record.
     """
     samples = [_noise(length) for length in seconds]
     inputs = [features(one) for one in samples]

@@ -1,4 +1,4 @@
-"""What an exported model costs on a device, as data: `profile.json` beside the ladder."""
+"""The cost of an exported model on a device, as data: `profile.json` beside the ladder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMEDY = "make it again with layerdial profile"
 
 @dataclass(frozen=True)
 class Device:
-    """What a profile belongs to."""
+    """The device that a profile belongs to."""
 
     processor: str
     cores: int
@@ -64,7 +64,7 @@ class Profile:
 
     @classmethod
     def beside(cls, folder: Path, model_id: str) -> Profile | None:
-        """The profile in an exported folder, if it is there, and of this model and this device."""
+        """Return the profile in an exported folder, or None unless it is there, and of this model and this device."""
         file = folder / FILE
         if not file.is_file():
             return None
@@ -72,7 +72,7 @@ class Profile:
         with parsing(file, _REMEDY):
             profile = cls(stored["model_id"], Device(**stored["device"]), tuple(map(_table, stored["tables"])))
             for table in profile.tables:
-                table.costs()  # complains of what makes no sense
+                table.costs()  # raises an error for inconsistent numbers
         if (profile.model_id, profile.device) == (model_id, Device.here()):
             return profile
         if not said_before(f"{file.resolve()} {file.stat().st_mtime_ns} {model_id} {Device.here()}"):
@@ -87,18 +87,21 @@ class Profile:
         return folder / FILE
 
     def best_threads(self) -> int:
-        """The number of threads with which ten seconds of audio took least with all blocks."""
+        """Return the number of threads with which ten seconds of audio took least with all blocks."""
         return min(self.tables, key=lambda table: table.costs().total(max(table.network_ms), 10.0)).threads
 
     def table(self, threads: int) -> CostTable | None:
-        """The costs with so many threads, if they were measured."""
+        """Return the costs with so many threads, or None if they were not measured."""
         return next((table.costs() for table in self.tables if table.threads == threads), None)
 
 
 def pareto(costs: CostTable, ladder: Ladder | None, n_blocks: int, seconds: float = 10.0) -> list[dict[str, Any]]:
-    """The depths of which no other is both faster and better: WER on the ladder's cuts, milliseconds for `seconds`."""
+    """Return the depths of which no other is both faster and better.
+
+    Each has the WER on the ladder's cuts, and the milliseconds for `seconds` of audio.
+    """
     options: list[DepthOption] = []
-    for option in reversed(worthwhile(ladder, n_blocks)):  # each does better than those after it
+    for option in reversed(worthwhile(ladder, n_blocks)):  # each has fewer errors than those after it
         if not options or costs.total(option.depth, seconds) < costs.total(options[-1].depth, seconds):
             options.append(option)
     return [
@@ -125,7 +128,7 @@ def _table(stored: dict[str, Any]) -> ThreadProfile:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """Return the processor's name where the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""Profiling a device: an exported model measured with each number of threads, and its peak memory."""
+"""Profiling of a device: an exported model measured with each number of threads, and its peak memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ except (OSError, KeyError):
 
 
 def peak_rss_mb(folder: Path, threads: int, seconds: float, depth: int | None = None) -> float | None:
-    """Peak memory in MB of a fresh process that loads the model and transcribes so much noise; None where unknown."""
+    """Return the peak memory in MB of a fresh process that loads the model and transcribes so much noise.
+
+    None where it is unknown.
+    """
     words = [str(folder), str(threads), str(seconds), *([str(depth)] if depth else [])]
     done = subprocess.run([sys.executable, "-c", _PEAK_OF, *words], capture_output=True, text=True, check=False)
     return round(float(json.loads(done.stdout)), 1) if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""An exported model, loaded: transcribes at a depth of one's choice, or the deepest that meets a constraint."""
+"""An exported model, loaded: it transcribes at a given depth, or at the deepest that meets a constraint."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _log = logging.getLogger(__name__)
 
 
 class OnnxRecognizer:
-    """An exported folder, loaded. One may serve any number of threads at once; no more run than there are CPUs for.
+    """An exported folder, loaded. Any number of threads may use it at once; as many run as there are CPUs.
 
-    `threads` are those of one request; the default is what was fastest in the profile, without one as many as the
-    process may use, four at most. Raises `UserError` for a folder that is no export, is damaged, or whose parts do not
-    belong together.
+    `threads` are those of one request. The default is the fastest number in the profile; without a profile it is as
+    many as the process may use, four at most. Raises `UserError` for a folder that is no export, is damaged, or whose
+    parts do not belong together.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
@@ -124,18 +124,18 @@ class OnnxRecognizer:
         confidence: float | None = None,
         first_depth: int | None = None,
     ) -> Transcript:
-        """Return what is said in a file, or in an array of samples (S,) at 16 kHz within [-1, 1]; see `Request`.
+        """Return the transcript of a file, or of an array of samples (S,) at 16 kHz within [-1, 1]; see `Request`.
 
-        Raises `UserError` for a file that is not audio or empty, a depth that the model does not have, samples that
-        are not finite, and requests that make no sense.
+        Raises `UserError` for a file that is not audio or empty, and for samples that are not finite. It is also raised
+        for a depth that the model does not have, and for contradictory requests.
         """
         request = Request(depth, subset, deadline_ms, target_rtf, max_cpu, confidence, first_depth)
         return self.answer(audio, request)
 
     def answer(self, audio: Audio, request: Request) -> Transcript:
-        """Return the text, by the blocks or the constraint of `request`."""
+        """Return the transcript by the blocks or the constraint of `request`."""
         scheduler = None
-        if request.constraints:  # may measure, for want of a profile; that is not part of the request
+        if request.constraints:  # may measure where there is no profile; that is not part of the request
             scheduler = Scheduler(self.run, self.controller, self.n_blocks)
         start = time.perf_counter()
         constraint = self._constraint(audio, request, start)
@@ -172,7 +172,7 @@ class OnnxRecognizer:
         constraint: Constraint,
         scheduler: Scheduler | None,
     ) -> WindowResult:
-        """Recognise one window when there is a CPU for it: with the blocks asked for, or by `scheduler`."""
+        """Recognise one window when a CPU is free, with the blocks that the request names or by `scheduler`."""
         asked = time.perf_counter()
         with self._slots:
             start = time.perf_counter()
@@ -221,7 +221,7 @@ class OnnxRecognizer:
         return partial(self.session.posteriors, batch.inputs, batch.lengths_B, _fixed(subset))
 
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
-        """Return what one pass over features (T, F) or samples (S,) of one utterance gives."""
+        """Return the result of one pass over features (T, F) or samples (S,) of one utterance."""
         logp_BTV, _ = self.session.posteriors(inputs[None], np.array([len(inputs)]), subset, cancel)
         frame_ids = logp_BTV[0].argmax(axis=-1)
         return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset)
@@ -230,11 +230,11 @@ class OnnxRecognizer:
 
     @property
     def controller(self) -> DepthController:
-        """What knows the cost of each depth on this device; the first one to ask may wait for a short measurement."""
+        """The cost of each depth on this device. The first access may wait for a short measurement."""
         return self._controller or self._make_controller()
 
     def _make_controller(self) -> DepthController:
-        """From the profile, and warm, so that the first request does not wait; else from a short measurement now."""
+        """Return a controller made from the profile, with a warm model, or else from a short measurement now."""
         with self._making:
             if self._controller is None:
                 table = self._profile.table(self.threads) if self._profile else None
@@ -247,13 +247,13 @@ class OnnxRecognizer:
             return self._controller
 
     def _measure_costs(self) -> CostTable:
-        """Measure for half a second, for want of a profile: shallowest and full depth, two lengths, twice each."""
+        """Measure for half a second where there is no profile: shallowest and full depth, two lengths, twice each."""
         subsets = {depth: self.subset(depth) for depth in sorted({1, self.n_blocks})}
         return measure_table(self.features, self.run, subsets, self.threads, (1.0, 5.0), 0.5, repeats=7).costs()
 
 
 def _fixed(subset: Blocks) -> BlockSubset:
-    """Return `subset`; the graph takes gates, and has no selector that a number of blocks could be left to."""
+    """Return `subset`. Raises `UserError` for a number of blocks: the graph takes gates, and has no selector."""
     if not isinstance(subset, BlockSubset):
         raise UserError("an exported model does not choose its blocks itself; give a subset")
     return subset

@@ -1,4 +1,4 @@
-"""One window of audio under the constraint of a request: which blocks run, and what happens when they are late.
+"""One window of audio under the constraint of a request: the choice of blocks, and what is done when they are late.
 
 Times are of `time.perf_counter()`.
 """
@@ -22,9 +22,9 @@ _WATCHDOG = Watchdog()
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a request asks for, as times and blocks; at most one of the first four.
+    """The constraint of a request, as times and blocks; at most one of the first four.
 
-    With `confidence`, `first` is what runs before (default: the shallowest). `seconds` is the length of the audio.
+    With `confidence`, `first` runs before the rest (default: the shallowest). `seconds` is the length of the audio.
     """
 
     subset: BlockSubset | None = None
@@ -36,9 +36,9 @@ class Constraint:
     seconds: float = 0.0
 
     def window_deadline(self, start: float, begin: float, end: float) -> float | None:
-        """Return when the window from `begin` to `end` seconds, begun at `start`, has to be done; None for any time.
+        """Return when the window from `begin` to `end` seconds, started at `start`, must be done; None for any time.
 
-        Of a deadline it gets a share of what is left, by its share of the audio that is left.
+        A window gets a share of the time left to a deadline: its share of the audio that is left.
         """
         if self.target_rtf is not None:
             return start + self.target_rtf * (end - begin)
@@ -50,7 +50,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class TimedWindow:
-    """One stretch of audio: its features, its seconds with context and those that count, and when it has to be done."""
+    """One stretch of audio: its features, its seconds with and without context, and its deadline."""
 
     inputs: NDArray[np.float32]
     seconds: float
@@ -60,7 +60,7 @@ class TimedWindow:
 
 @dataclass(frozen=True)
 class PassResult:
-    """What one pass through the network gave: best token of each frame, mean posterior of those that are not blank."""
+    """The result of one pass: the best token of each frame, and the mean posterior of those that are not blank."""
 
     frame_ids: list[int]
     confidence: float
@@ -72,7 +72,7 @@ RunPass = Callable[[NDArray[np.float32], BlockSubset, Cancel | None], PassResult
 
 
 class Scheduler:
-    """Runs windows within their constraints, and tells the controller how long everything took."""
+    """The runner of windows within their constraints, which reports measured times to the controller."""
 
     def __init__(self, run: RunPass, controller: DepthController, n_blocks: int) -> None:
         self._run = run
@@ -80,13 +80,13 @@ class Scheduler:
         self._n_blocks = n_blocks
 
     def run(self, window: TimedWindow, constraint: Constraint) -> PassResult:
-        """Return the result of the blocks that the constraint allows; `reason` says why these."""
+        """Return the result of the blocks that the constraint allows; `reason` explains the choice."""
         if constraint.confidence is not None:
             return self._run_cascade(window, constraint, constraint.confidence)
         return self._run_with_deadline(window, self._plan(window, constraint))
 
     def _run_cascade(self, window: TimedWindow, constraint: Constraint, confidence: float) -> PassResult:
-        """Run a shallow depth, and where it is not sure enough what the constraint allows."""
+        """Run a shallow depth; where its confidence is too low, run also the depth that the constraint allows."""
         first = constraint.first
         option = self._controller.shallowest if first is None else self._controller.option_for(first)
         name = "shallowest" if first is None else f"depth {option.depth}"
@@ -101,7 +101,7 @@ class Scheduler:
         return replace(second, reason=f"{second.reason}, as the {name} was not sure ({done.confidence:.3f})")
 
     def _plan(self, window: TimedWindow, constraint: Constraint, after: DepthOption | None = None) -> Plan:
-        """Return what meets the constraint; `after` has run already."""
+        """Return a plan that meets the constraint; `after` has run already."""
         if constraint.subset is not None:
             option = self._controller.option_for(constraint.subset)
             return Plan(option, f"depth {constraint.subset.depth} was asked for")
@@ -113,9 +113,9 @@ class Scheduler:
         return self._controller.choose(window.seconds, 1000.0 * (window.deadline - now), now, after is not None)
 
     def _run_with_deadline(self, window: TimedWindow, plan: Plan, done: PassResult | None = None) -> PassResult:
-        """Run the plan; should it take so long that the deadline would be missed, stop it and run the shallowest.
+        """Run the plan. If it would miss the deadline, stop it and run the shallowest depth.
 
-        With `done`, a result that is there already, the time for that is not needed.
+        With `done`, a result that is there already, no time is kept for that.
         """
         if window.deadline is None or plan.rescue_ms is None:
             return self._run_timed(window, plan.option.subset, plan.reason)

@@ -23,14 +23,14 @@ LEAST_ONNXRUNTIME = (1, 23)
 
 
 class Cancelled(Exception):
-    """A run was stopped before its end."""
+    """A run that was stopped before its end."""
 
 
 class Session:
     """One graph, loaded once, run by any number of threads.
 
-    Weights that lie beside the graph (`model.weights`) are mapped into memory; what ONNX Runtime packs for its
-    products it copies all the same.
+    Weights beside the graph (`model.weights`) are mapped into memory. ONNX Runtime still copies those that it packs for
+    its matrix products.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
@@ -47,9 +47,9 @@ class Session:
         subset: BlockSubset,
         cancel: Cancel | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Inputs (B, T, F) or (B, S), zero-padded -> log-probabilities (B, T', V) and valid frames (B,).
+        """Return log-probabilities (B, T', V) and valid frames (B,) of zero-padded inputs (B, T, F) or (B, S).
 
-        Raises `Cancelled` when `cancel` was called on in the meantime.
+        Raises `Cancelled` when `cancel` was called in the meantime.
         """
         if subset.n_blocks != self.manifest.n_blocks:
             raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {self.manifest.n_blocks}")
@@ -66,7 +66,7 @@ class Session:
 
 
 class Cancel:
-    """Lets another thread stop a run."""
+    """A handle by which another thread stops a run."""
 
     def __init__(self) -> None:
         from onnxruntime import RunOptions
@@ -80,17 +80,17 @@ class Cancel:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether `layerdial export` wrote a folder; a torch model may have an ONNX file of somebody else's beside it."""
+    """Return whether `layerdial export` wrote a folder. A torch model may have another ONNX file beside it."""
     return not (folder / "config.json").is_file() and ((folder / FILE).is_file() or (folder / GRAPH).is_file())
 
 
 def default_threads() -> int:
-    """As many as this process may use, up to four: small networks gain nothing from more."""
+    """Return as many threads as this process may use, up to four: small networks are no faster with more."""
     return min(4, usable_cpus())
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -117,7 +117,7 @@ def _open(file: Path, threads: int) -> Any:
 
 
 def _check_version(found: str) -> None:
-    """`UserError` for an ONNX Runtime that does not know the operators of an export."""
+    """Raise `UserError` for an ONNX Runtime that does not know the operators of an export."""
     numbers = re.findall(r"\d+", found)[:2]
     if tuple(map(int, numbers)) < LEAST_ONNXRUNTIME:
         least = ".".join(map(str, LEAST_ONNXRUNTIME))
@@ -126,7 +126,7 @@ def _check_version(found: str) -> None:
 
 
 def _check(session: Any, manifest: Manifest, file: Path) -> None:
-    """`UserError` unless the graph is ours and the one that the manifest was written for."""
+    """Raise `UserError` unless the graph is of layerdial and the one that the manifest was written for."""
     inputs = tuple(value.name for value in session.get_inputs())
     outputs = tuple(value.name for value in session.get_outputs())
     if inputs != INPUTS or outputs != OUTPUTS:

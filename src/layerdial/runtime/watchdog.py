@@ -1,4 +1,4 @@
-"""One sleeping thread that calls what has been late for too long."""
+"""One sleeping thread that calls an action when a block of code is late."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 
 
 class Watchdog:
-    """`with at(time, action)`: unless the block is left before `time` (of `time.perf_counter()`), `action` is called.
+    """A timer: `with at(time, action)` calls `action` unless the block is left before `time`.
 
-    One thread serves all; it is started when first needed, again in a fork, and dies with the process. An action must
-    be quick; what it raises is dropped.
+    `time` is of `time.perf_counter()`. One thread serves all. It is started when first needed, again in a fork, and
+    ends with the process. An action must be quick; its exceptions are dropped.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Watchdog:
         finally:
             with self._wakes:
                 self._live.discard(number)
-                if len(self._pending) > 2 * len(self._live) + 16:  # the dead do not wait for their time
+                if len(self._pending) > 2 * len(self._live) + 16:  # entries that are no longer live are removed early
                     self._pending = [entry for entry in self._pending if entry[1] in self._live]
                     heapq.heapify(self._pending)
 

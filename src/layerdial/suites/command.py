@@ -1,4 +1,4 @@
-"""`layerdial bench`: run what is left, say what failed, write the report."""
+"""`layerdial bench`: run what is left, report failures, write the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def run_command(
     results: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
-    """Returns the exit code: 0 when all is done, 2 when only the user's input made jobs fail, else 1."""
+    """Run a suite and write its report.
+
+    Returns the exit code: 0 when all is done, 2 when only the user's input made jobs fail, else 1.
+    """
     suite = load_suite(file, overrides)
     runs = plan(suite)
     chosen = choose(suite, runs, only, seeds)
@@ -42,14 +45,14 @@ def run_command(
         if results is not None:
             copy_rows(rows, results)
             print(f"copied:  {results}")
-    finally:  # what failed is named last, and also where no report can be drawn
+    finally:  # failures are printed last, and also where no report can be drawn
         code = _tell(failures)
     return code
 
 
 def provenance(suite: Suite, rows: Sequence[Row]) -> str:
-    """One line: code, and of the training runs where they were made and how long they took."""
-    seconds: dict[str, float] = {}  # of each training once, whatever was continued or learnt from
+    """Return one line: the commit, the machines of the training runs, and their hours."""
+    seconds: dict[str, float] = {}  # each training once, also those of references and of continued models
     places: set[str] = set()
     for name, seed in {(row["name"], row["seed"]) for row in rows}:
         folder = suite.folder(name, seed)
@@ -62,7 +65,7 @@ def provenance(suite: Suite, rows: Sequence[Row]) -> str:
 
 
 def _place(meta: Mapping[str, Any]) -> str:
-    """The machine and the versions that a training run noted."""
+    """Return the machine and the versions that a training run recorded."""
     device = "CPU" if meta["device"] == "cpu" else meta["device"]
     return f"{meta['machine']} {device}, Python {meta['python']}, torch {meta['torch']}"
 

@@ -1,4 +1,4 @@
-"""What of a suite is left to do, and whether what is there was made as the suite says now."""
+"""The runs of a suite that are left, and a check that earlier ones were made with the suite's present settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.config.old_keys import gone_key, upgraded
+from layerdial.config.recipe import own_code
 from layerdial.errors import UserError
 from layerdial.suites.rows import all_rows, missing_rows
 from layerdial.suites.run_one import run_job
@@ -18,9 +19,9 @@ from layerdial.utils.workers import Job
 
 
 def plan(suite: Suite) -> dict[RunKey, Origin]:
-    """Every run of a suite, those that others need first, and what decides its result. `UserError` if data is missing.
+    """Return every run of a suite, those that others need first, with what determines its result.
 
-    The order is seed after seed, so that there is something to compare as soon as may be.
+    The order is seed after seed, so that methods can be compared early. Raises `UserError` if data is missing.
     """
     tests = {test: contents(cuts) for test, cuts in suite.test.items()}
     commit = code_version()
@@ -31,13 +32,13 @@ def plan(suite: Suite) -> dict[RunKey, Origin]:
 
 
 def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[str, Any]:
-    """What decides the result of a run: its recipe without what only says where things are, its rounds, its data.
+    """Return what determines the result of a run: its recipe without mere locations, its rounds, its data.
 
-    Briefly: without what is left at its default, so that a key that recipes get later changes nothing.
+    With `brief`, keys at their default are left out, so that a key that recipes get later changes nothing.
     """
     entry = suite.methods[name]
     recipe = suite.recipe_of(name, seed)
-    key = recipe.model_dump(mode="json", exclude={"out"}, exclude_defaults=brief)
+    key = recipe.model_dump(mode="json", exclude={"out", "plugins"}, exclude_defaults=brief)
     for part, keys in _WITHOUT_EFFECT.items():
         for unimportant in keys:
             key[part].pop(unimportant, None)
@@ -49,6 +50,8 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
         "training data": contents(recipe.data.train),
         "dev data": contents(recipe.data.dev),
     }
+    if own := own_code(recipe):
+        asked["own code"] = own
     if entry.continues is not None:
         chain = "continues", "rounds", "rounds_like", "min_gain"
         asked |= {part: getattr(entry, part) for part in chain} | {"metric": suite.metric}
@@ -63,7 +66,7 @@ _WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb"), "train": ("t
 
 
 def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:
-    """`UserError` for the first run that was begun in another way."""
+    """Raise `UserError` for the first run that was begun with other settings."""
     for (name, seed), origin in runs.items():
         file = suite.folder(name, seed) / "asked.json"
         if not file.is_file():
@@ -72,7 +75,7 @@ def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:
         if (gone := gone_key(before["recipe"])) is not None:
             raise UserError(f"{suite.folder(name, seed)} was begun with {gone}; remove these runs with --fresh {name}")
         before["recipe"] = upgraded(before["recipe"])
-        outside = "models from outside"  # one that is gone by now is missed when it is needed
+        outside = "models from outside"  # one that no longer exists is reported when it is needed
         before[outside] = {
             part: found for part, found in before.get(outside, {}).items() if part in origin.asked[outside]
         }
@@ -85,7 +88,7 @@ def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:
 
 
 def _first_difference(before: Any, now: Any, brief: Any, path: str = "") -> str | None:
-    """The first key that says something else, with both values. A key that recipes did not have may be at its default.
+    """Return the first key that differs, with both values, or None. A key that is new in recipes may be at its default.
 
     `brief` is `now` without defaults.
     """
@@ -102,7 +105,7 @@ def _first_difference(before: Any, now: Any, brief: Any, path: str = "") -> str 
 
 
 def choose(suite: Suite, runs: Iterable[RunKey], names: Sequence[str], seeds: Sequence[int]) -> set[RunKey]:
-    """The runs of the entries and seeds asked for; none given means all. `UserError` for one that is not there."""
+    """Return the runs of the given entries and seeds; none given means all. Raises `UserError` for an unknown one."""
     check_names(suite, "--only", names)
     named = [run for run in runs if not names or run[0] in names]
     there = sorted({seed for _, seed in named})
@@ -113,17 +116,17 @@ def choose(suite: Suite, runs: Iterable[RunKey], names: Sequence[str], seeds: Se
 
 
 def check_names(suite: Suite, option: str, names: Sequence[str]) -> None:
-    """`UserError` for the first name that is no entry of the suite."""
+    """Raise `UserError` for the first name that is no entry of the suite."""
     for name in names:
         if name not in suite.methods:
             raise UserError(f"{option} {name}: methods are {', '.join(suite.methods)}")
 
 
 def jobs_left(suite: Suite, runs: Mapping[RunKey, Origin], chosen: Collection[RunKey]) -> list[Job]:
-    """A job for each chosen run that has rows missing, and for each whose model those need and that is not there."""
+    """Return a job for each chosen run with missing rows, and for each missing model that those need."""
     rows = all_rows(suite)
     left = {run for run in chosen if missing_rows(suite, run, runs[run], rows)}
-    for name, seed in reversed(list(runs)):  # what needs a run comes after it
+    for name, seed in reversed(list(runs)):  # runs that need a run come after it
         if (name, seed) in left:
             needed = [(other, seed) for other in suite.needs(name)]
             left |= {run for run in needed if not _is_there(suite, run)}
@@ -131,7 +134,7 @@ def jobs_left(suite: Suite, runs: Mapping[RunKey, Origin], chosen: Collection[Ru
 
 
 def _is_there(suite: Suite, run: RunKey) -> bool:
-    """Whether a run's model is trained and, where its ladder is searched, has it."""
+    """Return whether a run's model is trained and, where its ladder is searched, has it."""
     has_ladder = suite.select_of(run[0]) != "search" or (suite.model(*run) / "ladder.json").is_file()
     return has_ladder and (suite.folder(*run) / "trained.json").is_file()
 
@@ -156,7 +159,7 @@ def _title(name: str, seed: int) -> str:
 
 @cache
 def _weights(folder: Path, changed: int) -> str:
-    """The fingerprint of a model's weights: one that was made anew under the same name is noticed."""
+    """Return the fingerprint of a model's weights, so that a model retrained under the same name is noticed."""
     from layerdial.models.checkpoint import fingerprint
 
     return fingerprint(folder)

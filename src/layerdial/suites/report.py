@@ -16,7 +16,7 @@ from layerdial.utils.rows import Row
 
 
 def write_report(suite: Suite, rows: Sequence[Row], provenance: str) -> Path:
-    """Write report.md and the pictures; `UserError` if there is nothing to report yet."""
+    """Write report.md and the pictures. Raises `UserError` if there is nothing to report yet."""
     if not rows:
         raise UserError(f"{suite.out / 'results.jsonl'} has no rows of this suite yet; run it without --report")
     parts = [f"# {suite.name}", f"Corpus {suite.corpus}. {provenance}"]
@@ -34,7 +34,7 @@ def write_report(suite: Suite, rows: Sequence[Row], provenance: str) -> Path:
 
 
 def _draw(results: Results, path: Path) -> None:
-    """A line a method: the mean over seeds, and a band from the best to the worst seed."""
+    """Draw a line a method: the mean over seeds, and a band from the best to the worst seed."""
     metric = results.suite.metric
     points = []
     for method in results.methods:

@@ -1,4 +1,4 @@
-"""The rows of a suite: which it asks for, which it has, and which belong to an earlier version of it."""
+"""The rows of a suite: those that it needs, those that it has, and those of an earlier version of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESULTS = "results.jsonl"
 
 
 def labels(suite: Suite, run: RunKey, origin: Origin, test: str, depth: int) -> Row:
-    """What a row says before anything is measured."""
+    """Return the entries of a row that are known before anything is measured."""
     name, seed = run
     return {
         "corpus": suite.corpus,
@@ -33,18 +33,18 @@ def labels(suite: Suite, run: RunKey, origin: Origin, test: str, depth: int) -> 
 
 
 def measured_for(row: Mapping[str, Any], weights: bool = True) -> tuple[Any, ...]:
-    """What a measurement belongs to: a row with the same of these is not measured again."""
+    """Return the values that identify a measurement: one with the same values is not repeated."""
     keys = ["name", "seed", "test", "depth", "select", "asked", "test_contents"]
     return tuple(row.get(key) for key in [*keys, "fingerprint"][: None if weights else -1])
 
 
 def all_rows(suite: Suite) -> list[Row]:
-    """Every row of results.jsonl, also old ones."""
+    """Return every row of results.jsonl, also old ones."""
     return read_rows(suite.out / RESULTS)
 
 
 def current_rows(suite: Suite, runs: Mapping[RunKey, Origin]) -> list[Row]:
-    """The rows that the suite, as it is now, would make: the newest of each, entries in the suite's order."""
+    """Return the rows of the suite as it is now: the newest of each, entries in the suite's order."""
     newest = {measured_for(row, weights=False): row for row in all_rows(suite)}
     wanted = [row for name in suite.methods for row in _wanted(suite, name, runs)]
     found = [(row, newest.get(measured_for(row, weights=False))) for row in wanted]
@@ -52,7 +52,7 @@ def current_rows(suite: Suite, runs: Mapping[RunKey, Origin]) -> list[Row]:
 
 
 def missing_rows(suite: Suite, run: RunKey, origin: Origin, rows: Iterable[Row]) -> bool:
-    """Whether a run has not all of its rows among `rows`, of the weights that are in its folder if there are any."""
+    """Return whether a run lacks rows among `rows`, measured with the weights in its folder if there are any."""
     weights = _weights(suite.model(*run))
     there = {measured_for(row, weights=False) for row in rows if weights in (None, row.get("fingerprint"))}
     return any(measured_for(row, weights=False) not in there for row in _wanted(suite, run[0], {run: origin}))
@@ -67,7 +67,7 @@ def _wanted(suite: Suite, name: str, runs: Mapping[RunKey, Origin]) -> Iterator[
 
 
 def gather_rows(suite: Suite, run: RunKey) -> None:
-    """Hand the rows that a worker made over to results.jsonl, each once."""
+    """Append the rows that a worker made to results.jsonl, each once."""
     known = {measured_for(row) for row in all_rows(suite)}
     for row in read_rows(suite.folder(*run) / "rows.jsonl"):
         if measured_for(row) not in known:
@@ -75,13 +75,13 @@ def gather_rows(suite: Suite, run: RunKey) -> None:
 
 
 def forget_rows(suite: Suite, names: Collection[str]) -> None:
-    """Leave the rows of some entries out of results.jsonl."""
+    """Remove the rows of some entries from results.jsonl."""
     if (suite.out / RESULTS).is_file():
         _write(suite.out / RESULTS, (row for row in all_rows(suite) if row["name"] not in names))
 
 
 def copy_rows(rows: Iterable[Row], file: Path) -> None:
-    """Rows as they can be kept in a repository: without the names of files that are not there."""
+    """Write rows as a repository keeps them: without the names of files that are not there."""
     _write(file, ({key: value for key, value in row.items() if key != "utterances_file"} for row in rows))
 
 
@@ -90,7 +90,7 @@ def _write(file: Path, rows: Iterable[Row]) -> None:
 
 
 def _weights(model: Path) -> str | None:
-    """The fingerprint of a model that is there."""
+    """Return the fingerprint of a model, or None where there is none."""
     from layerdial.models.checkpoint import fingerprint
 
     return fingerprint(model) if (model / "config.json").is_file() else None

@@ -1,4 +1,4 @@
-"""Running a suite: what is left to do is done, by one process at a time, and the rows are gathered."""
+"""Execution of a suite: what is left is done, by one process at a time, and the rows are gathered."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def run_suite(
     parallel: int | None = None,
     fresh: Sequence[str] = (),
 ) -> list[Failure]:
-    """Do what is left of the `chosen` runs, and what they need, at most `parallel` jobs at a time.
+    """Run what is left of the `chosen` runs, and what they need, at most `parallel` jobs at a time.
 
-    Returns what failed, and why. The runs and rows of the entries in `fresh`, and of those that need their models, are
-    removed before. Raises `UserError` before anything is changed when another entry, chosen or not, is not what it was
-    when its runs were begun.
+    Returns the failures and their reasons. The runs and rows of the entries in `fresh`, and of those that need their
+    models, are removed before. Raises `UserError`, before anything is changed, when the settings of another entry,
+    chosen or not, have changed since its runs began.
     """
     check_writable(suite.out)
     with alone(suite):
@@ -51,7 +51,7 @@ def run_suite(
 
 
 def _shares(parallel: int | None) -> tuple[int, int]:
-    """Jobs at a time and torch's threads of each: on a GPU one that has all, else a core each."""
+    """Return the jobs at a time and torch's threads of each: on a GPU one job with all, else a core each."""
     import torch
 
     if device_of_suites() == "cpu":
@@ -80,7 +80,7 @@ def _with_dependents(suite: Suite, names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def alone(suite: Suite) -> Iterator[None]:
-    """`UserError` while another process runs a suite in the same place. The lock ends with its process."""
+    """Raise `UserError` while another process runs a suite in the same place. The lock ends with its process."""
     with (suite.out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

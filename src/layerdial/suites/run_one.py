@@ -1,10 +1,11 @@
-"""One job of a suite, as a worker does it: train an entry with a seed, search its ladder, test its depths."""
+"""One job of a suite in a worker: train an entry with a seed, search its ladder, test its depths."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerdial.config.plugins import load_plugins
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.sweep import measure_subset, utterance_lines
 from layerdial.ladder import select_all
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 
 def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
-    """Train, search, test; what an earlier call finished is left as it is. Rows go to `rows.jsonl` in the folder."""
+    """Train, search, test. What an earlier call finished is left as it is. Rows go to `rows.jsonl` in the folder."""
     from layerdial.evaluation.load import load_model
     from layerdial.evaluation.run import search_model
     from layerdial.models.checkpoint import fingerprint
 
+    load_plugins(suite.plugins)  # the network may be theirs, and trained already
     folder, model, device = suite.folder(name, seed), suite.model(name, seed), device_of_suites()
     if not (folder / "asked.json").is_file():
         write_json(folder / "asked.json", origin.asked)
@@ -67,7 +69,7 @@ def _took(trained: Trained, origin: Origin) -> Row:
 
 
 def device_of_suites() -> str:
-    """Where suites train and test: on a GPU if there is one."""
+    """Return the device on which suites train and test: a GPU if there is one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,7 +79,7 @@ _kept: dict[tuple[Path, Features], FeatureBatches] = {}
 
 
 def _features_of(cuts: Path, features: Features) -> FeatureBatches:
-    """The batches of a manifest with their features, which all jobs of a worker use."""
+    """Return the batches of a manifest with their features, which all jobs of a worker use."""
     from layerdial.data.batching import FeatureBatches
 
     if (cuts, features) not in _kept:

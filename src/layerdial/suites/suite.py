@@ -1,4 +1,4 @@
-"""Suites: which methods are compared on which corpus. Strict frozen models, like recipes."""
+"""Suites: the methods compared on a corpus. Strict frozen models, like recipes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from layerdial.config.network import ConformerConfig
 from layerdial.config.old_keys import refuse_old_suite
+from layerdial.config.plugins import with_plugins
 from layerdial.config.recipe import RECIPE_VERSION, Recipe
 from layerdial.config.strict import Strict, parse, read_yaml, set_key
 from layerdial.errors import UserError
@@ -29,15 +29,15 @@ RunKey = tuple[str, int]  # an entry and a seed
 
 
 class Method(Strict):
-    """One entry of a suite: what it changes in the common recipe, and the entries whose models it needs.
+    """One entry of a suite: its changes to the common recipe, and the entries whose models it needs.
 
     `method` labels its rows and its line (default: the entry's name; static models of several depths share one).
-    `reference` names the entry that it learns from, `init` the entry that it starts from ("scratch" and paths will do
-    too). `select` says which blocks run at a depth; `full`, of a network without dropping, all that it has.
+    `reference` names the entry of its reference, `init` the entry that it starts from ("scratch" and paths are allowed
+    too). `select` is the rule for the blocks at a depth; `full`, for a network without dropping, means all blocks.
 
-    `continues` trains another entry's model on, in rounds of the same recipe with another seed, until a round makes dev
-    less than `min_gain` (relative) better; the best round is the result. At most `rounds`, or as many as the chain
-    `rounds_like` needed to its best.
+    `continues` trains another entry's model further, in rounds of the same recipe with another seed. It stops when a
+    round improves dev by less than `min_gain` (relative); the best round is the result. There are at most `rounds`, or
+    as many as the chain `rounds_like` needed to its best.
     """
 
     method: str | None = None
@@ -68,12 +68,13 @@ class Method(Strict):
 
 
 class Suite(Strict):
-    """Methods by seeds on one corpus, as the file says."""
+    """Methods by seeds on one corpus, as the file defines them. `plugins` are those of every recipe."""
 
     suite: Literal[2]
     name: str
     out: Path
     corpus: str
+    plugins: tuple[Path, ...] = ()
     test: dict[str, Path] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
@@ -84,21 +85,21 @@ class Suite(Strict):
     targets: tuple[str, ...] = ("dld", "sc_exits")
 
     def label(self, name: str) -> str:
-        """What an entry is called in rows and pictures."""
+        """Return the name of an entry in rows and pictures."""
         return self.methods[name].method or name
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         return self.methods[name].seeds or self.seeds
 
     def folder(self, name: str, seed: int) -> Path:
-        """Where an entry's run with a seed is, and in `model` what came of it."""
+        """Return the folder of an entry's run with a seed; its subfolder `model` holds the result."""
         return self.out / name / f"seed-{seed}"
 
     def model(self, name: str, seed: int) -> Path:
         return self.folder(name, seed) / "model"
 
     def needs(self, name: str) -> tuple[str, ...]:
-        """The entries whose models this one needs, each once; a chain needs what its first round needs too."""
+        """Return the entries whose models this one needs, each once. A chain also needs what its first round needs."""
         wanted: list[str] = []
         for link in self._line(name):
             entry = self.methods[link]
@@ -108,12 +109,12 @@ class Suite(Strict):
         return tuple(dict.fromkeys(wanted))
 
     def rounds(self, name: str) -> int:
-        """How many rounds an entry is trained on at most; 0 unless it continues another."""
+        """Return the largest number of rounds of an entry; 0 unless it continues another."""
         entry = self.methods[name]
         return self.rounds(entry.rounds_like) if entry.rounds_like else entry.rounds or 0
 
     def recipe_of(self, name: str, seed: int, round_: int = 1) -> Recipe:
-        """The recipe of an entry's run; of a chain, that of a round, counted from 1."""
+        """Return the recipe of an entry's run; of a chain, that of a round, counted from 1."""
         data = {"recipe": RECIPE_VERSION} | self.changed(name) | {"out": str(self.folder(name, seed))}
         for link in self._line(name):
             for key in ("reference", "init"):
@@ -123,24 +124,26 @@ class Suite(Strict):
         data["train"].setdefault("select_by", self.metric)
         changed = {key for link in self._line(name) for key in self.methods[link].set}
         if self.select_of(name) == "full" and not changed & {"train", "train.eval_depths"}:
-            data["train"].pop("eval_depths", None)  # what never dropped a block is measured, and selected, whole
+            data["train"].pop("eval_depths", None)  # trained without dropping: all blocks
         if (continued := self.methods[name].continues) is not None:
             rounds = [self.folder(name, seed) / f"round-{number}" for number in range(1, round_ + 1)]
             starts = [self.model(continued, seed), *(folder / "model" for folder in rounds)]
             data |= {"out": str(rounds[-1]), "init": str(starts[round_ - 1])}
             data["train"]["seed"] = seed + _ROUND_SEEDS * round_
-        return parse(Recipe, data, f"suite {self.name}, method {name}")
+        # loaded here, since each worker of a suite is a process of its own
+        return parse(Recipe, with_plugins(data | {"plugins": self.plugins}), f"suite {self.name}, method {name}")
 
     def select_of(self, name: str) -> Selection:
-        """Which blocks run at a depth: as the entry says, else by what it trains.
+        """Return the rule for the blocks at a depth: the entry's, or one that follows from its training.
 
-        Without dropping the first ones where each depth has an exit, else all; with it, those of a search on dev.
+        Without dropping it is the prefix where each depth has an exit, else all blocks. With dropping it is a search on
+        dev.
         """
         for link in reversed(self._line(name)):
             if (select := self.methods[link].select) is not None:
                 return select
         data = self.changed(name)
-        # what is no table of keys is no recipe, and is refused as one
+        # a value that is not a table of keys is refused later, as a recipe
         policy, objective = (part if isinstance(part := data.get(key), dict) else {} for key in ("policy", "objective"))
         if policy.get("name") != "none":
             return "search"
@@ -149,22 +152,21 @@ class Suite(Strict):
         return "prefix" if every_depth else "full"
 
     def depths_of(self, name: str) -> tuple[int, ...]:
-        """The depths at which an entry is tested."""
+        """Return the depths at which an entry is tested."""
         for link in reversed(self._line(name)):
             if (depths := self.methods[link].depths) is not None:
                 return depths
         model = self.recipe_of(name, self.seeds_of(name)[0]).model
-        if self.select_of(name) == "full" and isinstance(model, ConformerConfig):
-            return (model.n_blocks,)
-        return self.depths
+        blocks = model.block_count() if model is not None else None
+        return (blocks,) if self.select_of(name) == "full" and blocks is not None else self.depths
 
     def order(self) -> list[str]:
-        """The entries, each after those that it needs, otherwise as in the file."""
+        """Return the entries, each after those that it needs, otherwise as in the file."""
         graph = {name: self.needs(name) for name in self.methods}
         return list(TopologicalSorter(graph).static_order())
 
     def changed(self, name: str) -> dict[str, Any]:
-        """The common recipe with the changes of an entry and of what it continues."""
+        """Return the common recipe with the changes of an entry and of what it continues."""
         data = copy.deepcopy(self.recipe)
         for link in self._line(name):
             for key, value in self.methods[link].set.items():
@@ -172,14 +174,14 @@ class Suite(Strict):
         return data
 
     def _line(self, name: str) -> list[str]:
-        """The entry before those that continue it, down to this one."""
+        """Return the chain of entries that this one continues, the first one first, down to this one."""
         before = self.methods[name].continues
         return [*(self._line(before) if before else ()), name]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run comes from: the code, what the suite asked for (and that without defaults), the test sets' hashes."""
+    """The origin of a run: the code, the suite's settings (also without defaults), the hashes of the test sets."""
 
     commit: str
     asked: Mapping[str, Any]
@@ -192,9 +194,9 @@ class Origin:
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
-    """Read a suite and check all of it: every recipe, who needs whom, seeds and depths."""
+    """Read a suite and check all of it: every recipe, the needed entries, seeds and depths."""
     data = read_yaml(path, "suite", SUITE_VERSION, "experiments/suites/smoke.yaml", overrides, refuse_old_suite)
-    suite = parse(Suite, data, f"suite {path}")
+    suite = parse(Suite, with_plugins(data), f"suite {path}")
     for check in (_check_names, _check_references, _check_keys, _check_runs, _check_labels, _check_report):
         try:
             check(suite)
@@ -210,7 +212,7 @@ def _check_names(suite: Suite) -> None:
 
 
 def _check_references(suite: Suite) -> None:
-    """Every entry that is named is there, and no two wait for each other."""
+    """Check that every entry that is named exists, and that no two wait for each other."""
     for name, entry in suite.methods.items():
         for key in ("reference", "init", "continues", "rounds_like"):
             other = getattr(entry, key)
@@ -237,7 +239,7 @@ def _check_references(suite: Suite) -> None:
 
 
 def _check_runs(suite: Suite) -> None:
-    """Every recipe is one, and what a run needs is made with its seed and drops what it is asked to drop."""
+    """Check every recipe, the seeds of the entries that it needs, and that its depths fit its number of blocks."""
     for name in suite.methods:
         recipe = suite.recipe_of(name, suite.seeds_of(name)[0])
         for other in suite.needs(name):
@@ -246,7 +248,7 @@ def _check_runs(suite: Suite) -> None:
                 raise UserError(
                     f"suite {suite.name}: methods.{name} has seed {min(missing)}, {other}, which it needs, has {seeds}"
                 )
-        blocks = recipe.model.n_blocks if isinstance(recipe.model, ConformerConfig) else None
+        blocks = recipe.model.block_count() if recipe.model is not None else None
         if blocks is not None and max(suite.depths_of(name)) > blocks:
             raise UserError(
                 f"suite {suite.name}: methods.{name} has {blocks} blocks and is tested at depth "
@@ -265,17 +267,21 @@ def _check_runs(suite: Suite) -> None:
 
 
 def _check_keys(suite: Suite) -> None:
-    """No recipe has a key that the suite itself sets."""
+    """Check that no recipe has a key that the suite itself sets."""
     for name in suite.methods:
         changed = suite.changed(name)
         train = changed.get("train")
         for key, given in (("out", "out" in changed), ("train.seed", isinstance(train, dict) and "seed" in train)):
             if given:
                 raise UserError(f"suite {suite.name}: methods.{name} has {key}, which the suite sets by itself")
+        if "plugins" in changed:
+            raise UserError(
+                f"suite {suite.name}: methods.{name} has plugins; they are a key of the suite, for all of it"
+            )
 
 
 def _check_labels(suite: Suite) -> None:
-    """Entries that share a label share no depth: their line has one point there."""
+    """Check that entries that share a label share no depth: their line has one point there."""
     seen: dict[tuple[str, int], str] = {}
     for name in suite.methods:
         for depth in suite.depths_of(name):
@@ -288,7 +294,7 @@ def _check_labels(suite: Suite) -> None:
 
 
 def _check_report(suite: Suite) -> None:
-    """What the report is asked to compare is there."""
+    """Check that the methods that the report compares exist."""
     labels = dict.fromkeys(suite.label(name) for name in suite.methods)
     for key in {"baselines", "targets"} & suite.model_fields_set:
         for name in getattr(suite, key):

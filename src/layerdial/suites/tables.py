@@ -26,7 +26,7 @@ class Results:
     rows: Sequence[Row]
 
     def cell(self, method: str, depth: int) -> dict[int, Row]:
-        """The rows of a method at a depth, by seed."""
+        """Return the rows of a method at a depth, by seed."""
         return {row["seed"]: row for row in self.rows if row["method"] == method and row["depth"] == depth}
 
     @property
@@ -43,19 +43,19 @@ class Results:
 
     @property
     def n_blocks(self) -> int:
-        """The blocks of the largest network."""
+        """The number of blocks of the largest network."""
         blocks: int = max(row["n_blocks"] if "n_blocks" in row else row["depth"] for row in self.rows)
         return blocks
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: words to the left, figures to the right."""
+    """Return a Markdown table: words to the left, figures to the right."""
     rows = [list(headings), ["---", *["---:"] * (len(headings) - 1)], *map(list, lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def rates_table(results: Results) -> str:
-    """Method by depth: the mean over seeds, the lowest and the highest, how many seeds."""
+    """Return a table of method by depth: the mean over seeds, the lowest and the highest, the number of seeds."""
     metric = results.suite.metric
 
     def cell(method: str, depth: int) -> str:
@@ -80,7 +80,7 @@ def rates_table(results: Results) -> str:
 
 
 def change_tables(results: Results) -> list[str]:
-    """For each baseline, how every method changes against it at every depth."""
+    """Return a table for each baseline: the change of every method against it at every depth."""
     found = []
     for baseline in results.baselines:
         lines = []
@@ -121,7 +121,7 @@ def targets_table(results: Results) -> list[str]:
 
 
 def change_cell(results: Results, method: str, baseline: str, depths: Sequence[int]) -> str:
-    """The change in %, its interval, and on how many seeds if not on all; empty where they have nothing in common."""
+    """Return the change in %, its interval, and the number of seeds if not all; empty without common rows."""
     found = change(results, method, baseline, depths)
     if found is None:
         return ""
@@ -132,9 +132,10 @@ def change_cell(results: Results, method: str, baseline: str, depths: Sequence[i
 
 
 def change(results: Results, method: str, baseline: str, depths: Sequence[int]) -> tuple[Change, int] | None:
-    """The paired change of errors summed over depths and common seeds, and how many seeds; none without any.
+    """Return the paired change of errors summed over depths and common seeds, and the number of seeds, or None.
 
-    Only seeds that both have at all of the depths count. Utterances are drawn again, each with all its seeds.
+    Only seeds that both have at all of the depths count. Utterances are drawn again, each with all its seeds. Raises
+    `UserError` where both were tested on different utterances.
     """
     pairs = [(results.cell(baseline, depth), results.cell(method, depth)) for depth in depths]
     seeds = set.intersection(*(set(base) & set(other) for base, other in pairs))
@@ -150,7 +151,7 @@ def change(results: Results, method: str, baseline: str, depths: Sequence[int]) 
 
 
 def _summed(results: Results, rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
-    """Errors and words (or characters) of each utterance, summed over rows."""
+    """Return the errors and words (or characters) of each utterance, summed over rows."""
     total: dict[str, tuple[int, int]] = {}
     for row in rows:
         counts = _utterances(results.suite.out / row["utterances_file"], results.suite.metric)

@@ -1,4 +1,4 @@
-"""Accuracy against training time: what an entry had reached after how many seconds, and when it reached LD's end."""
+"""Accuracy against training time: the error rate of an entry over time, and when it reached LD's final one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Runs = Mapping[str, Mapping[int, Trained]]
 
 @dataclass(frozen=True)
 class Reached:
-    """When a run was first as good as the goal: updates, seconds of its own, and with its reference's and start's."""
+    """The first time that a run reached the goal: updates, its own seconds, and those with its reference and start."""
 
     updates: int
     seconds: float
@@ -26,7 +26,10 @@ class Reached:
 
 
 def time_report(suite: Suite, finished: Collection[RunKey], picture: Path) -> list[str]:
-    """The picture and the tables, as parts of the report; nothing before runs with dropped blocks are finished."""
+    """Return the picture and the tables, as parts of the report.
+
+    They are empty before runs with dropped blocks are finished.
+    """
     runs = _by_label(suite, finished)
     if not runs:
         return []
@@ -40,7 +43,7 @@ def time_report(suite: Suite, finished: Collection[RunKey], picture: Path) -> li
 
 
 def _by_label(suite: Suite, finished: Collection[RunKey]) -> Runs:
-    """What finished runs took, by label and seed; only those that are measured on dev at several depths."""
+    """Return the times of finished runs, by label and seed; only of those measured on dev at several depths."""
     runs: dict[str, dict[int, Trained]] = {}
     for name in suite.methods:
         for seed in suite.seeds_of(name) if suite.select_of(name) != "full" else ():
@@ -51,12 +54,12 @@ def _by_label(suite: Suite, finished: Collection[RunKey]) -> Runs:
 
 
 def points_of(run: Trained) -> list[Point]:
-    """The evaluations of a run in order, the last of the model that came of it."""
+    """Return the evaluations of a run in order, the last that of its final model."""
     return [*run.curve, Point(run.updates, run.train_seconds, run.dev_mean)]
 
 
 def first_reached(run: Trained, goal: float) -> Reached | None:
-    """The first evaluation at or below `goal`, a dev error rate; none if there is none."""
+    """Return the first evaluation at or below `goal`, a dev error rate, or None."""
     before = run.total_train_seconds - run.train_seconds
     for point in points_of(run):
         if point.dev_mean <= goal:
@@ -65,7 +68,10 @@ def first_reached(run: Trained, goal: float) -> Reached | None:
 
 
 def _table(suite: Suite, runs: Runs, goal: str) -> str:
-    """When each method was first as good on dev as the goal's model of the same seed, as a share of its time."""
+    """Return a table of when each method first reached the dev rate of the goal's model of the same seed.
+
+    Times are given as a share of the goal's time, too.
+    """
     lines = []
     for method, seeds in runs.items():
         common = [(seeds[seed], runs[goal][seed]) for seed in seeds if seed in runs[goal]]
@@ -92,7 +98,7 @@ def _table(suite: Suite, runs: Runs, goal: str) -> str:
 
 
 def _draw(suite: Suite, runs: Runs, path: Path) -> None:
-    """A line a method through the evaluations that all of its seeds have, and a band over the seeds."""
+    """Draw a line a method through the evaluations that all of its seeds have, and a band over the seeds."""
     figure, axes = new_figure()
     drawn = []
     for (method, seeds), style in zip(runs.items(), line_styles(), strict=False):

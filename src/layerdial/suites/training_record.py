@@ -1,4 +1,4 @@
-"""Training an entry of a suite with one seed, rounds of a chain included, and what it took."""
+"""Training of an entry of a suite with one seed, rounds of a chain included, and the record of its cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerdial.utils.rows import Row, read_rows
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation on dev: after how many updates, how many seconds of training, how good (mean over depths)."""
+    """An evaluation on dev: updates, seconds of training, and the mean error rate over depths."""
 
     updates: int
     train_seconds: float
@@ -25,11 +25,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Trained:
-    """What an entry's model took to make. Seconds are of training, without evaluation.
+    """The training cost of an entry's model. Seconds are of training, without evaluation.
 
-    `updates`, `train_seconds` and `audio_seconds_seen` are those of the chain up to its best round, `updates_spent`
-    also of the rounds after it. `seconds_of` holds the runs that the model comes from and those of its references';
-    `commit` is the code that trained it to its end.
+    `updates`, `train_seconds` and `audio_seconds_seen` are those of the chain up to its best round; `updates_spent`
+    also has those of the rounds after it. `seconds_of` holds the runs that the model comes from and those of its
+    references. `commit` is the code of its last training.
     """
 
     updates: int
@@ -51,7 +51,7 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path) -> Trained | None:
-        """What a finished training left in its folder; none if it is not finished."""
+        """Return the record in the folder of a finished training, or None if it is not finished."""
         if not (folder / "trained.json").is_file():
             return None
         stored = read_json(folder / "trained.json")
@@ -59,7 +59,7 @@ class Trained:
 
 
 def train_entry(suite: Suite, name: str, seed: int, commit: str = "") -> Trained:
-    """Train what is not trained yet, with the code of `commit`; the model is in `suite.model(name, seed)` then."""
+    """Train what is not trained yet, with the code of `commit`. The model is then in `suite.model(name, seed)`."""
     folder = suite.folder(name, seed)
     done = Trained.load(folder)
     if done is None:
@@ -76,7 +76,7 @@ def train_entry(suite: Suite, name: str, seed: int, commit: str = "") -> Trained
 
 
 def _train(recipe: Recipe, metric: Metric) -> Trained:
-    """One run, begun or gone on with."""
+    """Train one run from its start or its last checkpoint."""
     from layerdial.training.loop import train
 
     model = train(recipe, resume=True)
@@ -96,7 +96,7 @@ def _train(recipe: Recipe, metric: Metric) -> Trained:
 
 
 def _train_chain(suite: Suite, name: str, seed: int) -> Trained:
-    """Round after round, each from the one before, until dev gets no better; the best round's model is the result."""
+    """Train round after round, each from the one before, until dev no longer improves; keep the best round's model."""
     entry = suite.methods[name]
     assert entry.continues is not None
     start = _existing(suite, entry.continues, seed)
@@ -123,7 +123,7 @@ def _most_rounds(suite: Suite, name: str, seed: int) -> int:
 
 
 def _after(before: Trained, run: Trained, round_: int) -> Trained:
-    """What a chain took with one round more."""
+    """Return the record of a chain with one round more."""
     later = [
         Point(before.updates + point.updates, before.train_seconds + point.train_seconds, point.dev_mean)
         for point in run.curve
@@ -141,7 +141,7 @@ def _after(before: Trained, run: Trained, round_: int) -> Trained:
 
 
 def _ancestors(suite: Suite, name: str, seed: int) -> dict[str, float]:
-    """Seconds of the runs that an entry's reference and first weights come from, each once, by folder."""
+    """Return the seconds of the runs of an entry's reference and initial model, each once, by folder."""
     seconds: dict[str, float] = {}
     for other in suite.needs(name):
         if other != suite.methods[name].rounds_like:
@@ -156,15 +156,15 @@ def _existing(suite: Suite, name: str, seed: int) -> Trained:
 
 
 def dev_mean(row: Mapping[str, Any], metric: Metric) -> float | None:
-    """The mean over depths of the dev figures in a row; none where it has none."""
+    """Return the mean over depths of the dev figures in a row, or None where it has none."""
     values = [float(value) for key, value in row.items() if key.startswith(f"dev_{metric}_at_")]
     return sum(values) / len(values) if values else None
 
 
 def with_train_seconds(rows: Iterable[Row]) -> list[Row]:
-    """Rows of metrics.jsonl, each with `train_seconds` so far.
+    """Return the rows of metrics.jsonl, each with `train_seconds` so far.
 
-    Runs of earlier versions did not log it: there it is the audio between log lines by the speed that they tell.
+    Runs of earlier versions did not log it. There it is the audio between log lines divided by the logged speed.
     """
     seconds = audio = 0.0
     found = []

@@ -11,11 +11,11 @@ from layerdial.text.ctc import BLANK
 from layerdial.utils.files import write_text
 
 TokenizerKind = Literal["word", "char", "bpe"]
-SPACE = "▁"  # SentencePiece's word boundary, also our character for a space
+SPACE = "▁"  # SentencePiece's word boundary, here also the character for a space
 
 
 def join_pieces(pieces: Iterable[str]) -> str:
-    """Pieces of words, in which `▁` stands for a space, as text."""
+    """Return the text of word pieces, in which `▁` is a space."""
     return " ".join("".join(pieces).replace(SPACE, " ").split())
 
 
@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
 
 class ListTokenizer:
-    """A token a word, or a token a character: no more than the list of them."""
+    """A token a word, or a token a character, by a plain list."""
 
     def __init__(self, tokens: list[str], kind: Literal["word", "char"]) -> None:
         self.tokens = tokens
@@ -42,7 +42,10 @@ class ListTokenizer:
 
     @classmethod
     def build(cls, texts: Iterable[str], kind: Literal["word", "char"]) -> ListTokenizer:
-        """The words or characters of `texts` (the space always among the latter), sorted, behind the blank."""
+        """Return a tokenizer of the words or characters of `texts`, sorted, behind the blank.
+
+        The characters always include the space.
+        """
         found = {unit for text in texts for unit in _units(text, kind)} | ({SPACE} if kind == "char" else set())
         return cls(["<blk>", *sorted(found)], kind)
 
@@ -65,7 +68,7 @@ class ListTokenizer:
 
 
 class BpeTokenizer:
-    """SentencePiece byte-pair encoding; its piece 0 (`<unk>`) gives its id to the blank."""
+    """SentencePiece byte-pair encoding. The id of its piece 0 (`<unk>`) is the blank's."""
 
     def __init__(self, model: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -117,7 +120,7 @@ class BpeTokenizer:
 
 
 def build_tokenizer(kind: TokenizerKind, texts: Iterable[str], size: int | None = None) -> Tokenizer:
-    """A tokenizer for `texts`; `size` is for BPE only."""
+    """Return a tokenizer for `texts`. `size` is for BPE only; `UserError` where BPE lacks it."""
     if kind != "bpe":
         return ListTokenizer.build(texts, kind)
     if size is None:
@@ -126,7 +129,7 @@ def build_tokenizer(kind: TokenizerKind, texts: Iterable[str], size: int | None 
 
 
 class PieceTable:
-    """Decoding alone, which is all that an exported model needs: a piece of text a token; `silent` ones write none."""
+    """A decoder alone, all that an exported model needs: a piece of text a token, none for `silent` tokens."""
 
     def __init__(self, tokens: Sequence[str], silent: Iterable[int] = ()) -> None:
         self.tokens = list(tokens)
@@ -141,7 +144,10 @@ class PieceTable:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer stored in a model folder (`tokens.txt`, and `bpe.model` for BPE)."""
+    """Return the tokenizer stored in a model folder (`tokens.txt`, and `bpe.model` for BPE).
+
+    Raises `UserError` where a file is missing or damaged.
+    """
     tokens_file = folder / "tokens.txt"
     if (folder / "bpe.model").is_file():
         try:
@@ -157,9 +163,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def read_tokens(file: Path) -> list[str]:
-    """The tokens of a `tokens.txt`, one "token id" a line, the blank first; `UserError` for anything else."""
+    """Return the tokens of a `tokens.txt`, one "token id" a line, the blank first.
+
+    Raises `UserError` for a missing file and for other contents.
+    """
     try:
-        # not splitlines(), which would also part a line at a token that is some other kind of line break
+        # not splitlines(), which would also split a line at a token that is another kind of line break
         rows = [line.rsplit(" ", 1) for line in file.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; it comes with the model, one token a line") from None

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import layerdial
-from layerdial.config.old_keys import gone_key, upgraded
-from layerdial.config.recipe import Recipe
+from layerdial.config.old_keys import gone_key
+from layerdial.config.recipe import Recipe, own_code, with_defaults
 from layerdial.data.manifest import Rejected
 from layerdial.errors import UserError
 from layerdial.training import checkpoints
@@ -68,7 +68,7 @@ class RunFolder:
             self._check_start(recipe)
 
     def _parts(self) -> list[str]:
-        """What there is of a run, by name."""
+        """Return the names of the parts of a run that are there."""
         there = {
             "checkpoints": checkpoints.any_stored(self.checkpoints),
             "metrics.jsonl": self._metrics.is_file(),
@@ -87,10 +87,11 @@ class RunFolder:
                 )
 
     def _check_recipe(self, recipe: Recipe, meta: Mapping[str, Any]) -> None:
-        """`UserError` for a key that has changed; what a path is called is no matter where its contents are known."""
+        """Raise `UserError` for a key that has changed; a path may change where the hash of its contents is known."""
         if (gone := gone_key(meta["recipe"])) is not None:
             raise UserError(f"--resume: {self.path} was begun with {gone}; begin anew with --set out=ELSEWHERE")
-        before, now = _with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
+        self._check_own_code(meta.get("own_code", {}), own_code(recipe))
+        before, now = with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
         known = {"reference", *meta.get("inputs", {})} & self._inputs.keys()
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
@@ -104,8 +105,16 @@ class RunFolder:
                 ):
                     raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
 
+    def _check_own_code(self, before: dict[str, str], now: dict[str, str]) -> None:
+        """Raise `UserError` if a policy, objective or network of the user's has been changed since the run began."""
+        for what in [what for what in now if what in before and before[what] != now[what]]:
+            raise UserError(
+                f"--resume: {what} has changed since {self.path} was begun; change it back, or begin anew with "
+                "--set out=ELSEWHERE"
+            )
+
     def _check_start(self, recipe: Recipe) -> None:
-        """Say that the run begins at step 0; `UserError` if a checkpoint was written that is gone."""
+        """Log that the run begins at step 0. Raises `UserError` if a checkpoint was written that is gone."""
         rows = read_rows(self._metrics)
         steps = [int(row["step"]) for row in rows]
         evaluated = any("loss" not in row for row in rows)
@@ -160,7 +169,7 @@ class RunFolder:
         meta = self.model / "meta.json"
         if not meta.is_file():
             return False
-        before, now = _with_defaults(read_json(meta)["recipe"])["train"], recipe.model_dump(mode="json")["train"]
+        before, now = with_defaults(read_json(meta)["recipe"])["train"], recipe.model_dump(mode="json")["train"]
         decides = [key for key in now if ("train", key) not in _FREE or key == "average_best"]
         return all(key in before and before[key] == now[key] for key in decides)
 
@@ -170,8 +179,10 @@ class RunFolder:
 
 
 # where it lies, how a run is logged, fed and averaged may change, what it computes may not
-_FREE = {("train", key) for key in ("log_every", "average_best", "threads")} | {
-    ("data", key) for key in ("workers", "cache_mb", "posteriors")
+_FREE: set[tuple[str, str | None]] = {
+    *(("train", key) for key in ("log_every", "average_best", "threads")),
+    *(("data", key) for key in ("workers", "cache_mb", "posteriors")),
+    ("plugins", None),  # where the files are; what they register is compared by itself
 }
 
 
@@ -183,7 +194,7 @@ def holding_run(folder: Path) -> AbstractContextManager[None]:
 
 
 def _value(recipe: Mapping[str, Any], name: str) -> Any:
-    """The value of a key of a recipe, or of one of a section of it; none where it is not there."""
+    """Return the value of a key of a recipe, or of a key in a section; None where it is not there."""
     key, _, part = name.partition(".")
     return (recipe.get(key) or {}).get(part) if part else recipe.get(key)
 
@@ -194,20 +205,12 @@ def _same_kind(old: Any, new: Any) -> bool:
     return old not in words and new not in words
 
 
-def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a stored recipe with the keys that layerdial has now; those that it lacks are at their defaults."""
-    recipe = upgraded(stored)
-    try:
-        return Recipe.model_validate(recipe).model_dump(mode="json")
-    except ValueError:  # a recipe that is refused by now; what differs will be named
-        return recipe
-
-
 def _meta(recipe: Recipe) -> dict[str, Any]:
     return {
         "layerdial": layerdial.__version__,
         "commit": code_version(),
         "recipe": recipe.model_dump(mode="json"),
+        "own_code": own_code(recipe),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),

@@ -9,10 +9,10 @@ Value = TypeVar("Value")
 
 
 class BoundedMap(Generic[Key, Value]):
-    """Values by key until `max_bytes` are used up; what comes then is not kept, and what is kept stays.
+    """Values by key, up to `max_bytes` in all; values that come after that are not kept.
 
-    Nothing is thrown out for newer values: where a corpus is gone through again and again in another order, those would
-    be no likelier to be asked for.
+    No value is removed for a newer one: where a corpus is iterated again and again in another order, the newer one is
+    no more likely to be needed.
     """
 
     def __init__(self, max_bytes: int) -> None:

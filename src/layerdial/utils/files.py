@@ -1,4 +1,4 @@
-"""Files: written so that a kill or a full disk leaves the old one or the new one, never a half; read; compared."""
+"""Files: replaced in one step, so that a kill or a full disk leaves the old or the new one; read; compared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; `UserError` when it is missing or not JSON."""
+    """Return the JSON value in `path`. Raises `UserError` when it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def recover(path: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """`UserError` now, and not after the work, when nothing can be written in `folder` (which is made if need be)."""
+    """Raise `UserError` before the work when nothing can be written in `folder` (which is made if need be)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, "writable") as trial:
@@ -88,7 +88,7 @@ def check_writable(folder: Path) -> None:
 
 
 def contents(manifest: Path, with_places: bool = True) -> str:
-    """A short hash of what a manifest lists: a corpus that was made anew is noticed."""
+    """Return a short hash of a manifest's contents, so that a corpus that was made anew is noticed."""
     try:
         found = manifest.stat()
         return _hash(manifest, found.st_mtime_ns, found.st_size, with_places)
@@ -99,7 +99,7 @@ def contents(manifest: Path, with_places: bool = True) -> str:
 
 
 def contents_anywhere(manifest: Path) -> str:
-    """A short hash of what a manifest lists, wherever its audio lies: a corpus that was moved is the same."""
+    """Return a short hash of a manifest without the folders of its audio: a corpus that was moved has the same."""
     return contents(manifest, with_places=False)
 
 
@@ -108,7 +108,7 @@ _FOLDERS = re.compile(rb'("source": ")(?:[^"\\]|\\.)*/')
 
 @cache
 def _hash(manifest: Path, changed: int, size: int, with_places: bool) -> str:
-    """Every run of a suite asks for the same few files."""
+    """Return the hash of a manifest of this time and size, cached: every run of a suite needs the same few files."""
     digest = hashlib.sha256()
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
         for line in file:
@@ -117,7 +117,7 @@ def _hash(manifest: Path, changed: int, size: int, with_places: bool) -> str:
 
 
 def model_name(model: Path) -> str:
-    """`runs/demo/sc_exits/model` is called sc_exits, a hub id by itself."""
+    """Return the name of a model: sc_exits for `runs/demo/sc_exits/model`, for a hub id the id itself."""
     if not model.exists():
         return str(model)
     return model.resolve().parent.name if model.name == "model" else model.name
@@ -130,7 +130,7 @@ def _flush(file: Path) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """That a file has a new name is on disk too; systems and disks that cannot say so are left alone."""
+    """Flush the names in a folder to disk, where the system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

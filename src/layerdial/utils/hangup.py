@@ -23,7 +23,7 @@ def drop_terminal() -> None:
 
 
 def _is_terminal(stream: int) -> bool:
-    """Also one that is closed already, which answers with an error of input and output."""
+    """Return whether a stream is a terminal, or was one that is closed now (which answers with EIO)."""
     if sys.platform == "win32":
         return False
     import errno

@@ -1,4 +1,4 @@
-"""Jobs side by side, in the order that their needs allow, with their progress."""
+"""Jobs side by side, in the order of their dependencies, with their progress."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def run_jobs(
 
 
 def _left_out(jobs: Sequence[Job], failed: Job, known: Collection[str]) -> Iterator[Failure]:
-    """What needs a failed job, and what needs that, unless it is `known` to fail: sorting never finds it ready."""
+    """Yield the jobs that need a failed one, and those that need these, unless they are `known` to fail.
+
+    The topological sort never returns them as ready.
+    """
     for job in jobs:
         if failed.name in job.needs and job.name not in known:
             known = {*known, job.name}
@@ -70,18 +73,18 @@ def _left_out(jobs: Sequence[Job], failed: Job, known: Collection[str]) -> Itera
 def _progress(
     jobs: Sequence[Job], finished: set[str], failures: Sequence[Failure], pool: Workers
 ) -> tuple[int, int, list[Part]]:
-    """Updates made, those of an earlier call included, updates in all, and how each running job is doing."""
+    """Return updates made, those of an earlier call included, updates in all, and the state of each running job."""
     out = {failure.job.name for failure in failures}
     counted = [job for job in jobs if job.name not in out]
     states = {job.name: (job.steps, job.steps, "") if job.name in finished else _state(job) for job in counted}
-    # not all is done before it is measured
+    # a job that still has to be measured is not complete
     made = sum(done if name in finished else min(done, total - 1) for name, (done, total, _) in states.items() if total)
     running = [Part(job.name, *states[job.name]) for job in pool.running if job.name in states]
     return made, sum(job.steps for job in counted), running
 
 
 def _state(job: Job) -> tuple[int, int, str]:
-    """Updates made, updates in all, the last loss or what is done instead."""
+    """Return updates made, updates in all, and the last loss or the present step."""
     rows = [last_row(run / "metrics.jsonl") for run in job.runs]
     steps = sum(int(row["step"]) for row in rows if row)
     newest: dict[str, Any] = next((row for row in reversed(rows) if row), {})
@@ -91,7 +94,7 @@ def _state(job: Job) -> tuple[int, int, str]:
 
 
 def last_row(path: Path) -> dict[str, Any] | None:
-    """The last whole row of a file of JSON lines that another process writes; none if there is none yet."""
+    """Return the last complete row of a file of JSON lines that another process writes, or None."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -108,7 +111,7 @@ def last_row(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does; only the main thread gets signals."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does; only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

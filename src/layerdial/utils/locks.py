@@ -79,7 +79,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _lock(handle: int) -> bool | None:
-    """Whether this process has the lock now; None where there are no locks."""
+    """Return whether this process has the lock now; None where there are no locks."""
     try:
         import fcntl
 
@@ -119,7 +119,7 @@ def holding(folder: Path, what: str, remedy: str) -> Iterator[None]:
 
 
 def _holder(file: Path) -> str:
-    """Who holds a lock, as it wrote there; without opening it where this very process does."""
+    """Return who holds a lock, as it wrote there; without opening the file where this process is the holder."""
     with _guard:
         try:
             if _identity(os.stat(file)) in _held:

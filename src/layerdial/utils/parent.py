@@ -1,4 +1,4 @@
-"""Ending a worker process with the process that started it, however that one ended."""
+"""The end of a worker process with the process that started it, however that one ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 def end_with_parent(seconds_to_save: float = 0.0) -> None:
     """Watch the parent in a thread; when it is gone, interrupt this process, and kill it after `seconds_to_save`.
 
-    With none it is ended at once, without an interrupt.
+    With 0 seconds it is ended at once, without an interrupt.
     """
     threading.Thread(target=_watch, args=(seconds_to_save,), daemon=True).start()
 

@@ -64,7 +64,7 @@ def _progress_bars() -> Any:
 
 
 def _lines(description: str, total: int | None, done: int | None) -> Update:
-    """`done` is what an earlier run has done; if that is not known yet, what the first update says."""
+    """Return an update function that prints lines. `done`: steps of an earlier run; None takes the first update's."""
     start = last = time.monotonic()
     first, finished, known_total = done, False, total
 
@@ -96,7 +96,7 @@ def _clock(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """One of several things that go on side by side."""
+    """One of several jobs that run side by side."""
 
     name: str
     done: int

@@ -1,4 +1,4 @@
-"""JSON files with a version: read with one kind of message for what is missing, of another version, or damaged."""
+"""JSON files with a version, read with one kind of message for missing and damaged files and other versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_record(file: Path, remedy: str, **expected: Any) -> dict[str, Any]:
 
 @contextmanager
 def parsing(file: Path, remedy: str) -> Iterator[None]:
-    """Turn what goes wrong while a record is taken apart into a `UserError` that names the file and the remedy."""
+    """Convert errors from taking a record apart to a `UserError` that names the file and the remedy."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Rows of JSON that survive a kill: appended one by one, each whole or not there at all."""
+"""Rows of JSON that survive a kill: appended one by one, each complete or not there at all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add `row` to a file of JSON lines and flush it to disk: after a kill the row is there whole, or not at all.
+    """Add `row` to a file of JSON lines and flush it to disk: after a kill the row is complete, or not there at all.
 
-    Numbers that JSON does not have (NaN, infinity) become null. A line torn by an earlier kill is cut off first.
+    Numbers that JSON does not have (NaN, infinity) become null. A line torn by an earlier kill is removed first. Raises
     `UserError` when the place is read-only or full; what was written before stays.
     """
     line = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -46,7 +46,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _rows_end(file: Any) -> tuple[int, bytes]:
-    """Where the last line break is, behind it, and what a kill left after it."""
+    """Return the position behind the last line break, and what a kill left after it."""
     torn = b""
     end = int(file.seek(0, os.SEEK_END))
     while end > 0:
@@ -60,7 +60,10 @@ def _rows_end(file: Any) -> tuple[int, bytes]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a file of JSON lines; none if it does not exist. A torn last line is left out with a warning."""
+    """Return all rows of a file of JSON lines; none if it does not exist.
+
+    A torn last line is left out with a warning. Raises `UserError` for a line that is no JSON object.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:

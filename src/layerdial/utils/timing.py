@@ -1,4 +1,4 @@
-"""Measuring milliseconds on machines that do other things as well."""
+"""Measurement of milliseconds on machines with other load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 
 def measure_latency(run: Callable[[], object], warmup: int = 2, repeats: int = 7) -> float:
-    """Median milliseconds of `run()`, after `warmup` runs that do not count."""
+    """Return the median milliseconds of `run()`, after `warmup` runs that do not count."""
     return measure_in_turns([run], warmup, repeats)[0]
 
 
@@ -20,7 +20,7 @@ def measure_in_turns(
     budget_s: float = math.inf,
     least: int = 3,
 ) -> list[float]:
-    """Median milliseconds of each run, all taking turns: what else the machine does then hits them alike.
+    """Return the median milliseconds of each run, all taking turns, so that other load affects them alike.
 
     After `budget_s` seconds no further turn begins, but `least` are measured (fewer if `repeats` is).
     """

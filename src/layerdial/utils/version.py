@@ -1,4 +1,4 @@
-"""Which code is running."""
+"""The version of the code that runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import layerdial
 
 
 def code_version() -> str:
-    """The commit of the checkout that the package runs from, with -dirty if its files were changed; else its version.
+    """Return the commit of the checkout that the package runs from, with -dirty for changed files, else its version.
 
-    Other files do not count: what a run was asked for is stored with it, and results are written by runs.
+    Only the package's files count: the settings of a run are stored with it, and results are written by runs.
     """
     folder = Path(layerdial.__file__).parent
 
@@ -20,7 +20,7 @@ def code_version() -> str:
         return ran.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # installed below somebody else's checkout, it is not in it
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails where it is installed inside another checkout
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return layerdial.__version__

@@ -1,7 +1,7 @@
 """Processes that do jobs, one after another.
 
 They live for several jobs: torch is imported, and features are computed, once. Each has a process group of its own, so
-that an interruption comes from here alone, and ends by itself when this process is gone.
+that an interruption comes from here alone. Each ends by itself when this process is gone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SECONDS_TO_SAVE = 20.0
 
 @dataclass(frozen=True)
 class Job:
-    """A function to call in a worker; it and its arguments are pickled. What it prints goes into `log`.
+    """A function to call in a worker; it and its arguments are pickled. Its output goes into `log`.
 
-    `runs` are the folders of the training runs that it makes, watched for progress out of `steps` updates in all;
+    `runs` are the folders of the training runs that it makes, watched for progress out of `steps` updates in all.
     `needs` names jobs that come before it.
     """
 
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not come to its end, and why: by the user's input, because another failed, or by our fault."""
+    """A job that failed, and the cause: the user's input, another failed job, or an error of this package."""
 
     job: Job
     message: str
@@ -53,7 +53,7 @@ class Failure:
 
 
 class Workers:
-    """Worker processes, started when first needed; one that died is replaced."""
+    """Worker processes, started when first needed. One that died is replaced."""
 
     def __init__(self, size: int, threads: int | None) -> None:
         self._size = size
@@ -82,7 +82,7 @@ class Workers:
         worker.give(job)
 
     def wait(self, seconds: float) -> list[tuple[Job, Failure | None]]:
-        """The jobs that ended within some seconds, as soon as one does."""
+        """Return the jobs that ended within some seconds, as soon as one does."""
         workers = {worker.pipe: worker for worker in self._workers if worker.job is not None}
         ended = [workers[pipe] for pipe in multiprocessing.connection.wait(list(workers), seconds)]  # type: ignore[index]
         results = [worker.take() for worker in ended]
@@ -91,7 +91,7 @@ class Workers:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """On the way out, idle workers end; those with work are interrupted, and killed if they take too long."""
+        """End idle workers at the exit of the context, and interrupt the others, which are killed if too slow."""
         try:
             yield
         finally:
@@ -103,7 +103,7 @@ class Workers:
 
 
 class _Worker:
-    """One process, what it is working at, and the pipe to it."""
+    """One process, its present job, and the pipe to it."""
 
     def __init__(self, context: Any, threads: int | None) -> None:
         self.pipe, theirs = context.Pipe()
@@ -115,16 +115,16 @@ class _Worker:
 
     @property
     def is_there(self) -> bool:
-        """Whether nobody has killed it, which is not noticed while it has nothing to do."""
+        """True where nobody has killed the process, which is not noticed while it has nothing to do."""
         return bool(self._process.is_alive())
 
     def give(self, job: Job) -> None:
         self.job = job
-        with suppress(OSError):  # killed this very moment: its pipe says so when it is waited for
+        with suppress(OSError):  # killed at this moment: its pipe reports that to `wait`
             self.pipe.send(job)
 
     def take(self) -> tuple[Job, Failure | None]:
-        """The job that ended, and how."""
+        """Return the job that ended, and its failure or None."""
         job, self.job = self.job, None
         assert job is not None
         try:
@@ -135,7 +135,7 @@ class _Worker:
             return job, Failure(job, f"its process ended with {self._process.exitcode}; see {job.log}")
         if message is None or users_mistake:
             return job, None if message is None else Failure(job, message, users_mistake)
-        self.alive = False  # it ends: what went wrong may have spoilt the process, or the GPU for it
+        self.alive = False  # it ends: the error may have damaged the process, or its use of the GPU
         self._process.join()
         return job, Failure(job, message)
 
@@ -153,9 +153,9 @@ class _Worker:
 
 
 def _work(pipe: Any, threads: int | None) -> None:
-    """What a worker does: one job after another, until the pipe is closed or a job fails by our fault."""
+    """Do one job after another, until the pipe is closed or a job fails by an error of this package."""
     os.setsid()  # Ctrl-C reaches this process through the first one alone, once
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes may ignore it
     end_with_parent(SECONDS_TO_SAVE)
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         message, users_mistake = None, False
@@ -164,13 +164,13 @@ def _work(pipe: Any, threads: int | None) -> None:
             if threads:
                 import torch
 
-                torch.set_num_threads(threads)  # a recipe before may have had its own
+                torch.set_num_threads(threads)  # an earlier recipe may have set its own
             message, users_mistake = _do(job)
             pipe.send((message, users_mistake))
 
 
 def _do(job: Job) -> tuple[str | None, bool]:
-    """Run a job with its output in its log: nothing if it came to its end, else the reason and whose mistake it is."""
+    """Run a job with its output in its log. Return the reason of a failure or None, and whether the user caused it."""
     with _output_in(job.log):
         try:
             job.function(*job.arguments)
@@ -185,7 +185,7 @@ def _do(job: Job) -> tuple[str | None, bool]:
 
 @contextmanager
 def _output_in(log: Path) -> Iterator[None]:
-    """What this process and its own workers print goes to the end of `log`."""
+    """Append the output of this process and its own workers to `log`, inside the context."""
     log.parent.mkdir(parents=True, exist_ok=True)
     before = os.dup(1), os.dup(2)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

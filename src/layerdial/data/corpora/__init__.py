@@ -1,1 +1,1 @@
-"""Corpora as manifests: LibriSpeech, TED-LIUM 3, a folder of one's own."""
+"""Corpora as manifests: LibriSpeech, TED-LIUM 3, folders of the user's own recordings."""

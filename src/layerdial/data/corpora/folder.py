@@ -1,8 +1,8 @@
-"""One's own recordings: folders of audio with a `metadata.csv`, as the audiofolder convention has it.
+"""The user's own recordings: folders of audio with a `metadata.csv`, as the audiofolder convention has it.
 
-`SOURCE/metadata.csv`, or `SOURCE/<split>/metadata.csv` for several splits, with the columns `file_name` (relative to
-the CSV file), `transcription` and, if known, `speaker_id`. Without a speaker every file is a speaker of its own,
-called by its name without extension.
+`SOURCE/metadata.csv`, or `SOURCE/<split>/metadata.csv` for several splits, has the columns `file_name` (relative to the
+CSV file), `transcription` and, if known, `speaker_id`. Without a speaker every file is a speaker of its own, named by
+its path without extension.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class MetadataRow:
     path: Path
     text: str
     speaker: str
-    problem: str = ""  # why the row cannot be used, if that is plain from the table
+    problem: str = ""  # why the row cannot be used, if the table alone shows it
 
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """How single recordings are joined into longer cuts: `least` to `most` at a time, `copies` times over."""
+    """The settings for joining single recordings into longer cuts: `least` to `most` at a time, `copies` times over."""
 
     least: int
     most: int
@@ -79,12 +79,12 @@ def prepare_folder(
 ) -> CorpusReport:
     """Write a manifest for each split of `source`; a source without split folders is one split called `train`.
 
-    `hold_out={"dev": ["theo"]}` moves the speakers named, from whatever folder they are in, to that split; the others
-    stay. `join=(3, 7)` joins so many recordings of one speaker and rate, 0.1 to 0.4 s apart, into each cut, without
-    writing audio; the last of a speaker may be shorter. `copies=4` does so four times over in split `train`, in other
-    company each time; other splits are joined once, so that nothing counts twice in a WER. Equal seeds give equal
-    cuts. `verify` decodes every file. Recordings of 8 kHz or more are taken; they are resampled when loaded.
-    Raises `UserError` for a missing or malformed `metadata.csv`, unknown speakers, or an `out` that cannot be written.
+    `hold_out={"dev": ["theo"]}` moves the speakers named, from any folder, to that split; the others stay. `join=(3,
+    7)` joins so many recordings of one speaker and rate, 0.1 to 0.4 s apart, into each cut, without writing audio. The
+    last cut of a speaker may have fewer. `copies=4` repeats this four times in split `train`, with different groups
+    each time. Other splits are joined once, so that nothing counts twice in a WER. Equal seeds give equal cuts.
+    `verify` decodes every file. Recordings of 8 kHz or more are accepted, and resampled when loaded. Raises `UserError`
+    for a missing or malformed `metadata.csv`, unknown speakers, or an `out` that cannot be written.
     """
     if join is None and copies != 1:
         raise UserError(f"copies is {copies} without join; add a join range such as 3-7")
@@ -101,7 +101,7 @@ def prepare_folder(
 
 
 def join_found(found: Iterable[Found], joining: Joining) -> Iterator[Found]:
-    """Rejections as they come, then the cuts of each split, speaker and rate joined."""
+    """Yield rejections as they come, then the cuts of each split, speaker and rate joined."""
     singles: list[tuple[str, MonoCut]] = []
     for split, item in found:
         if isinstance(item, Rejected):
@@ -122,7 +122,7 @@ def join_found(found: Iterable[Found], joining: Joining) -> Iterator[Found]:
 
 
 def join_cuts(cut_id: str, cuts: Sequence[MonoCut], rng: random.Random) -> MixedCut:
-    """`cuts`, of one rate, one after the other with a random silence between, to whole samples."""
+    """Return `cuts`, of one rate, one after the other with a random silence between, in whole samples."""
     rate = cuts[0].sampling_rate
     tracks, offset = [], 0
     for cut in cuts:
@@ -132,7 +132,7 @@ def join_cuts(cut_id: str, cuts: Sequence[MonoCut], rng: random.Random) -> Mixed
 
 
 def _draw_groups(cuts: Sequence[MonoCut], joining: Joining, rng: random.Random) -> Iterator[list[MonoCut]]:
-    """All of `cuts` in random order, in groups of random size; sizes are chosen so that the rest makes a group too."""
+    """Yield all of `cuts` in random order, in groups of random size, such that the rest makes a group too."""
     left = rng.sample(cuts, len(cuts))
     while left:
         sizes = range(joining.least, min(joining.most, len(left)) + 1)
@@ -143,7 +143,7 @@ def _draw_groups(cuts: Sequence[MonoCut], joining: Joining, rng: random.Random) 
 
 
 def _tables(source: Path) -> list[tuple[str, Path]]:
-    """The `metadata.csv` files of a source, with the names of their splits."""
+    """Return the `metadata.csv` files of a source, with the names of their splits."""
     top = source / "metadata.csv"
     below = sorted(source.glob("*/metadata.csv"))
     if top.is_file() and below:
@@ -193,7 +193,7 @@ def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, 
 
 
 def _move_speakers(rows: list[MetadataRow], hold_out: Mapping[str, Sequence[str]]) -> list[MetadataRow]:
-    """`rows` with the speakers held out in the splits that `hold_out` names."""
+    """Return `rows` with the speakers of `hold_out` moved to the splits that it names."""
     place: dict[str, str] = {}
     known = sorted({row.speaker for row in rows})
     for split, speakers in hold_out.items():
@@ -207,7 +207,7 @@ def _move_speakers(rows: list[MetadataRow], hold_out: Mapping[str, Sequence[str]
 
 
 def _mark_repeated(rows: Iterable[MetadataRow]) -> Iterator[MetadataRow]:
-    """All rows; of those for one file, the first without a problem."""
+    """Yield all rows; of those for one file, all but the first are marked with a problem."""
     seen: set[str] = set()
     problem = "an earlier row has the same file_name (extensions do not count)"
     for row in rows:

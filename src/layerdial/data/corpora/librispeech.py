@@ -1,7 +1,7 @@
 """LibriSpeech, read by lhotse's recipe.
 
 lhotse's recipe stops at the first file that cannot be read. So it is called an utterance at a time, on files that were
-checked before; what does not pass is reported and left out.
+checked before. Files that fail the check are reported and left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prepare_librispeech(
 ) -> CorpusReport:
     """Write a manifest for each part of LibriSpeech in `source` (or `source/LibriSpeech`), such as `train-clean-100`.
 
-    `parts` chooses some of them; `verify` decodes every file, where otherwise headers are read. Audio stays in place.
+    `parts` selects some of them. `verify` decodes every file; by default only headers are read. Audio stays in place.
     Raises `UserError` if no part is there or `out` cannot be written.
     """
     root = existing_folder(source)

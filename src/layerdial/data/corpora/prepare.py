@@ -1,7 +1,7 @@
-"""What all corpora share: checking recordings and texts, and writing the splits in one step.
+"""The code that all corpora share: checks of recordings and texts, and writing the splits in one step.
 
-A corpus is a function that yields `Found(split, item)`, the item a cut or the reason why there is none. Nothing here
-holds more than a few chapters of a corpus in memory.
+A corpus is a function that yields `Found(split, item)`, the item a cut or the reason why there is none. Only a few
+chapters of a corpus are in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _Out = TypeVar("_Out")
 
 
 class Found(NamedTuple):
-    """One utterance of a corpus: the split it belongs to, and its cut or why it is left out."""
+    """One utterance of a corpus: the split that it belongs to, and its cut or the reason why it is left out."""
 
     split: str
     item: Cut | Rejected
 
 
 def write_splits(out: Path, found: Iterable[Found]) -> CorpusReport:
-    """Stream cuts into `out/<split>.cuts.jsonl.gz` and rejections into `out/rejected.jsonl`; all appear at the end.
+    """Write cuts to `out/<split>.cuts.jsonl.gz` and rejections to `out/rejected.jsonl`; all files appear at the end.
 
     Splits without a cut get no file. Raises `UserError` if there is no cut at all or `out` cannot be written.
     """
@@ -72,7 +72,7 @@ def write_splits(out: Path, found: Iterable[Found]) -> CorpusReport:
 
 
 def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:
-    """The header of a usable recording: mono, at `rate` Hz (None: any from 8 kHz up), decoded fully if asked.
+    """Return the header of a usable recording: mono, at `rate` Hz (None: any from 8 kHz up), decoded if `decode`.
 
     Raises `AudioProblem` with the path, what was found and what would be right.
     """
@@ -87,10 +87,10 @@ def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:
 
 
 def text_problem(text: str, seconds: float) -> str | None:
-    """Why CTC cannot learn `text` from so much audio, None if it can.
+    """Return the reason why CTC cannot align `text` with so much audio, or None.
 
-    A token needs a frame of its own, of 40 ms after the front end. Tokens are not known yet; there are at least as
-    many as words. The training loader checks again with the real tokenizer.
+    A token needs a frame of its own, of 40 ms after the front end. Tokens are not known yet; there are at least as many
+    as words. The training loader checks again with the real tokenizer.
     """
     words = len(text.split())
     if words == 0:
@@ -102,9 +102,9 @@ def text_problem(text: str, seconds: float) -> str | None:
 
 
 def checked_cut(recording: Recording, segment: SupervisionSegment) -> MonoCut | Rejected:
-    """The stretch of `recording` that `segment` transcribes, with normalised text, as a cut with its one supervision.
+    """Return the stretch of `recording` that `segment` transcribes, with normalised text, as a cut, or its rejection.
 
-    `segment.start` and `.duration` are seconds within the recording.
+    `segment.start` and `.duration` are seconds within the recording. The cut has this one supervision.
     """
     segment.text = normalise(segment.text or "")
     problem = text_problem(segment.text, segment.duration)
@@ -122,7 +122,10 @@ def checked_cut(recording: Recording, segment: SupervisionSegment) -> MonoCut | 
 
 
 def in_order(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | None = None) -> Iterator[_Out]:
-    """`map(work, items)` on threads (decoding releases the interpreter lock), a bounded number of items ahead."""
+    """Yield `map(work, items)`, computed on threads, in the order of the items.
+
+    Threads are enough, since decoding releases the interpreter lock. The number of items ahead is bounded.
+    """
     count = threads or min(8, (os.cpu_count() or 1) * 2)
     iterator = iter(items)
     with ThreadPoolExecutor(count) as pool:
@@ -138,7 +141,7 @@ def in_order(work: Callable[[_In], _Out], items: Iterable[_In], threads: int | N
 
 
 def counted(items: Iterable[_In], progress: ProgressFn | None, description: str, total: int | None) -> Iterator[_In]:
-    """`items`, reporting how many have passed."""
+    """Yield `items`, and report how many have passed."""
     for done, item in enumerate(items, start=1):
         yield item
         if progress is not None:
@@ -146,7 +149,7 @@ def counted(items: Iterable[_In], progress: ProgressFn | None, description: str,
 
 
 def existing_folder(source: str | Path) -> Path:
-    """`source` as an absolute path, or `UserError` if there is no such folder."""
+    """Return `source` as an absolute path. Raises `UserError` if there is no such folder."""
     folder = Path(source).absolute()
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
@@ -177,7 +180,7 @@ def _warn_of_leftovers(out: Path, written: set[str]) -> None:
 
 
 def choose_parts(parts: Sequence[str] | None, present: Sequence[str], where: str, known: Sequence[str]) -> list[str]:
-    """The parts to prepare: those asked for, which must be there, or all that are."""
+    """Return the parts to prepare: those in `parts`, or all that are present. Raises `UserError` for a missing one."""
     if not present:
         raise UserError(f"found none of {', '.join(known)} in {where}; give the folder that holds them")
     for part in parts or ():

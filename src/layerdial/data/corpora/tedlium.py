@@ -1,7 +1,7 @@
 """TED-LIUM 3, read by lhotse's parser of STM files.
 
-lhotse's recipe stops at the first file that cannot be read and trims segments in silence. So it is called a talk at a
-time, on files that were checked before; what does not pass is reported and left out.
+lhotse's recipe stops at the first file that cannot be read, and trims segments without a message. So it is called a
+talk at a time, on files that were checked before. Files that fail the check are reported and left out.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def prepare_tedlium(
 ) -> CorpusReport:
     """Write manifests for train, dev and test of TED-LIUM 3, whose legacy distribution is in `source`.
 
-    Each segment of a talk becomes a cut. Segments with `ignore_time_segment_in_scoring` are no speech to score and
-    are passed over; see `clean_tedlium_text` for what happens to the text. `parts` and `verify` as for LibriSpeech.
+    Each segment of a talk becomes a cut. Segments with `ignore_time_segment_in_scoring` are not scored as speech and
+    are skipped. `clean_tedlium_text` describes the changes to the text. `parts` and `verify` are as for LibriSpeech.
     """
     root = _tedlium_root(existing_folder(source))
     present = [part for part in TEDLIUM_PARTS if (root / part / "stm").is_dir()]
@@ -67,7 +67,7 @@ def clean_tedlium_text(text: str) -> str:
 
 
 def _tedlium_root(source: Path) -> Path:
-    """The folder that holds train, dev and test: below `legacy` in release 3, at the top in releases 1 and 2."""
+    """Return the folder that holds train, dev and test: below `legacy` in release 3, at the top in releases 1 and 2."""
     for root in (source / "legacy", source / "TEDLIUM_release-3" / "legacy", source):
         if any((root / part / "stm").is_dir() for part in TEDLIUM_PARTS):
             return root

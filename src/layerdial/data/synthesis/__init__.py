@@ -1,1 +1,1 @@
-"""Corpora read aloud by synthetic voices."""
+"""Corpora of synthetic speech."""

@@ -1,13 +1,13 @@
-"""Corpora read aloud by synthetic voices: the demo corpus, and any texts for pre-training.
+"""Corpora of synthetic speech: the demo corpus, and any texts for pre-training.
 
 Licence: the voices come from espeak-ng, which is GPL-3.0-or-later. It is an optional extra (`pip install
 '.[demo]'`) loaded at run time by `espeak.py` beside this file; nothing else in layerdial imports either.
 
-What is said, by whom and how is drawn from (seed, split) or from (seed, id, copy), the noise from the same, and
-`synthesise` is a pure function of that. So the same seed gives the same audio whatever the number of workers.
+Texts, voices, manners and noise are drawn from (seed, split) or from (seed, id, copy), and
+`synthesise` is a pure function of that. So the same seed gives the same audio for any number of workers.
 
 Workers are processes started by "spawn" that import numpy, soxr and soundfile alone. As always with "spawn", a script
-that calls these functions does so under `if __name__ == "__main__":`. With `workers=1` nothing is started.
+that calls these functions does so under `if __name__ == "__main__":`. With `workers=1` no process is started.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPLITS = ("train", "dev", "test")
 ACCENTS = ("en", "en-us", "en-gb-x-rp", "en-gb-scotland")
 SPEEDS = (120, 220)  # words per minute
 PITCHES = (20, 80)
-MOST = {"hours": 1000, "utterances": 100_000}  # the number in an id has five digits
+MOST = {"hours": 1000, "utterances": 100_000}  # numbers in ids have five digits
 
 # Variants in which one word is not taken for another when compared with the same words by the others. Left out:
 # whispers, robots, clipping ones and near copies; near relatives stay in one split. The last line of each is Klatt's.
@@ -101,9 +101,10 @@ def prepare_demo(
 ) -> CorpusReport:
     """Make the demo corpus: `out/audio/<split>/*.flac`, `out/<split>.cuts.jsonl.gz`, and `out/demo.json`.
 
-    hours: of audio per split; 19 minutes of train, 4 of dev, 8 of test unless given. utterances: how many of a split,
-    in place of its hours; fewer are the first of more. snr_db: range of the noise levels. reverb: range of the rooms'
-    RT60 in seconds; no rooms unless given.
+    hours: of audio per split; 19 minutes of train, 4 of dev, 8 of test unless given. utterances: number per split, in
+    place of its hours; fewer are the first of more. snr_db: range of the noise levels. reverb: range of the rooms' RT60
+    in seconds; no rooms unless given.
+
     A complete corpus of the same settings is left as it is, an interrupted one is continued, one of other settings is
     replaced. Raises UserError for bad numbers, a missing espeakng-loader, and a place that cannot be written.
     """
@@ -113,7 +114,7 @@ def prepare_demo(
     _check_sizes("utterances", counts)
     check_snr(snr_db)
     check_reverb(reverb)
-    check_voice(ACCENTS[0])  # before any work: is the library there?
+    check_voice(ACCENTS[0])  # before any work: raises UserError where the library is missing
     lengths = {split: length for split, length in lengths.items() if split not in counts}
     plans = {
         split: list(itertools.islice(plan_demo(split, lengths.get(split, math.inf), seed), counts.get(split)))
@@ -134,7 +135,7 @@ def prepare_demo(
 
 
 def plan_demo(split: str, hours: float, seed: int = 0) -> Iterator[tuple[str, Utterance]]:
-    """(id, utterance) of about `hours` of connected digits and commands, by the voices of `split` in turn."""
+    """Yield (id, utterance) of about `hours` of connected digits and commands, by the voices of `split` in turn."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     seconds = 0.0
     for number, variant in enumerate(_in_turn(VOICES[split], rng)):
@@ -147,7 +148,7 @@ def plan_demo(split: str, hours: float, seed: int = 0) -> Iterator[tuple[str, Ut
 
 
 def expand(symbol: str, rng: np.random.Generator) -> str:
-    """A random sentence of the grammar from `symbol`; a word stands for itself.
+    """Return a random sentence of the grammar from `symbol`; a word is returned as it is.
 
     >>> expand("please", np.random.default_rng())
     'please'
@@ -159,7 +160,7 @@ def expand(symbol: str, rng: np.random.Generator) -> str:
 
 
 def _in_turn(variants: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
-    """All variants in a random order, then all again in another, and so on."""
+    """Yield all variants in a random order, then all again in another, and so on."""
     while True:
         yield from (variants[i] for i in rng.permutation(len(variants)))
 
@@ -208,9 +209,10 @@ def speak_texts(
 
     texts: read twice, so a sequence or an object that starts anew with every `iter`, not a generator. voices: such as
     `en-us+f2`; every variant of the demo's train split in every accent unless given. copies: readings of each text,
-    each in a voice of its own, with ids `<id>-read0`, `<id>-read1` …; snr_db: None for no noise; rate: Hz of the files,
-    that of the recordings which the speech stands in for, so that it has no more bandwidth than they have.
-    Continues an interrupted run, reuses a complete one. A text that gives no speech is in the report's `rejected`.
+    each in a voice of its own, with ids `<id>-read0`, `<id>-read1` …. snr_db: None for no noise. rate: Hz of the files;
+    the rate of the recordings that the speech replaces gives it no more bandwidth than theirs.
+
+    An interrupted run is continued, a complete one reused. A text that gives no speech is in the report's `rejected`.
     """
     if iter(texts) is texts:
         raise TypeError("texts is an iterator; speak_texts reads it twice, so give a list")
@@ -233,7 +235,7 @@ def speak_texts(
 
 
 def speak_cuts(cuts: Path | str, out: Path | str, *, copies: int = 2, **options: Any) -> CorpusReport:
-    """`speak_texts` on the transcripts of the manifest `cuts`: pre-training material that costs no recordings.
+    """Call `speak_texts` on the transcripts of the manifest `cuts`: pre-training material without recordings.
 
     The options are those of `speak_texts`. Raises UserError where `out` would replace `cuts` itself.
     """
@@ -257,7 +259,7 @@ class _CutTexts:
 
 
 def _fingerprint(texts: Iterable[tuple[str, str]]) -> tuple[int, str]:
-    """How many texts, and a hash of them and their ids."""
+    """Return the number of texts, and a hash of them and their ids."""
     count, digest = 0, hashlib.sha256()
     for id, text in texts:
         count += 1

@@ -1,4 +1,4 @@
-"""One utterance: text to speech by the espeak-ng library in the `espeakng-loader` wheel, a room, and noise behind it.
+"""One utterance: text to speech by the espeak-ng library in the `espeakng-loader` wheel, a room, and background noise.
 
 Licence: espeak-ng is GPL-3.0-or-later and layerdial is Apache-2.0. The wheel is therefore an optional extra
 (`pip install '.[demo]'`), nothing of it is copied here, and only this folder imports this module.
@@ -6,10 +6,10 @@ Licence: espeak-ng is GPL-3.0-or-later and layerdial is Apache-2.0. The wheel is
 A voice is named `ACCENT+VARIANT`, as on espeak-ng's command line: `en-us+f2` is American English by the variant `f2`,
 `en` alone British English by the default speaker.
 
-The library keeps hidden state (noise generators, vibrato phase, echo buffer) that survives its own `Terminate`, so the
-same sentence said twice differs in a few samples. `speak` therefore loads the library afresh for every utterance and
-unloads it afterwards (0.5 ms, and 5 ms to read its voice data): what comes out depends on the arguments alone, whatever
-was said before and in which process.
+The library keeps hidden state (noise generators, vibrato phase, echo buffer) that its own `Terminate` does not reset,
+so the same sentence spoken twice differs in a few samples. `speak` therefore loads the library for every utterance and
+unloads it afterwards (0.5 ms, and 5 ms to read its voice data). The output then depends on the arguments alone, not on
+earlier calls or on the process.
 
 C interface: espeak-ng 1.52, `src/include/espeak-ng/speak_lib.h`.
 """
@@ -59,7 +59,10 @@ atexit.register(_until_exit.close)
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is said and how. voice: `ACCENT+VARIANT`; speed: words a minute; pitch: 0 to 100, 50 is the voice's own."""
+    """A text and the manner of speaking.
+
+    voice: `ACCENT+VARIANT`; speed: words a minute; pitch: 0 to 100, 50 is the voice's own.
+    """
 
     text: str
     voice: str = "en"
@@ -73,12 +76,12 @@ def synthesise(
     seed: int | Sequence[int] = 0,
     reverb: tuple[float, float] | None = None,
 ) -> Floats:
-    """The utterance as samples (S,) at 16 kHz, |x| < 1: a pure function of its arguments.
+    """Return the utterance as samples (S,) at 16 kHz, |x| < 1: a pure function of its arguments.
 
-    snr_db: background noise, pink-ish, at a level drawn evenly from this range, and a loudness drawn from `PEAK_DB`;
-    None gives the voice alone. reverb: a room whose RT60, in seconds, is drawn evenly from this range; None for none.
-    The noise is that of the microphone: it comes after the room, and its level is measured against the sound there.
-    Raises UserError as `speak` does, and for a text that gives no sound.
+    snr_db: background noise, close to pink, at a level drawn evenly from this range, and a loudness drawn from
+    `PEAK_DB`; None gives the voice alone. reverb: a room whose RT60, in seconds, is drawn evenly from this range; None
+    for none. The noise is that of the microphone: it is added after the room, and its level is relative to the sound
+    there. Raises UserError as `speak` does, and for a text that gives no sound.
     """
     import soxr
 
@@ -96,7 +99,7 @@ def synthesise(
 
 
 def add_background(speech: Floats, snr_db: float, rng: np.random.Generator) -> Floats:
-    """Speech (S,) at 16 kHz, some silence added around it, in noise whose power is `snr_db` below the speech's mean."""
+    """Return speech (S,) at 16 kHz with silence around it, in noise whose power is `snr_db` below the speech's mean."""
     before, after = (int(seconds * SAMPLE_RATE) for seconds in rng.uniform(*PADDING, size=2))
     padded = np.pad(speech, (before, after))
     noise = coloured_noise(len(padded), rng.uniform(0.5, 1.2), rng)
@@ -106,7 +109,10 @@ def add_background(speech: Floats, snr_db: float, rng: np.random.Generator) -> F
 
 
 def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Floats:
-    """Gaussian noise (n_samples,) of power 1 whose power spectrum falls as 1 / f^slope: 0 is white, 1 is pink."""
+    """Return Gaussian noise (n_samples,) of power 1 whose power spectrum falls as 1 / f^slope.
+
+    Slope 0 is white, 1 is pink.
+    """
     size = 1 << (n_samples - 1).bit_length()  # powers of two are fast to transform
     spectrum = np.fft.rfft(rng.standard_normal(size, dtype=np.float32))
     bins = np.maximum(np.arange(len(spectrum), dtype=np.float32), size * 50 / SAMPLE_RATE)  # flat below 50 Hz
@@ -121,7 +127,7 @@ def _to_peak(samples: Floats, peak_db: float) -> Floats:
 
 
 def speak(text: str, voice: str = "en", speed: int = 175, pitch: int = 50, pitch_range: int = 50) -> Floats:
-    """`text` spoken by `voice`, as samples (S,) in [-1, 1) at 22050 Hz: a pure function of its arguments.
+    """Return `text` spoken by `voice`, as samples (S,) in [-1, 1) at 22050 Hz: a pure function of its arguments.
 
     speed: words per minute, 80 to 450; pitch: 0 to 100, 50 is the voice's own; pitch_range: 0 is monotone, 50 natural.
     Raises UserError where the wheel is missing, the voice unknown or a number outside its range.
@@ -170,7 +176,7 @@ def _say(callback: Any, text: str, voice: str, parameters: dict[int, int]) -> No
 
 
 def _seed_noise(library: ctypes.CDLL) -> None:
-    """Breath noise comes from a generator seeded with the time of day, and for some variants from C's `rand`."""
+    """Seed both generators of breath noise: one is seeded with the time of day, some variants use C's `rand`."""
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))
     c_runtime = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
     c_runtime.srand(ctypes.c_uint(1))
@@ -187,7 +193,7 @@ def _unload(library: ctypes.CDLL) -> None:
 
 @functools.cache
 def _paths() -> tuple[str, str]:
-    """Where the library and its data folder are."""
+    """Return the paths of the library and of its data folder."""
     try:
         import espeakng_loader
     except ImportError:
@@ -196,7 +202,7 @@ def _paths() -> tuple[str, str]:
 
 
 def _short(folder: str) -> str:
-    """A short name for `folder`: the library keeps its path in a buffer of 160 bytes and cuts off the rest."""
+    """Return a short name for `folder`: the library keeps its path in a buffer of 160 bytes and cuts off the rest."""
     if len(os.fsencode(folder)) <= _LONGEST_PATH:
         return folder
     place = _until_exit.enter_context(temporary_folder(name="espeak"))
@@ -207,13 +213,13 @@ def _short(folder: str) -> str:
 
 @functools.cache
 def variants() -> tuple[str, ...]:
-    """The names of the speaker variants that the wheel carries, about a hundred."""
+    """Return the names of the speaker variants in the wheel, about a hundred."""
     return tuple(sorted(path.name for path in Path(_paths()[1], "voices", "!v").iterdir()))
 
 
 @functools.cache
 def accents() -> tuple[str, ...]:
-    """The English accents that the wheel carries, in lower case: `en`, `en-us`, `en-gb-scotland` …"""
+    """Return the English accents in the wheel, in lower case: `en`, `en-us`, `en-gb-scotland` …"""
     folder = Path(_paths()[1], "lang", "gmw")
     names = (path.name.lower() for path in folder.iterdir())
     return tuple(sorted(name for name in names if name.split("-")[0] == "en" and name != "en-shaw"))

@@ -1,4 +1,4 @@
-"""The room around a voice: reverberation that is drawn, not recorded, so that it needs no data and has a known RT60."""
+"""Simulated reverberation: a random room response, which needs no data and has a known RT60."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 DIRECT_DB = (-3.0, 6.0)  # the direct sound against all that comes after: across a room to close by
-TAIL_DB = 30.0  # how far the tail falls before it is cut off: the noise behind the voices hides the rest
+TAIL_DB = 30.0  # how far the tail falls before it is cut off: the background noise masks the rest
 
 
 def room_response(rt60: float, direct_db: float, rate: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Impulse response (T,) of a room, of energy 1: the direct sound at sample 0, then a tail of rt60 / 2 seconds.
+    """Return the impulse response (T,) of a room, of energy 1: the direct sound, then a tail of rt60 / 2 seconds.
 
-    rt60: seconds in which the tail would fall by 60 dB; it is cut off at `TAIL_DB`. direct_db: energy of the direct
-    sound against that of the tail. rate: Hz. The tail is white Gaussian noise under exp(-3 ln(10) t / rt60), alike at
-    all frequencies (Polack, "La transmission de l'énergie sonore dans les salles", thesis, Le Mans 1988), with the
-    direct sound apart from it (Habets, Gannot and Cohen, "Late reverberant spectral variance estimation based on a
-    statistical model", IEEE Signal Processing Letters 16, 2009). So there are no single early reflections.
+    The direct sound is at sample 0. rt60: seconds in which the tail would fall by 60 dB; it is cut off at `TAIL_DB`.
+    direct_db: energy of the direct sound relative to the tail. rate: Hz. The tail is white Gaussian noise under exp(-3
+    ln(10) t / rt60), the same at all frequencies (Polack, "La transmission de l'énergie sonore dans les salles",
+    thesis, Le Mans 1988). The direct sound is separate from it (Habets, Gannot and Cohen, "Late reverberant spectral
+    variance estimation based on a statistical model", IEEE Signal Processing Letters 16, 2009). So there are no single
+    early reflections.
     """
     seconds = np.arange(1, round(rt60 * rate * TAIL_DB / 60)) / rate
     tail = rng.standard_normal(len(seconds)) * np.exp(-3 * np.log(10) * seconds / rt60)

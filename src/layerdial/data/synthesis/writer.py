@@ -1,7 +1,7 @@
-"""Filling a folder with spoken utterances: worker processes, audio files, manifests, and a marker that says "complete".
+"""A folder of spoken utterances: worker processes, audio files, manifests, and a marker for "complete".
 
 On disk: `OUT/audio/<split>/…flac` (16 bit, 16 kHz), `OUT/<split>.cuts.jsonl.gz`, and a marker `OUT/<corpus>.json` with
-the settings. Every file appears whole or not at all, the marker's "complete" comes last.
+the settings. Every file appears complete or not at all; the marker's "complete" is written last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerdial.data.manifest import CorpusReport, Rejected, SplitSummary
 
 SHORTEST = 0.2  # seconds
-_FORMAT = 1  # raised when the same settings would give other audio
+_FORMAT = 1  # increased when the same settings would give other audio
 _CHUNK = 16  # utterances a worker takes at a time
 _AHEAD = 8  # chunks per worker waiting
 
@@ -41,7 +41,7 @@ CountFn = Callable[[int, int], None]  # utterances done, utterances in all
 
 @dataclass(frozen=True)
 class Reading:
-    """One cut to be: `file` is its audio below `OUT/audio/<split>`, kept at `rate` Hz; the rest is for `synthesise`."""
+    """One cut to be made: `file` is its audio below `OUT/audio/<split>`, at `rate` Hz; the rest is for `synthesise`."""
 
     id: str
     utterance: Utterance
@@ -70,10 +70,10 @@ def fill_folder(
     total: int,
     progress: CountFn | None,
 ) -> CorpusReport:
-    """Speak the jobs of every split into `out`, unless its marker says that this was done with the same settings.
+    """Speak the jobs of every split into `out`, unless its marker shows that this was done with the same settings.
 
     An interrupted folder of the same settings is continued, one of other settings replaced. Raises UserError where
-    `out` holds manifests of something else, cannot be written, or `workers` is below 1.
+    `out` holds other manifests or cannot be written, or `workers` is below 1.
     """
     if workers < 1:
         raise UserError(f"workers is {workers}; give 1 or more")
@@ -121,7 +121,7 @@ def _read_marker(marker: Path) -> dict[str, Any] | None:
 
 
 def _complete(out: Path, found: Mapping[str, Any]) -> CorpusReport | None:
-    """The report of a finished folder; None where it is unfinished, or manifests or audio files are gone."""
+    """Return the report of a finished folder. None where it is unfinished, or manifests or audio files are missing."""
     from layerdial.data.manifest import CorpusReport, Rejected, SplitSummary
 
     if not found.get("complete"):
@@ -140,7 +140,7 @@ def _write_complete(marker: Path, settings: Mapping[str, Any], report: CorpusRep
 
 
 def _clear(out: Path, marker: Path, found: dict[str, Any] | None, splits: Iterable[str], *, keep_audio: bool) -> None:
-    """Remove what an earlier run with this marker left; refuse to replace what it did not make."""
+    """Remove what an earlier run with this marker left. Raises UserError for files of another origin."""
     if found is None:
         foreign = next((path for split in splits if (path := out / f"{split}.cuts.jsonl.gz").exists()), None)
         if foreign:
@@ -159,7 +159,7 @@ def _clear(out: Path, marker: Path, found: dict[str, Any] | None, splits: Iterab
 
 
 class _Here:
-    """Stands for the pool where one worker is enough: the calling process."""
+    """A stand-in for the pool where one worker is enough: the calling process."""
 
     def __enter__(self) -> None:
         return None
@@ -174,7 +174,7 @@ def _pool(workers: int) -> ProcessPoolExecutor | _Here:
 
 
 def _follow_parent() -> None:
-    """Make a worker leave interrupts to its parent, and end with it even if that is killed."""
+    """Make a worker ignore interrupts, which its parent handles, and end with its parent even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
@@ -182,7 +182,7 @@ def _follow_parent() -> None:
 def _speak_all(
     jobs: Iterable[Reading], folder: Path, keep: bool, pool: ProcessPoolExecutor | None, workers: int
 ) -> Iterator[_Spoken]:
-    """The jobs done, in their order, with no more of them held than the workers need to stay busy."""
+    """Yield the finished jobs, in their order, with only as many held as keep the workers busy."""
     folder.mkdir(parents=True, exist_ok=True)
     remaining = iter(jobs)
     chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
@@ -236,7 +236,7 @@ def _speak_one(job: Reading, path: Path, keep: bool) -> _Spoken:
 
 
 def _fault(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    """What is wrong with the samples (S,) at 16 kHz, or nothing."""
+    """Return the fault of the samples (S,) at 16 kHz, or an empty text."""
     if len(samples) < SHORTEST * SAMPLE_RATE:
         return f"{len(samples) / SAMPLE_RATE:.2f} s of audio; at least {SHORTEST} s are needed"
     if not np.isfinite(samples).all():
@@ -247,7 +247,7 @@ def _fault(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
 
 
 def _cuts(spoken: Iterable[_Spoken], rejected: list[Rejected]) -> Iterator[MonoCut]:
-    """The lhotse cuts of the audio files (speaker is the voice, text is what was said); the others go to `rejected`."""
+    """Yield the lhotse cuts of the audio files, with the voice as speaker. The others are appended to `rejected`."""
     from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
     from layerdial.data.manifest import Rejected

@@ -1,6 +1,6 @@
 """Hugging Face CTC checkpoints: loaded from a folder or the hub, made anew, or given a new head.
 
-What does not fit is said in one line that names what was found.
+An error is one line that names what was found.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _WANTED = "a CTC model comes with preprocessor_config.json or processor_config.j
 
 @dataclass(frozen=True)
 class _Family:
-    """The library's class, by name, and ours."""
+    """The name of the library's class, and layerdial's class for it."""
 
     model: str
     network: type[HuggingFaceCTC]
@@ -64,10 +64,11 @@ _KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models"
 def load_hugging_face(
     folder: Path, changes: Mapping[str, Any] | None = None
 ) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
-    """A CTC checkpoint as `save_pretrained` lays it out: the dynamic network (in `eval()`, float32) and its tokenizer.
+    """Return a CTC checkpoint of `save_pretrained` as a dynamic network (in `eval()`, float32), and its tokenizer.
 
-    `changes` go over the keys of its config that have no weights. Raises `UserError` for another kind of model, weights
-    that are missing or of another shape, a head that does not fit the tokenizer, and a folder without processor.
+    `changes` replace those keys of its config that have no weights. Raises `UserError` for another kind of model, and
+    for weights that are missing or of another shape. It is also raised for a head that does not fit the tokenizer, and
+    for a folder without processor.
     """
     config = _read_config(folder, changes)
     model = _load_model(folder, config)
@@ -79,7 +80,7 @@ def load_hugging_face(
 def with_new_head(
     folder: Path, processor: Any, changes: Mapping[str, Any] | None = None
 ) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
-    """The encoder of a checkpoint, pre-trained or fine-tuned, under a random head for the processor's vocabulary.
+    """Return a checkpoint's encoder, pre-trained or fine-tuned, under a random head for the processor's vocabulary.
 
     Its inputs are as before: the feature extractor stays the checkpoint's.
     """
@@ -93,7 +94,10 @@ def with_new_head(
 
 
 def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
-    """A network with random weights; `settings` are keys of the library's config, `model_type` among them."""
+    """Return a network with random weights, and its tokenizer.
+
+    `settings` are keys of the library's config, `model_type` among them.
+    """
     kind = settings.get("model_type")
     if kind not in _FAMILIES:
         raise UserError(f"model.config.model_type is {kind!r}; choose wavlm, wav2vec2 or hubert")
@@ -106,7 +110,7 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
     try:
         config = AutoConfig.for_model(kind, **given)
         model = getattr(transformers, _FAMILIES[kind].model)(config)
-    except Exception as error:  # whatever a config that makes no sense runs into
+    except Exception as error:  # an inconsistent config raises errors of any class
         raise UserError(f"model.config does not make a network: {type(error).__name__}: {_first_line(error)}") from None
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, "model.config")
     return _dynamic(model.eval(), processor, tokenizer), tokenizer
@@ -127,14 +131,14 @@ def _check_shape(config: Mapping[str, Any]) -> None:
 
 
 def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
-    """The library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
+    """Return the library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
     processor, config = load_processor(folder), _read_config(folder, None)
     model = _load_model(folder, config, dtype="auto")
     return model, processor, _FAMILIES[config.model_type].network.encoder_of(model)
 
 
 def load_processor(folder: Path) -> Any:
-    """Feature extractor and tokenizer of a checkpoint; a language model beside them is not used."""
+    """Return a checkpoint's feature extractor and tokenizer. A language model beside them is not used."""
     try:
         with silence_transformers():
             processor = _read_processor(folder)
@@ -160,7 +164,7 @@ def _read_processor(folder: Path) -> Any:
 def _load_model(
     folder: Path, config: PreTrainedConfig, new_head: bool = False, dtype: Any = torch.float32
 ) -> PreTrainedModel:
-    """The library's own model, in `eval()`; `UserError` unless every weight is there and fits."""
+    """Return the library's own model, in `eval()`. Raises `UserError` unless every weight is there and fits."""
     kind = getattr(transformers, _FAMILIES[config.model_type].model)
     try:
         with silence_transformers():
@@ -169,7 +173,7 @@ def _load_model(
                 config=config,
                 dtype=dtype,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # and say it in our words
+                ignore_mismatched_sizes=True,  # reported below, in one line
                 output_loading_info=True,
             )
     except Exception as error:  # OSError, RuntimeError, SafetensorError, UnpicklingError
@@ -178,13 +182,13 @@ def _load_model(
         load_tensors(file)  # for its hash, where it has one: the library does not look
     for name in found["missing_keys"]:
         if _is_unused(name):
-            torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it as memory was
+            torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it uninitialised
     _check_weights(folder, found, new_head)
     return model.eval()  # type: ignore[no-any-return]
 
 
 def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> None:
-    """`UserError` for weights that the file lacks or has in another shape; a new head may differ."""
+    """Raise `UserError` for weights that the file lacks or has in another shape. A new head may differ."""
     missing = sorted(name for name in found["missing_keys"] if not _is_unused(name))
     mismatched = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in found["mismatched_keys"])
     if new_head:
@@ -209,7 +213,7 @@ def _is_unused(name: str) -> bool:
 
 
 def settings_of(folder: Path | None) -> dict[str, Any]:
-    """The config of a checkpoint, for another network of that shape."""
+    """Return the config of a checkpoint, for another network of that shape."""
     if folder is None:
         raise UserError("model.config is missing; for example model: {family: hf, config: {model_type: wavlm}}")
     config = _read_config(folder, None).to_dict()
@@ -217,7 +221,7 @@ def settings_of(folder: Path | None) -> dict[str, Any]:
 
 
 def extractor_for(folder: Path | None, settings: Mapping[str, Any]) -> Any:
-    """The feature extractor of the checkpoint to begin with; from scratch, wav2vec2's."""
+    """Return the feature extractor of the initial checkpoint, or wav2vec2's for training from scratch."""
     if folder is not None:
         try:
             return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -233,7 +237,10 @@ def extractor_for(folder: Path | None, settings: Mapping[str, Any]) -> Any:
 
 
 def download(hub_id: str) -> Path:
-    """Where the files of a hub id are, after a download if need be; without a network, those of an earlier one."""
+    """Return the folder of a hub id's files, which are downloaded if need be.
+
+    Without a network, the files of an earlier download are used.
+    """
     try:
         folder = _fetch(hub_id, "*.json", "model*.safetensors", "*.txt", "*.model")
         if not any(folder.glob("model*.safetensors")):
@@ -245,7 +252,7 @@ def download(hub_id: str) -> Path:
 
 
 def _fetch(hub_id: str, *patterns: str) -> Path:
-    # a star crosses slashes: unless ignored, checkpoints and logs in folders would come along
+    # a star matches slashes too: unless ignored, checkpoints and logs in folders would be downloaded
     return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
 
@@ -273,7 +280,7 @@ def _refuse(config: Mapping[str, Any], where: str) -> None:
 
 
 def _change(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
-    """Set what the recipe may change over a checkpoint; Parakeet keeps its dropouts in the config of its encoder."""
+    """Set what a recipe may change of a checkpoint's config. Parakeet's dropouts are in its encoder's config."""
     owner = getattr(config, "encoder_config", config)
     _check_keys(owner, changes, "model.config")
     for key, value in changes.items():
@@ -306,7 +313,7 @@ def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceToken
 
 
 def _convolutions(config: PreTrainedConfig) -> list[Convolution]:
-    """(kernel, stride, padding) of each strided convolution of the front end."""
+    """Return (kernel, stride, padding) of each strided convolution of the front end."""
     if config.model_type != "parakeet_ctc":
         return [(kernel, stride, 0) for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True)]
     inner = config.encoder_config

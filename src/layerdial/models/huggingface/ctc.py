@@ -1,8 +1,8 @@
 """Hugging Face CTC models as dynamic networks: WavLM, wav2vec2, HuBERT and Parakeet.
 
-The library's modules do all the computing. Where its encoder goes through its list of layers it finds, in their place,
-one layer that runs the kept blocks; the subset travels there as a keyword argument of the encoder's own forward, and so
-does the list of what the stream is after each block, where exits want it. Names and weights stay as they were, so
+The library's modules do all the computing. Its encoder iterates over its list of layers; here that list yields one
+layer, which runs the kept blocks. The subset gets there as a keyword argument of the encoder's own forward. So does the
+list of the stream's states after each block, where exits need it. Names and weights stay as they were, so
 `save_pretrained` writes an ordinary checkpoint.
 
 Shapes: B batch, S samples, T frames, F mel bins, C channels, D width, V vocabulary, H heads.
@@ -28,9 +28,9 @@ from layerdial.modules.subsampling import frame_mask
 
 
 class BlocksAsOneLayer(nn.Module):
-    """The blocks under their own names, to be put in the place of an encoder's list of layers.
+    """The blocks under their own names, in the place of an encoder's list of layers.
 
-    Going through it yields one layer, itself, which runs the kept blocks.
+    Iterating over it yields one layer, itself, which runs the kept blocks.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
@@ -49,7 +49,7 @@ class BlocksAsOneLayer(nn.Module):
         return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest), states)
 
     def _run(self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None) -> Tensor:
-        """Run the kept blocks; their states go into the caller's list, as the library returns the stream alone."""
+        """Run the kept blocks. States are appended to the caller's list, as the library returns the stream alone."""
         x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None)
         if states is not None:
             states += found
@@ -57,9 +57,10 @@ class BlocksAsOneLayer(nn.Module):
 
 
 class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
-    """As above; the relative position bias, which the library computes inside block 0, is computed before the blocks.
+    """WavLM's blocks as one layer, with the relative position bias computed before them.
 
-    Its table stays among block 0's weights. The gate that each block puts on the bias stays in the block.
+    The library computes the bias inside block 0. Its table stays among block 0's weights. The gate that each block
+    applies to the bias stays in the block.
     """
 
     def forward(  # type: ignore[override]
@@ -78,10 +79,10 @@ class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
 
 
 class HuggingFaceCTC(Network):
-    """What the two kinds below share. `model` is the library's, `blank` its id of the blank.
+    """The base of both Hugging Face networks. `model` is the library's, `blank` its id of the blank.
 
-    Made dynamic in place: from then on `model` runs only through this network. Its own layer drop is switched off, for
-    the drop policy decides, and batch norms keep their statistics, which depths must not share.
+    The model is made dynamic in place: from then on it runs only through this network. Its own layer drop is switched
+    off, since the drop policy decides. Batch norms keep their statistics, which depths must not share.
     """
 
     def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
@@ -97,7 +98,7 @@ class HuggingFaceCTC(Network):
 
     @staticmethod
     def encoder_of(model: PreTrainedModel) -> Any:
-        """The library's encoder, whose `layers` are the blocks."""
+        """Return the library's encoder, whose `layers` are the blocks."""
         raise NotImplementedError
 
     @property
@@ -107,28 +108,28 @@ class HuggingFaceCTC(Network):
     def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:
         """Run the blocks of `subset` on samples (B, S) or the model's own log-mel (B, T, F); see `Network`.
 
-        An utterance gets what it would get alone, whatever stands beside it in the batch. When `lengths_B` is on the
-        CPU and says that nothing is padded, no mask is made.
+        An utterance's output does not depend on the others in its batch. When `lengths_B` is on the CPU and nothing is
+        padded, no mask is made.
         """
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
         states: list[Tensor] = []
-        # the list only where it is asked for: it keeps the stream after every block in memory
+        # the list only where exits need it: it keeps the stream after every block in memory
         for_blocks = {"subset": subset, "states": states} if exits else {"subset": subset}
         x_BTD = self._encode(inputs, lengths_B if padded else None, for_blocks)
         exits_BTV = tuple(self._classify(self._leave_encoder(states[n - 1])) for n in exits)
         return EncoderOutput(self._classify(x_BTD), self.features.frames(lengths_B), exits_BTV)
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
-        """The encoder's output (B, T', D). `for_blocks`: keyword arguments that the library hands on to the blocks."""
+        """Return the encoder's output (B, T', D). `for_blocks`: keyword arguments for the library's forward."""
         raise NotImplementedError
 
     def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
-        """What the library's encoder does after its last block."""
+        """Apply what the library's encoder applies after its last block: nothing, unless a model says otherwise."""
         return x_BTD
 
     def _classify(self, x_BTD: Tensor) -> Tensor:
-        """Log-probabilities (B, T', V), the blank first."""
+        """Return log-probabilities (B, T', V), the blank first."""
         return self._blank_first(_at_least_float32(self.head(x_BTD))).log_softmax(dim=-1)
 
     def _blank_first(self, logits_BTV: Tensor) -> Tensor:
@@ -145,10 +146,10 @@ class HuggingFaceCTC(Network):
         return self
 
     def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
-        """Freeze the convolutions of the front end, and compute blocks again in the backward pass, where asked to."""
+        """Freeze the front end's convolutions, and recompute blocks in the backward pass, each if asked to."""
         if freeze_front_end:
             self.front_end.requires_grad_(False)
-        # what it is called: from version 5.23 on, and before
+        # the method's name: from version 5.23 on, and before
         called = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
         if gradient_checkpointing:
             settings = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
@@ -189,20 +190,20 @@ class SpeechTransformerCTC(HuggingFaceCTC):
     def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
         super().prepare_training(freeze_front_end, gradient_checkpointing)
         if freeze_front_end:
-            self.model.freeze_feature_encoder()  # also tells it not to ask for gradients of its input
+            self.model.freeze_feature_encoder()  # its input then needs no gradients either
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         base = self.model.base_model
         channels_BTC = self._convolve(inputs, lengths_B).transpose(1, 2)
         projected = base.feature_projection(channels_BTC)
-        x_BTD = projected[0] if isinstance(projected, tuple) else projected  # HuBERT's gives the projection alone
+        x_BTD = projected[0] if isinstance(projected, tuple) else projected  # HuBERT's returns the projection alone
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(self.features.frames(lengths_B).to(inputs.device, non_blocking=True), x_BTD.shape[1])
         return base.encoder(x_BTD, attention_mask=mask_BT, **for_blocks).last_hidden_state  # type: ignore[no-any-return]
 
     def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
-        """Encoders of pre-norm blocks have a norm after them; the others have theirs before the blocks."""
+        """Apply the norm that encoders of pre-norm blocks have after them; the others have theirs before the blocks."""
         stable = self.model.config.do_stable_layer_norm
         return self.model.base_model.encoder.layer_norm(x_BTD) if stable else x_BTD  # type: ignore[no-any-return]
 
@@ -210,10 +211,10 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         return super()._classify(self.model.dropout(x_BTD))
 
     def _convolve(self, inputs_BS: Tensor, lengths_B: Tensor | None) -> Tensor:
-        """The convolutions of the front end: (B, C, T).
+        """Return the output (B, C, T) of the front end's convolutions.
 
-        Padding reaches a frame only through a group norm, whose statistics run over time; so where there is one, it is
-        taken over the real frames alone.
+        Padding affects a frame only through a group norm, whose statistics run over time. So a group norm is computed
+        over the real frames alone.
         """
         convolutions = self.front_end.conv_layers
         first, *others = convolutions  # type: ignore[misc]
@@ -256,9 +257,9 @@ class FastConformerCTC(HuggingFaceCTC):
 
 
 def norm_over_real_frames(norm: nn.GroupNorm, x_BCT: Tensor, frames_B: Tensor) -> Tensor:
-    """A group norm of one channel a group (wav2vec2's) with mean and variance over the real frames of each utterance.
+    """Apply a group norm of one channel a group (wav2vec2's), with mean and variance over each utterance's real frames.
 
-    Padding frames come out as something finite, and are not looked at later.
+    Padding frames get finite values, which are not used later.
     """
     x_BCT = _at_least_float32(x_BCT)
     real_BT = frame_mask(frames_B, x_BCT.shape[2])
@@ -277,7 +278,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Without the library's bars and reports: what they say is checked here."""
+    """Disable the library's progress bars and reports inside the context: what they report is checked here."""
     level, bars = library_logging.get_verbosity(), library_logging.is_progress_bar_enabled()
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()

@@ -1,6 +1,6 @@
 """A Hugging Face processor as this package's features and tokenizer.
 
-The model's own feature extractor and tokenizer do the work; here is what training and decoding need to know of them.
+The model's own feature extractor and tokenizer do the work. These classes add what training and decoding need.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and
 class HuggingFaceFeatures:
     """A feature extractor, and the convolutions of the front end behind it as (kernel, stride, padding).
 
-    wav2vec2 and its relatives take samples, Parakeet log-mel frames of its own kind; either normalised per utterance.
+    wav2vec2 and its relatives take samples, Parakeet its own kind of log-mel frames; both are normalised per utterance.
     """
 
     def __init__(self, extractor: Any, convolutions: Sequence[Convolution]) -> None:
@@ -58,7 +58,7 @@ class HuggingFaceFeatures:
         return SAMPLE_RATE // self.per_second * math.prod(stride for _, stride, _ in self.convolutions)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Samples (S,) -> (S,) or (T, F); audio too short for one frame is padded with silence."""
+        """Return the inputs (S,) or (T, F) of samples (S,). Audio too short for one frame is padded with silence."""
         samples = np.pad(samples, (0, max(0, self._fewest_samples() - len(samples))))
         made = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
         if self.takes_samples:
@@ -94,7 +94,7 @@ class HuggingFaceFeatures:
 
 
 class HuggingFaceTokenizer:
-    """A CTC tokenizer of the library. Our token 0 is the blank; the others keep their order behind it."""
+    """A CTC tokenizer of the library. Token 0 is the blank here; the others keep their order behind it."""
 
     def __init__(self, processor: Any, n_outputs: int, where: str) -> None:
         self.processor = processor
@@ -108,7 +108,10 @@ class HuggingFaceTokenizer:
             _log.warning("%s writes letters beyond a-z (%s); training text and WER know a-z only", where, beyond)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of normalised text, in capitals where the vocabulary has only these."""
+        """Return the ids of normalised text, which is put in capitals where the vocabulary has only these.
+
+        Raises `UserError` for text with characters outside the vocabulary.
+        """
         written = text.upper() if self._upper else text
         unknown = self._tokenizer.unk_token_id
         try:
@@ -121,7 +124,7 @@ class HuggingFaceTokenizer:
         return [self._own_ids[i] for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text as the model writes it."""
+        """Return the text as the model writes it."""
         hf_ids = [self._hf_ids[i] for i in ids]
         text: str = self._tokenizer.decode(hf_ids, group_tokens=False, skip_special_tokens=True)
         return " ".join(text.split())
@@ -131,7 +134,7 @@ class HuggingFaceTokenizer:
 
 
 def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Processor:
-    """A processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order."""
+    """Return a processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order."""
     letters = sorted({letter for text in texts for letter in text} - {" "})
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "|", *letters])}
     with temporary_folder() as folder:
@@ -142,7 +145,10 @@ def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Process
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """Outputs that a head for this tokenizer has: its tokens and the blank, without special tokens behind both."""
+    """Return the number of outputs of a head for this tokenizer: its tokens and the blank.
+
+    Special tokens with ids behind both are left out.
+    """
     special = set(tokenizer.all_special_ids)
     return 1 + max(int(i) for i in tokenizer.get_vocab().values() if i not in special or i == tokenizer.pad_token_id)
 
@@ -153,7 +159,7 @@ def _letters_beyond_a_to_z(tokens: Sequence[str]) -> str:
 
 
 def _blank_of(tokenizer: Any, n_outputs: int, where: str) -> int:
-    """The id of the blank; `UserError` when tokenizer and head do not belong together."""
+    """Return the id of the blank. Raises `UserError` when tokenizer and head do not belong together."""
     blank = tokenizer.pad_token_id
     if blank is None:
         raise UserError(f"{where}: its tokenizer has no padding token, which is the blank of a CTC model")

@@ -17,7 +17,7 @@ from layerdial.models.conformer_ctc import load_conformer
 from layerdial.models.description import read_description
 from layerdial.models.family import load_family
 from layerdial.models.network import Network
-from layerdial.models.tensors import add_hash, files_beside
+from layerdial.models.tensors import add_hash, beside_weights
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.checksums import check_files, checksums
 from layerdial.utils.files import read_json, recover, replacing, write_json
@@ -41,17 +41,34 @@ def save_model(
 
 
 def seal(folder: Path) -> None:
-    """Write into the weights of a complete model folder their hash, and the hashes of the files beside them."""
-    weights = sorted(folder.glob("model*.safetensors"))
+    """Write into the weights of a complete model folder their hash, and what the files beside them were.
+
+    That is a hash of each, and of a config.json of ours what it says: it may be written anew by another version.
+    """
+    own = {} if is_hugging_face(folder) else read_json(folder / "config.json")
     beside = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith("model")]
-    for file in weights:
-        add_hash(file, checksums(beside))
+    hashes = checksums(file for file in beside if not (own and file.name == "config.json"))
+    for file in sorted(folder.glob("model*.safetensors")):
+        add_hash(file, {"files": hashes, "config": own})
 
 
 def check_seal(folder: Path) -> None:
-    """Raise `UserError` for a file beside the weights that was changed since, if its hash was noted."""
-    for file in sorted(folder.glob("model*.safetensors"))[:1]:
-        check_files(folder, files_beside(file), "copy it again")
+    """Raise `UserError` for a file beside the weights that was changed since, as far as that was noted."""
+    noted = next(map(beside_weights, sorted(folder.glob("model*.safetensors"))), {})
+    check_files(folder, noted.get("files"), "copy it again")
+    config = folder / "config.json"
+    before, now = _settings(noted.get("config")), _settings(read_json(config))
+    for key in [key for key in before if now.get(key) != before[key]]:
+        raise UserError(f"{config} is damaged or was changed ({key} was {before[key]!r}); copy it again")
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return what a config.json says by dotted keys; nothing where it is none."""
+    if not isinstance(config, dict):
+        return {}
+    model = config.get("model")
+    inner = {f"model.{key}": value for key, value in model.items()} if isinstance(model, dict) else {}
+    return {key: value for key, value in config.items() if key != "model"} | inner
 
 
 def load_network(model: Path) -> tuple[Network, Tokenizer]:

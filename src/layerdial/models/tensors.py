@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from layerdial.errors import UserError
 from layerdial.utils.checksums import State, state_of
 from layerdial.utils.files import replacing
+from layerdial.utils.limited_json import parse_json
 
-_HASH, _BESIDE = "layerdial.sha256", "layerdial.sha256_beside"
+_HASH, _BESIDE = "layerdial.sha256", "layerdial.beside"
 _checked: set[State] = set()
 
 
@@ -49,17 +51,17 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def add_hash(file: Path, beside: Mapping[str, str]) -> None:
-    """Give safetensors their hash, and those of the files beside them, by name."""
+def add_hash(file: Path, beside: Mapping[str, Any]) -> None:
+    """Write safetensors again with their hash, and a note of what lies beside them."""
     with replacing(file) as temporary:
         save_tensors(temporary, load_file(file), {_BESIDE: json.dumps(beside)})
 
 
-def files_beside(file: Path) -> dict[str, str]:
-    """Return the hashes of the files beside safetensors, as far as they were noted there."""
+def beside_weights(file: Path) -> dict[str, Any]:
+    """Return what `add_hash` noted; nothing where it noted nothing."""
     try:
         with safe_open(file, framework="pt") as opened:
-            found = json.loads((opened.metadata() or {}).get(_BESIDE, "{}"))
+            found = parse_json((opened.metadata() or {}).get(_BESIDE, "{}"))
     except (OSError, SafetensorError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

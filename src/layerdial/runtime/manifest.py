@@ -18,6 +18,7 @@ from layerdial.utils.files import write_json
 from layerdial.utils.records import parsing, read_record
 
 FORMAT = 1
+_KINDS = {**dict.fromkeys(("model_id", "name", "skip", "precision"), str), "n_blocks": int, "vocab_size": int}
 KIND = "layerdial-onnx"
 SHERPA_KIND = "layerdial-sherpa-onnx"
 FILE = "manifest.json"
@@ -85,6 +86,9 @@ class Manifest:
         parity = tuple(Parity(**row) for row in stored.pop("parity"))
         for name in ("silent_tokens", "float_blocks"):
             stored[name] = tuple(int(i) for i in stored[name])
+        for name, kind in _KINDS.items():
+            if type(stored[name]) is not kind:
+                raise ValueError(f"{name} is {stored[name]!r}, expected {kind.__name__}")
         manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity)
         read_features(manifest.features)
         if manifest.sample_rate != SAMPLE_RATE:
@@ -155,10 +159,21 @@ def describe_features(features: Features) -> dict[str, Any]:
 def read_features(stored: dict[str, Any]) -> Features:
     """Return the features that `describe_features` wrote. Raises `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
-        return LogMel(int(stored["subsampling"]))
+        return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
     if stored["kind"] in ("samples", "nemo-mel"):
-        parts = tuple((int(kernel), int(stride), int(padding)) for kernel, stride, padding in stored["convolutions"])
+        parts = tuple(_convolution(*part) for part in stored["convolutions"])
         if stored["kind"] == "nemo-mel":
-            return NemoMel(parts, int(stored["n_mels"]))
+            return NemoMel(parts, _between("n_mels", stored["n_mels"], 1, 1000))
         return Samples(parts, bool(stored["normalise"]))
     raise ValueError(f"features of kind {stored['kind']!r}")
+
+
+def _convolution(kernel: Any, stride: Any, padding: Any) -> tuple[int, int, int]:
+    numbers = _between("kernel", kernel, 1, 10_000), _between("stride", stride, 1, 10_000)
+    return (*numbers, _between("padding", padding, 0, 10_000))
+
+
+def _between(name: str, value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+    return value

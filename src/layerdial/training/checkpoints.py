@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from layerdial.data.batching import Position
 from layerdial.models.tensors import load_tensors, save_tensors
-from layerdial.utils.files import read_json, recover, replacing, write_json
+from layerdial.utils.files import recover, replacing, write_json
+from layerdial.utils.records import parsing, read_record
+
+_REMEDY = "remove this checkpoint, and the run goes on from the one before"
 
 
 @dataclass
@@ -97,11 +100,12 @@ def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     weights = {name: tensor.to(device) for name, tensor in load_tensors(checkpoint / "model.safetensors").items()}
     network.load_state_dict(weights)
     _unflatten(network, optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
-    state = read_json(checkpoint / "state.json")
-    state["position"] = Position(**state["position"])
+    state = read_record(checkpoint / "state.json", _REMEDY)
     there = {_step(path) for path in _stored(checkpoint.parent)}  # some were pruned after this was written
-    state["scores"] = {int(step): score for step, score in state["scores"].items() if int(step) in there}
-    return TrainState(**state)
+    with parsing(checkpoint / "state.json", _REMEDY):
+        state["position"] = Position(**state["position"])
+        state["scores"] = {int(step): float(score) for step, score in state["scores"].items() if int(step) in there}
+        return TrainState(**state)
 
 
 def average_weights(folder: Path, steps: list[int], network: nn.Module) -> None:

@@ -23,6 +23,7 @@ from layerdial.errors import UserError
 from layerdial.training import checkpoints
 from layerdial.utils.files import read_json, write_json, write_text
 from layerdial.utils.locks import holding
+from layerdial.utils.records import read_record
 from layerdial.utils.rows import append_row, read_rows
 from layerdial.utils.version import code_version
 
@@ -61,7 +62,9 @@ class RunFolder:
             return
         if not resume:
             raise UserError(f"{self.path} holds a run already; add --resume to go on, or --set out=ELSEWHERE")
-        meta = read_json(meta_file)
+        meta = read_record(meta_file, "put back the file that was there")
+        if not isinstance(meta.get("recipe"), dict):
+            raise UserError(f"{meta_file} is damaged (it holds no recipe); put back the file that was there")
         self._check_inputs(recipe, meta)
         self._check_recipe(recipe, meta)
         if self.latest is None:

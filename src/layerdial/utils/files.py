@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
+from layerdial.utils.limited_json import MOST_BYTES, parse_json
 from layerdial.utils.temporary import remove, temporary_folder
 
 
@@ -31,10 +32,16 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the JSON value in `path`. Raises `UserError` when it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise UserError(f"{path} is larger than {MOST_BYTES // 2**20} MB, which no file of this kind is")
+        return parse_json(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
@@ -103,6 +110,7 @@ def contents_anywhere(manifest: Path) -> str:
     return contents(manifest, with_places=False)
 
 
+_LONGEST_LINE = 16 * 1024 * 1024  # what is longer is hashed in pieces
 _FOLDERS = re.compile(rb'("source": ")(?:[^"\\]|\\.)*/')
 
 
@@ -111,7 +119,7 @@ def _hash(manifest: Path, changed: int, size: int, with_places: bool) -> str:
     """Return the hash of a manifest of this time and size, cached: every run of a suite needs the same few files."""
     digest = hashlib.sha256()
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        for line in file:
+        while line := file.readline(_LONGEST_LINE):
             digest.update(line if with_places else _FOLDERS.sub(rb"\1", line))
     return digest.hexdigest()[:16]
 

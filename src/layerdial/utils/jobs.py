@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
+from layerdial.utils.limited_json import parse_json
 from layerdial.utils.progress import Part, side_by_side
 from layerdial.utils.workers import Failure, Job, Workers
 
@@ -103,7 +103,7 @@ def last_row(path: Path) -> dict[str, Any] | None:
         return None
     for line in reversed(lines):
         with suppress(ValueError):
-            row = json.loads(line)
+            row = parse_json(line)
             if isinstance(row, dict):
                 return row
     return None

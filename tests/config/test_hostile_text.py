@@ -57,7 +57,7 @@ JSON = {
     "lists just too deep": ("[" * 200 + "]" * 200, "nested"),
     "deep objects": ('{"a":' * 5000 + "1" + "}" * 5000, "nested"),
     "an integer of 5,000 digits": (f'{{"a": {"9" * 5000}}}', "5000 digits"),
-    "an integer of 30 digits": (f'{{"a": {"9" * 30}}}', "30 digits"),
+    "an integer of 101 digits": (f'{{"a": {"9" * 101}}}', "101 digits"),
     "nothing": ("", "Expecting value"),
     "half of it": ('{"a": ', "Expecting value"),
 }

@@ -115,13 +115,22 @@ class HuggingFaceTokenizer:
         written = text.upper() if self._upper else text
         unknown = self._tokenizer.unk_token_id
         try:
-            ids = self._tokenizer(written, add_special_tokens=False).input_ids
+            ids = self._library_ids(written)
         except ValueError:  # a vocabulary without a token for the unknown
             ids = [unknown]
         if any(i == unknown or i not in self._own_ids for i in ids):
             known = "".join(sorted(token for token in self.tokens if len(token) == 1))
             raise UserError(f"the model's tokenizer cannot spell {text[:60]!r}; its characters are {known!r}")
         return [self._own_ids[i] for i in ids]
+
+    def _library_ids(self, text: str) -> list[int]:
+        """Return the library's ids; it would spell a word delimiter of several characters letter by letter."""
+        delimiter = getattr(self._tokenizer, "word_delimiter_token", None) or " "
+        if len(delimiter) == 1:
+            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+        words = [list(self._tokenizer(word, add_special_tokens=False).input_ids) for word in text.split()]
+        between = int(self._tokenizer.word_delimiter_token_id)
+        return [i for n, word in enumerate(words) for i in ([between, *word] if n else word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text as the model writes it."""

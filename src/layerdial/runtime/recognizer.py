@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
 from layerdial.text.tokenizer import PieceTable, read_tokens
 from layerdial.utils.files import recover
+from layerdial.utils.forks import renew_after_fork
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +68,17 @@ class OnnxRecognizer:
         self.tokenizer = self._read_tokens(folder)
         check_export(folder)  # at last: what does not fit is said by its name
         self._controller: DepthController | None = None
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the locks anew: threads of the parent may have held them."""
         self._making = threading.Lock()
         self._slots = threading.BoundedSemaphore(max(1, usable_cpus() // self.threads))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder and the number of threads; what it has learnt of this device's load stays here."""
+        return OnnxRecognizer, (self.folder.resolve(), self.threads)
 
     def _read_tokens(self, folder: Path) -> PieceTable:
         tokens = read_tokens(folder / "tokens.txt")

@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -285,6 +286,32 @@ def test_an_evaluation_is_not_waited_for(corpus, uninterrupted: Path, tmp_path: 
     assert latest is not None and latest.name == "step-00000003"
     train(recipe, resume=True)
     assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["before-a-step", "in-the-middle-of-one"])
+def test_data_that_never_comes_is_not_waited_for(corpus, uninterrupted: Path, tmp_path: Path, taken: int) -> None:
+    """One Ctrl-C ends the wait, and the run goes on with the step that it was in; steps have two batches."""
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+    batches = loop.training_batches
+
+    def stalled(*parts: Any) -> Iterator[Any]:
+        def stall() -> Iterator[Any]:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+            yield
+
+        return chain(islice(batches(*parts), 2 * 4 + taken), stall())  # begun here, as the real ones are
+
+    def arrange() -> None:
+        loop.training_batches = stalled  # type: ignore[assignment]
+
+    ended = interrupted(recipe, arrange)
+    assert ended.code == 1 and "InterruptedWait" in ended.err
+    latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name == "step-00000004"
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+    assert losses(tmp_path / "run") == losses(uninterrupted)
 
 
 def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:

@@ -11,11 +11,16 @@ from types import FrameType
 from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
 
 
+class InterruptedWait(KeyboardInterrupt):
+    """An interruption while a step waited for its data: nothing of that step was made."""
+
+
 class Interruption:
     """Whether SIGINT, SIGTERM or SIGHUP came; within `at_once` each raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.came = False
+        self._noted = False
         self._raises = False
 
     @contextmanager
@@ -29,9 +34,22 @@ class Interruption:
         finally:
             self._raises = False
 
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        """For a wait that may have no end. Raises `InterruptedWait` for one that comes, or that came before."""
+        self._raises = True
+        try:
+            if self._noted:
+                raise KeyboardInterrupt
+            yield
+        except KeyboardInterrupt:
+            raise InterruptedWait from None
+        finally:
+            self._raises = False
+
     def note(self) -> None:
         """One came."""
-        self.came = True
+        self.came = self._noted = True
         if self._raises:
             raise KeyboardInterrupt
 

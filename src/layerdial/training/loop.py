@@ -13,7 +13,7 @@ from layerdial.config.recipe import Recipe
 from layerdial.data.batching import training_batches
 from layerdial.errors import UserError
 from layerdial.training import checkpoints
-from layerdial.training.interruption import Interruption, interruptions
+from layerdial.training.interruption import InterruptedWait, Interruption, interruptions
 from layerdial.training.log_window import LogWindow
 from layerdial.training.run import Run, is_over, prepare_run
 from layerdial.training.run_folder import holding_run
@@ -61,9 +61,13 @@ def _make_updates(run: Run, update: Update, interruption: Interruption) -> None:
         run.posteriors,
     )
     run.student.train()
-    run.window = LogWindow()
+    run.window, run.interruption = LogWindow(), interruption
     while run.progress.step < recipe.train.steps:
-        update_weights(run, batches)
+        try:
+            update_weights(run, batches)
+        except InterruptedWait:
+            _save_where_it_stopped(run)
+            raise
         _log_when_due(run, update)
         if _is_evaluated_here(run):
             _evaluate_and_save(run, update, interruption)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from layerdial.models.checkpoint import fingerprint, resolve_model
 from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
+from layerdial.training.interruption import Interruption
 from layerdial.training.log_window import LogWindow
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import DrawBlocks, check_policy, make_policy
@@ -55,6 +56,7 @@ class Run:
     dev: FeatureBatches
     progress: checkpoints.TrainState
     window: LogWindow
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer:

@@ -1,19 +1,30 @@
 # `make demo` and `make test` need only Python 3.11 or newer, pip and make: the rest goes into .venv.
+# Tests are fast, `medium` (each a quarter of a second of CPU or more, or what it uses takes seconds to make) or `slow`
+# (minutes):
+#   make test-fast   fast: the inner loop, under a minute on two idle cores; something of every folder of the package
+#   make test        fast and medium: before a commit, about two minutes
+#   make test-slow   slow: before a release
+# A file's tests run in one process (--dist loadfile), so that what they share is made once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format benchmarks clean
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-fast test-slow check format benchmarks clean
 
 demo: $(READY)
 	$(BIN)/layerdial demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile
+
+test-fast: $(READY)
+	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not medium'
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks experiments recipes

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from layerdial.models.torch_recognizer import TorchRecognizer
 
 
+# what takes seconds to make; a test that uses one of these fixtures is left out of `make test-fast`
+TAKES_SECONDS = {"trace_tiny", "exported_old", "workshop", "demo_run"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TAKES_SECONDS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.medium)
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name` that `make` fills; one process makes it, and the others of a parallel run wait for it."""
     root = factory.getbasetemp()

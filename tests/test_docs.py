@@ -102,15 +102,10 @@ def blocks(document: Path) -> list[Block]:
 # ------------------------------------------------------------------------------------------------- the workshop
 
 
-@pytest.fixture
-def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the documents suppose is there: the recipes, the demo's models, some audio, a corpus of one's own."""
-    place = tmp_path / "workshop"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(
-        "layerdial.export.export.trace", lambda *_: traced
-    )  # half a minute less than the stand-in's own
+    place = tmp_path_factory.mktemp("furniture")
     for folder in ("recipes", "src", "experiments"):
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "sc_exits"):
@@ -127,6 +122,16 @@ def workshop(corpus, learnt: Path, traced: Traced, tmp_path: Path, monkeypatch: 
     for split in ("train", "dev", "test"):
         write_audio_folder(place / "mine" / split, SPEAKERS)
         write_corpus(place / "data" / "given" / f"{split}.cuts.jsonl.gz", sentences(4))
+    return place
+
+
+@pytest.fixture
+def workshop(furniture: Path, traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    place = shutil.copytree(furniture, tmp_path / "workshop", symlinks=True)
+    monkeypatch.chdir(place)
+    # half a minute less than the stand-in's own
+    monkeypatch.setattr("layerdial.export.export.trace", lambda *_: traced)
     return place
 
 

@@ -16,6 +16,7 @@ import torch
 import tiny_golden as golden
 from tiny_golden import Export, Workshop
 
+pytest_plugins = ["tiny_export"]
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 
 # together they cover every objective, every policy and every family; the others differ from them in one setting
@@ -59,6 +60,7 @@ def test_every_run_is_recorded() -> None:
     assert set(golden.RUNS) >= QUICK
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in golden.RUNS]
 )
@@ -86,35 +88,30 @@ def tolerance(step: int) -> float:
 # --------------------------------------------------------------------------------------- sweep, export, transcripts
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    return Export.of(golden.MODEL, tmp_path_factory.mktemp("golden") / "exported")
-
-
-def test_a_sweep_has_the_recorded_rows(export: Export, tmp_path: Path) -> None:
+def test_a_sweep_has_the_recorded_rows(exported_old: Export, tmp_path: Path) -> None:
     cuts, expected = golden.write_noisy(tmp_path), recorded("sweep")
     assert golden.sweep_rows(golden.MODEL, cuts, ("ladder", "prefix", "random")) == expected["torch"]
-    assert golden.sweep_rows(export.folder, cuts, ("ladder",)) == expected["exported"]
+    assert golden.sweep_rows(exported_old.folder, cuts, ("ladder",)) == expected["exported"]
 
 
-def test_an_exported_graph_has_the_recorded_checksum(export: Export) -> None:
-    if export.versions() != recorded("export")["versions"]:
+def test_an_exported_graph_has_the_recorded_checksum(exported_old: Export) -> None:
+    if exported_old.versions() != recorded("export")["versions"]:
         pytest.skip(f"recorded with {recorded('export')['versions']}")
-    assert export.checksums() == recorded("export")["checksums"]
+    assert exported_old.checksums() == recorded("export")["checksums"]
 
 
-def test_an_exported_folder_has_the_recorded_manifest(export: Export) -> None:
-    assert export.manifest() == recorded("export")["manifest"]
+def test_an_exported_folder_has_the_recorded_manifest(exported_old: Export) -> None:
+    assert exported_old.manifest() == recorded("export")["manifest"]
 
 
-def test_an_exported_graph_has_the_recorded_outputs(export: Export) -> None:
+def test_an_exported_graph_has_the_recorded_outputs(exported_old: Export) -> None:
     for subset, expected in recorded("export")["log_probabilities"].items():
-        (found,) = export.log_probabilities([subset]).values()
+        (found,) = exported_old.log_probabilities([subset]).values()
         for ours_TV, theirs_TV in zip(found, expected, strict=True):
             torch.testing.assert_close(torch.tensor(ours_TV), torch.tensor(theirs_TV), rtol=0, atol=5e-4)
 
 
-def test_transcribe_prints_the_recorded_json(export: Export, tmp_path: Path) -> None:
+def test_transcribe_prints_the_recorded_json(exported_old: Export, tmp_path: Path) -> None:
     audio, expected = golden.write_audio(tmp_path), recorded("transcribe")
     assert golden.transcripts(golden.MODEL, audio, golden.FOR_TORCH) == expected["torch"]
-    assert golden.transcripts(export.folder, audio, golden.TRANSCRIBE) == expected["exported"]
+    assert golden.transcripts(exported_old.folder, audio, golden.TRANSCRIBE) == expected["exported"]

@@ -19,6 +19,7 @@ from layerdial.runtime import Recognizer
 from tiny import speak
 
 pytest_plugins = ["tiny_export"]
+pytestmark = pytest.mark.medium  # loads models again and again, some in processes of their own
 
 OLD = Path(__file__).parent / "old_artefacts"
 EXTRAS = {

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,11 @@ import pytest
 
 from conftest import made_once
 from layerdial.runtime import Recognizer
-from tiny import command
 
 if TYPE_CHECKING:
     from layerdial.export.writer import Traced
+    from layerdial.models.torch_recognizer import TorchRecognizer
+    from tiny_golden import Export
 
 
 @pytest.fixture(scope="session")
@@ -38,13 +40,16 @@ def laddered(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(laddered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `layerdial export` makes of it. It is shared: copy it before changing anything in it.
 
-    What the command said is beside it, in `said.json`.
+    What the command said is beside it, in `said.json`. It runs in this process, for the packages that tracing imports
+    take as long as the tracing, and other models are traced here too.
     """
+    from layerdial.cli.app import app
 
     def make(folder: Path) -> None:
-        ended = command("export", laddered, folder / "edge", "--licence", "CC-BY-4.0", "--name", "tones")
-        (folder / "said.json").write_text(json.dumps(asdict(ended)), encoding="utf-8")
-        assert ended.code == 0, ended.err
+        arguments = ["export", laddered, folder / "edge", "--licence", "CC-BY-4.0", "--name", "tones"]
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            app([*map(str, arguments)], standalone_mode=False)
+        (folder / "said.json").write_text(json.dumps({"out": out.getvalue(), "err": err.getvalue()}), encoding="utf-8")
 
     return made_once(tmp_path_factory, "exported", make) / "edge"
 
@@ -56,8 +61,54 @@ def edge(exported: Path) -> Recognizer:
 
 
 @pytest.fixture(scope="session")
+def heavy(laddered: Path) -> TorchRecognizer:
+    """The torch model that `edge` was made of."""
+    from layerdial import load_model
+
+    return load_model(laddered)
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """An exported folder to damage."""
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def exported_old(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """What this version exports of the self-conditioned model that an older one trained."""
+    from tiny_golden import MODEL, Export
+
+    folder = made_once(tmp_path_factory, "exported-old", lambda folder: Export.of(MODEL, folder / "edge"))
+    return Export(folder / "edge")
+
+
+@pytest.fixture(scope="session")
 def traced(laddered: Path, exported: Path) -> Traced:
-    """What the export works on between tracing and writing, put together again from its folder, which takes no time."""
+    """What the export works on between tracing and writing."""
+    return traced_again(laddered, exported)
+
+
+@pytest.fixture(scope="session")
+def trace_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Traced]]:
+    """A tiny Hugging Face model of three blocks by the name of its variant: its folder, and its graph, traced once."""
+    from layerdial.export.export import export_model
+    from tiny_hf import save_tiny
+
+    def make(folder: Path) -> None:
+        variant = folder.name.removeprefix("traced-")
+        export_model(save_tiny(folder / variant, variant, num_hidden_layers=3), folder / "edge")
+
+    @cache
+    def made(variant: str) -> tuple[Path, Traced]:
+        folder = made_once(tmp_path_factory, f"traced-{variant}", make)
+        return folder / variant, traced_again(folder / variant, folder / "edge")
+
+    return made
+
+
+def traced_again(model: Path, edge: Path) -> Traced:
+    """What the export of `model` to `edge` worked on, put together from the two folders, which takes no time."""
     import onnx_ir as ir
 
     from layerdial.export.writer import Traced
@@ -66,22 +117,7 @@ def traced(laddered: Path, exported: Path) -> Traced:
     from layerdial.runtime.manifest import Manifest
     from layerdial.text.tokenizer import PieceTable, read_tokens
 
-    network, _ = load_network(laddered)
-    manifest = Manifest.load(exported)
-    pieces = PieceTable(read_tokens(exported / "tokens.txt"), manifest.silent_tokens)
-    model = ir.load(exported / "model.onnx")
-    return Traced(network, model, pieces, Ladder.beside(exported, network.n_blocks), manifest)
-
-
-@pytest.fixture(scope="session")
-def trace_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Traced]]:
-    """A tiny Hugging Face model of three blocks by the name of its variant: its folder, and its graph, traced once."""
-    from layerdial.export.writer import trace
-    from tiny_hf import save_tiny
-
-    @cache
-    def made(variant: str) -> tuple[Path, Traced]:
-        folder = save_tiny(tmp_path_factory.mktemp("hf") / variant, variant, num_hidden_layers=3)
-        return folder, trace(folder)
-
-    return made
+    network, _ = load_network(model)
+    manifest = Manifest.load(edge)
+    pieces = PieceTable(read_tokens(edge / "tokens.txt"), manifest.silent_tokens)
+    return Traced(network, ir.load(edge / "model.onnx"), pieces, Ladder.beside(edge, network.n_blocks), manifest)

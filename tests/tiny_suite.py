@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from layerdial.suites.plan import choose, jobs_left, plan
 from layerdial.suites.suite import Suite, load_suite
 
 METHODS: dict[str, Any] = {
@@ -78,3 +79,9 @@ def made_up_row(
         "macs_per_second": 1e6 * depth,
         "utterances_file": str(file.relative_to(suite.out)),
     }
+
+
+def left(suite: Suite, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> set[str]:
+    """The names of the jobs that are left to do."""
+    runs = plan(suite)
+    return {job.name for job in jobs_left(suite, runs, choose(suite, runs, only, seeds))}

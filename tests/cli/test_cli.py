@@ -99,6 +99,7 @@ def test_other_rates_are_resampled_and_said_once(model: Path, tmp_path: Path, mo
     assert ended.err == "layerdial: resampling 48000 Hz to 16000 Hz\n"
 
 
+@pytest.mark.medium
 def test_train_search_sweep_follow_each_other(corpus, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     trained = command("train", recipe, "--set", "train.steps=3", "--set", "train.eval_every=3")
@@ -128,6 +129,7 @@ def test_train_search_sweep_follow_each_other(corpus, tmp_path: Path) -> None:
     assert again.code == 0 and (out / "sweep.jsonl").read_text().count("\n") == 2
 
 
+@pytest.mark.medium
 def test_a_killed_run_goes_on_by_resume(corpus, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     few = ("--set", "train.steps=2", "--set", "train.eval_every=1")
@@ -273,6 +275,7 @@ def with_room_for(n_bytes: int, *arguments: object) -> Ended:
     return in_child(limited)
 
 
+@pytest.mark.medium
 def test_a_full_disk_while_training_keeps_what_was_whole(corpus, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     ended = with_room_for(30_000, "train", recipe, "--set", "train.steps=2")
@@ -365,12 +368,14 @@ def test_an_interrupted_command_says_that_it_goes_on_only_where_it_does(
     assert ended.code == 130 and ended.err == f"layerdial: interrupted{said}\n"
 
 
+@pytest.mark.medium
 def test_the_version_is_said_by_every_way_to_start() -> None:
     for start in (["-m", "layerdial"], ["-c", "from layerdial.runtime.commands import main; main()"]):
         ran = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"layerdial {layerdial.__version__}\n", "")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("main", ["layerdial.cli.app", "layerdial.runtime.commands"])
 def test_a_reader_that_has_enough_is_no_failure(main: str, model: Path, exported: Path, clip: Path) -> None:
     """As `| head -1`: with one line, which is flushed at the end alone, and with more than a pipe holds."""

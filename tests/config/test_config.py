@@ -16,20 +16,12 @@ from layerdial.config.policies import POLICIES
 from layerdial.config.recipe import Recipe, load_recipe
 from layerdial.config.strict import parse
 from layerdial.errors import UserError
+from tiny_recipes import MINIMAL
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted(
     file for folder in (REPOSITORY / "recipes", Path(layerdial.__file__).parent) for file in folder.rglob("*.yaml")
 )
-MINIMAL: dict[str, Any] = {
-    "recipe": 2,
-    "out": "runs/x",
-    "model": {"size": "xs"},
-    "tokenizer": {"kind": "word"},
-    "data": {"train": "train.cuts.jsonl.gz", "dev": "dev.cuts.jsonl.gz"},
-    "policy": {"name": "none"},
-    "train": {"steps": 10},
-}
 
 
 def load(tmp_path: Path, *overrides: str, **parts: Any) -> Recipe:

@@ -63,6 +63,7 @@ JSON = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", YAML)
 def test_hostile_yaml_is_one_line(tmp_path: Path, name: str) -> None:
     text, said = YAML[name]
@@ -113,6 +114,7 @@ def replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
     return copy
 
 
+@pytest.mark.medium
 def test_any_value_in_any_place_of_a_recipe_is_taken_or_refused_in_one_line(tmp_path: Path) -> None:
     good = yaml.safe_load(write_recipe(tmp_path / "good.yaml", tmp_path, tmp_path, tmp_path).read_text())
     good["objective"] = {"exits": {"at": "all", "weight": 1.0, "power": 0.0}}
@@ -130,6 +132,7 @@ def test_any_value_in_any_place_of_a_recipe_is_taken_or_refused_in_one_line(tmp_
     assert refused > 300 and time.perf_counter() - began < 60
 
 
+@pytest.mark.medium
 def test_any_value_in_any_place_of_a_suite_is_taken_or_refused_in_one_line(tmp_path: Path) -> None:
     tiny_suite(tmp_path)
     file = next(tmp_path.glob("*.yaml"))

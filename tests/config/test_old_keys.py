@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_config import MINIMAL
 
 from layerdial.config.old_keys import LAST_COMMIT, gone_key, upgraded
 from layerdial.config.recipe import Recipe, load_recipe
@@ -25,6 +24,7 @@ from layerdial.training import loop
 from layerdial.training.loop import train
 from layerdial.utils.files import read_json, write_json
 from tiny import in_child, losses, tiny_recipe, write_corpus
+from tiny_recipes import MINIMAL
 from tiny_suite import suite_data, tiny_suite, write_suite
 
 # as a run of version 1 stored them, where they are not as in version 2

@@ -20,6 +20,7 @@ from layerdial.errors import UserError
 from tiny_corpora import many_cuts, shorten, write_audio, write_table
 
 
+@pytest.mark.medium
 def test_a_big_manifest_passes_through_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "big.cuts.jsonl.gz"
     alive: list[int] = []

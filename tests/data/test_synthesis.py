@@ -234,6 +234,7 @@ def test_demo_has_the_hours_and_cuts_that_describe_the_audio(demo: CorpusReport)
             assert 0.2 < cut.duration < 7 and 0.05 < np.abs(samples).max() < 1
 
 
+@pytest.mark.medium
 def test_two_workers_write_what_one_writes(demo: CorpusReport, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     prepare_demo(tmp_path, hours=HOURS, workers=2, progress=lambda done, total: calls.append((done, total)))
@@ -300,6 +301,7 @@ def test_unwritable_place_and_bad_numbers(tmp_path: Path) -> None:
         prepare_demo(tmp_path, utterances={"test": 0})
 
 
+@pytest.mark.medium
 def test_hard_corpus_has_the_utterances_asked_for_whatever_the_workers(tmp_path: Path) -> None:
     make = partial(prepare_demo, utterances={"train": 20, "dev": 2, "test": 3}, snr_db=(0, 15), reverb=(0.2, 0.7))
     one = make(tmp_path / "one", workers=1)
@@ -323,6 +325,7 @@ def test_command_without_options_makes_the_corpus_that_it_always_made(
     assert json.loads((tmp_path / "x" / "demo.json").read_text())["settings"] == known
 
 
+@pytest.mark.medium
 def test_options_of_the_command_reach_the_corpus_and_another_room_replaces_it(tmp_path: Path) -> None:
     hard = ("prepare", "demo", tmp_path, "--utterances", "2,1,3", "--snr", "0,15", "--workers", 1, "--reverb")
     assert "test: 3 cuts" in command(*hard, "0.2,0.7").out

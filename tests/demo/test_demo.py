@@ -24,7 +24,7 @@ DEPTHS = (1, 2)
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The demo's folder, and what its second run printed, which trains and measures nothing again."""
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
@@ -41,21 +41,21 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def rows(ended: tuple[Path, str]) -> list[Row]:
-    return read_rows(ended[0] / "sweep.jsonl")
+def rows(demo_run: tuple[Path, str]) -> list[Row]:
+    return read_rows(demo_run[0] / "sweep.jsonl")
 
 
-def test_every_method_has_a_model_and_a_ladder(ended: tuple[Path, str]) -> None:
+def test_every_method_has_a_model_and_a_ladder(demo_run: tuple[Path, str]) -> None:
     for method in demo.METHODS:
-        model = ended[0] / method / "model"
+        model = demo_run[0] / method / "model"
         assert (model / "model.safetensors").is_file()
         assert len(json.loads((model / "ladder.json").read_text())["rungs"]) == len(DEPTHS)
 
 
-def test_sweep_has_a_row_for_every_method_and_depth(ended: tuple[Path, str], rows: list[Row]) -> None:
+def test_sweep_has_a_row_for_every_method_and_depth(demo_run: tuple[Path, str], rows: list[Row]) -> None:
     assert [(row["method"], row["depth"]) for row in rows] == [(m, d) for m in demo.METHODS for d in DEPTHS]
     assert all(row["latency_ms"] > 0 and row["rtf"] > 0 for row in rows)
-    assert (ended[0] / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (demo_run[0] / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_latency_is_measured_once_for_networks_of_the_same_shape_and_says_so(rows: list[Row]) -> None:
@@ -65,24 +65,24 @@ def test_latency_is_measured_once_for_networks_of_the_same_shape_and_says_so(row
     assert full["sc_exits"]["latency_ms"] != full["reference"]["latency_ms"]
 
 
-def test_the_end_shows_all_methods_and_says_which_words_are_known(ended: tuple[Path, str]) -> None:
-    lines = [line.split() for line in ended[1].splitlines()]
+def test_the_end_shows_all_methods_and_says_which_words_are_known(demo_run: tuple[Path, str]) -> None:
+    lines = [line.split() for line in demo_run[1].splitlines()]
     assert ["blocks", *demo.METHODS] in lines
     compared = [(line[0], line[2]) for line in lines if line[1:2] == ["ladder"]]
     assert compared == [(method, str(depth)) for method in ("dld", "sc_exits") for depth in DEPTHS]
     known = f"The models know synthetic voices only, and these 37 words alone: {', '.join(synth.VOCABULARY)}."
-    assert known in " ".join(ended[1].split())
+    assert known in " ".join(demo_run[1].split())
 
 
-def test_the_command_of_the_last_line_works_as_it_is_written(ended: tuple[Path, str]) -> None:
-    last = ended[1].splitlines()[-1]
+def test_the_command_of_the_last_line_works_as_it_is_written(demo_run: tuple[Path, str]) -> None:
+    last = demo_run[1].splitlines()[-1]
     assert last.startswith("next: ")
     check_command(last.removeprefix("next: "))
 
 
-def test_every_model_has_a_card(ended: tuple[Path, str], rows: list[Row]) -> None:
+def test_every_model_has_a_card(demo_run: tuple[Path, str], rows: list[Row]) -> None:
     for method in demo.METHODS:
-        card = (ended[0] / method / "model" / "README.md").read_text()
+        card = (demo_run[0] / method / "model" / "README.md").read_text()
         assert all(word in card for word in synth.VOCABULARY)
         assert "synthetic voices only" in card and "espeak-ng" in card
         check_command(next(line for line in card.splitlines() if line.startswith("layerdial transcribe")))
@@ -111,8 +111,8 @@ def test_all_methods_have_the_same_data_and_as_many_updates(tmp_path: Path) -> N
     assert [recipe.init for recipe in recipes] == ["scratch", "reference", "reference", "scratch"]
 
 
-def test_models_of_another_recipe_are_not_passed_off_as_the_demos(ended: tuple[Path, str]) -> None:
-    out, _ = ended
+def test_models_of_another_recipe_are_not_passed_off_as_the_demos(demo_run: tuple[Path, str]) -> None:
+    out, _ = demo_run
     with pytest.raises(UserError, match=r"reference was trained by another recipe .*\(model, train\); remove"):
         demo.run_demo(out)
 

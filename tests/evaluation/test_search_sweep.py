@@ -278,6 +278,7 @@ def test_rows_are_there_as_soon_as_they_are_made_and_made_once(tmp_path: Path) -
     assert (tmp_path / "sweep.png").stat().st_size > 1000
 
 
+@pytest.mark.medium
 def test_another_model_or_other_cuts_are_measured_again(tmp_path: Path) -> None:
     subsets = [BlockSubset.full(2)]
     extra = {"method": "ld", "model": "m", "fingerprint": "a", "cuts": "test"}
@@ -289,6 +290,7 @@ def test_another_model_or_other_cuts_are_measured_again(tmp_path: Path) -> None:
     assert len(list((tmp_path / "utterances").iterdir())) == 5
 
 
+@pytest.mark.medium
 def test_other_threads_are_measured_again(tmp_path: Path) -> None:
     recognizer = tiny_recognizer()
     threads = torch.get_num_threads()

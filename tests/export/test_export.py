@@ -31,7 +31,7 @@ from layerdial.export.quality import Int8, quantise
 from layerdial.export.sherpa import fix_subset
 from layerdial.export.writer import Traced, trace, write_folder
 from layerdial.ladder import Ladder
-from layerdial.models.checkpoint import fingerprint, save_model
+from layerdial.models.checkpoint import fingerprint, load_network, save_model
 from layerdial.models.cost import subset_cost
 from layerdial.models.network import Network
 from layerdial.models.torch_recognizer import TorchRecognizer
@@ -41,6 +41,7 @@ from layerdial.runtime.session import INPUTS, OUTPUTS, Session
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import build_tokenizer
 from tiny import VOCABULARY, Ended, in_child, noise, tiny_network
+from tiny_golden import MODEL, Export
 
 pytest_plugins = ["tiny_export"]
 
@@ -133,11 +134,12 @@ def test_padding_does_not_change_what_an_utterance_gets(session: Session) -> Non
 NORM = {"block_norm": True, "skip": "norm"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "changes",
     [
         {"n_blocks": 2, "exit_heads": True, **NORM},
-        {"n_blocks": 2, "self_condition": True},
+        pytest.param({"n_blocks": 2, "self_condition": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 2, "exit_heads": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 1}, marks=pytest.mark.slow),  # each traces another model, ten seconds
         pytest.param({"n_blocks": 3, "block_norm": True}, marks=pytest.mark.slow),
@@ -148,13 +150,24 @@ NORM = {"block_norm": True, "skip": "norm"}
 def test_other_conformers_equal_torch_with_every_subset(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = tiny_network(**changes)
     manifest = export_model(save(tmp_path / "run" / "model", network), tmp_path / "edge")
-    session = Session(tmp_path / "edge", Manifest.load(tmp_path / "edge"), threads=1)
-    for subset in every_subset(network.n_blocks):
-        assert_as_torch(session, network, [50, 83, 3], subset)
-        assert_fixed_is_the_same(tmp_path / "edge" / "model.onnx", session, subset)
-        assert (manifest.costs.of(subset).parameters) == subset_cost(network, subset).parameters
+    assert_exported_equals(tmp_path / "edge", network)
     assert (manifest.name, manifest.licence, manifest.skip) == ("run", "not stated", network.config.skip)
     assert "commit 0123abc" in manifest.trained_with
+
+
+def test_a_self_conditioned_conformer_equals_torch_with_every_subset(exported_old: Export) -> None:
+    network, _ = load_network(MODEL)
+    assert network.config.self_condition
+    assert_exported_equals(exported_old.folder, network)
+
+
+def assert_exported_equals(edge: Path, network: Network) -> None:
+    manifest = Manifest.load(edge)
+    session = Session(edge, manifest, threads=1)
+    for subset in every_subset(network.n_blocks):
+        assert_as_torch(session, network, [50, 83, 3], subset)
+        assert_fixed_is_the_same(edge / "model.onnx", session, subset)
+        assert manifest.costs.of(subset).parameters == subset_cost(network, subset).parameters
 
 
 # -------------------------------------------------------------------------------------- a dropped block is not run
@@ -281,6 +294,7 @@ def test_the_folder_has_ladder_and_tokens_of_the_torch_model(exported: Path, lad
     assert words == ["<blk>", "▁high", "▁low", "▁middle"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_large_weights_lie_beside_the_graph_and_nothing_else_changes(
     traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -421,6 +435,7 @@ def with_outliers(traced: Traced, block: int) -> Traced:
     return replace(traced, network=network, model=model)
 
 
+@pytest.mark.medium
 def test_a_block_that_int8_ruins_ends_in_float(traced: Traced, corpus: Any, tmp_path: Path) -> None:
     ruined = with_outliers(traced, block=1)
     manifest = write_folder(tmp_path / "float", ruined, ruined.model.clone(), ruined.manifest)

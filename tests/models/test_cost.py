@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerdial.config.network import ConformerConfig
 from layerdial.models.conformer_ctc import ConformerCTC
@@ -18,7 +18,6 @@ from layerdial.models.cost import (
     subset_cost,
 )
 from layerdial.subset import BlockSubset
-from layerdial.utils.timing import measure_in_turns, measure_latency
 
 MELS, WIDTH, HEADS, FFN, KERNEL, BLOCKS, VOCABULARY = 80, 16, 2, 24, 5, 4, 11
 
@@ -94,22 +93,26 @@ def test_measuring_leaves_mode_hooks_and_gradients_alone() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_latency_is_a_median_after_warm_up() -> None:
-    calls: list[float] = [0.05, 0.05, 0.002, 0.05, 0.002]
-    waits = iter(calls)
-    assert 2 <= measure_latency(lambda: time.sleep(next(waits)), warmup=2, repeats=3) < 20
-    assert next(waits, None) is None
+class CountedOperators(TorchDispatchMode):
+    """How many operators run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
 
 
-def test_runs_take_turns() -> None:
-    order: list[str] = []
-    measure_in_turns([lambda: order.append("a"), lambda: order.append("b")], warmup=1, repeats=2)
-    assert order == ["a", "b"] * 3
-
-
-def test_a_quarter_of_the_blocks_is_faster_than_all() -> None:
-    torch.manual_seed(0)
-    network = ConformerCTC(ConformerConfig.model_validate({"size": "xs"}), VOCABULARY)
-    runs = [forward_pass(network, BlockSubset.prefix(8, depth), *network.example_inputs(5)) for depth in (2, 8)]
-    shallow, deep = measure_in_turns(runs, warmup=1, repeats=3)
-    assert shallow < 0.75 * deep
+def test_each_dropped_block_takes_all_its_operators_with_it() -> None:
+    counts = []
+    for depth in range(1, BLOCKS + 1):
+        network = tiny()
+        run = forward_pass(network, BlockSubset.prefix(BLOCKS, depth), *network.example_inputs(1.0))
+        with CountedOperators() as operators:
+            run()
+        counts.append(operators.count)
+    of_a_block = counts[1] - counts[0]
+    assert of_a_block > 20
+    assert counts == [counts[0] + i * of_a_block for i in range(BLOCKS)]

@@ -22,6 +22,7 @@ from layerdial.utils import checksums
 from tiny_hf import save_tiny
 
 pytest_plugins = ["tiny_export"]
+pytestmark = pytest.mark.medium  # loads models again and again, some in processes of their own
 
 
 def flip(file: Path, at: int, bit: int = 0) -> None:

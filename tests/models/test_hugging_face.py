@@ -398,6 +398,7 @@ def change_extractor(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(config))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("variant", "key", "seconds"),
     [("wav2vec2-large", "1111", 30.0), ("wav2vec2-large", "0100", 30.01), ("hubert-large", "1111", 57.37)],
@@ -418,6 +419,7 @@ def test_long_audio_in_windows_equals_one_pass(
     assert heard.seconds == pytest.approx(seconds)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("variant", ["wavlm-base", "wavlm-large", "wav2vec2-base", "hubert-base", "parakeet"])
 def test_long_audio_whose_statistics_repeat_equals_one_pass(tmp_path: Path, variant: str) -> None:
     """Also where something is normalised over the whole of what is heard."""
@@ -427,6 +429,7 @@ def test_long_audio_whose_statistics_repeat_equals_one_pass(tmp_path: Path, vari
     assert len(whole) > 50 and pair.recognizer.transcribe(samples).text == whole
 
 
+@pytest.mark.medium
 def test_the_network_never_hears_more_than_30_seconds(tmp_path: Path) -> None:
     """So memory does not grow with the length of the audio."""
     pair = load_pair(save_tiny(tmp_path, "wav2vec2-large", conv_dim=[2] * 7))

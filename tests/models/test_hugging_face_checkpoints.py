@@ -345,6 +345,7 @@ def test_a_hub_id_is_the_folder_in_the_cache(hub: Path) -> None:
     assert isinstance(processor, ProcessorMixin) and len(by_name.tokenizer.tokens) == len(LOWER)
 
 
+@pytest.mark.medium
 def test_the_commands_take_a_hub_id(hub: Path, corpus, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", speak("low high low"), 16000)
     ended = command("transcribe", "org/tiny", tmp_path / "a.wav", "--depth", 2, "--json")

@@ -115,6 +115,7 @@ def test_heads_for_each_depth_are_refused_beside_it() -> None:
         parse(ConformerConfig, tiny_config().model_dump() | {"self_condition": True, "exit_heads": True}, "model")
 
 
+@pytest.mark.medium
 def test_training_with_exits_teaches_it(tmp_path: Path, corpus: Corpus) -> None:
     data = (corpus.train, corpus.dev)
     changes = ("model.self_condition=true", "policy.name=none", "objective.exits.at=all", "objective.exits.power=2")

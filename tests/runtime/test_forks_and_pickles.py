@@ -21,6 +21,7 @@ from layerdial.runtime.scheduler import _WATCHDOG
 from tiny import in_child, speak
 
 pytest_plugins = ["tiny_export"]
+pytestmark = pytest.mark.medium  # loads models again and again, some in processes of their own
 
 TEXT = "low high middle"
 SAMPLES = speak(TEXT, 5)

@@ -2,86 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import resource
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from test_resume import kill_at_step
 
-from layerdial.config.recipe import Recipe
 from layerdial.modules.losses import LossTerms
 from layerdial.subset import BlockSubset
-from layerdial.training import loop, run, update
+from layerdial.training import run, update
 from layerdial.training.loop import train
 from layerdial.training.policies import make_policy
 from layerdial.utils.rows import read_rows
-from tiny import RANDOM, Ended, equal, in_child, losses, tiny_recipe, weights, write_recipe
+from tiny import RANDOM, equal, losses, tiny_recipe, weights, write_recipe
+from tiny_training import free_port, kill_at_step, on_two_ranks, told, train_and_tell
 
-SECONDS = 120  # until a deadlock is one
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def on_two_ranks(action: Callable[[int], object]) -> list[Ended]:
-    """Run `action(rank)` in two forks that find each other as those of torchrun do; a deadlock ends by SIGALRM."""
-    port = str(free_port())
-
-    def as_rank(rank: int) -> Ended:
-        def run() -> None:
-            signal.alarm(SECONDS)
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", ACCELERATE_USE_CPU="true")
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            AcceleratorState._reset_state(reset_partial_state=True)
-            action(rank)
-
-        return in_child(run)
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(as_rank, range(2)))
-
-
-def train_and_tell(recipe: Recipe, rank: int, resume: bool = False) -> None:
-    """Train, and print what this rank drew, heard and ended with. The second rank cannot write any file."""
-    seen: dict[str, list[Any]] = {"subsets": [], "ids": []}
-    terms_of, finish = update.loss_terms, loop._finish
-
-    def listening(student: torch.nn.Module, batch: Any, heard: Any, subset: BlockSubset, *rest: Any):
-        seen["subsets"].append(subset.key)
-        seen["ids"].append([batch.epoch, *batch.ids])
-        return terms_of(student, batch, heard, subset, *rest)
-
-    def telling(run: Any) -> Path:
-        hashed = hashlib.sha256()
-        for tensor in run.network.state_dict().values():
-            hashed.update(tensor.numpy().tobytes())
-        print(json.dumps({**seen, "weights": hashed.hexdigest(), "processes": run.accelerator.num_processes}))
-        return finish(run)
-
-    update.loss_terms, loop._finish = listening, telling
-    if rank == 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    train(recipe, resume)
-
-
-def told(ended: list[Ended]) -> list[dict[str, Any]]:
-    assert [e.code for e in ended] == [0, 0], "\n".join(e.err for e in ended)
-    return [json.loads(e.out.splitlines()[0]) for e in ended]
+pytestmark = pytest.mark.medium  # each trains in two processes
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from layerdial.config.objective import ExitsConfig, ObjectiveConfig
-from layerdial.data.batching import Batch
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
@@ -21,20 +20,13 @@ from layerdial.modules.losses import LossTerms, distillation
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import build_tokenizer
 from layerdial.training.loop import train
-from layerdial.training.objective import NetworkInputs, Teachers, loss_terms
+from layerdial.training.objective import Teachers, loss_terms
 from tiny import VOCABULARY, losses, noise, tiny_network, tiny_recipe, weights
+from tiny_training import spoken
 
 FULL = BlockSubset.full(4)
 HEADS = pytest.mark.parametrize("exit_heads", [False, True], ids=["shared-head", "own-heads"])
 NORMS = pytest.mark.parametrize("block_norm", [False, True], ids=["", "block_norm"])
-
-
-def spoken(network: ConformerCTC) -> tuple[Batch, NetworkInputs]:
-    """Two utterances of noise with two labels each."""
-    inputs, lengths_B = noise([61, 40])
-    tokens = torch.tensor([[1, 2], [3, 1]])
-    batch = Batch(("a", "b"), inputs, lengths_B, tokens, torch.tensor([2, 2]), 1.0, 0, 0, ())
-    return batch, NetworkInputs(inputs, inputs, lengths_B, network.features.frames(lengths_B))
 
 
 def terms(network: ConformerCTC, subset: BlockSubset, teachers: Teachers | None = None, **objective: Any) -> LossTerms:

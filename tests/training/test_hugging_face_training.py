@@ -11,8 +11,6 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from test_distributed import on_two_ranks, told, train_and_tell
-from test_resume import kill_at_step
 from transformers import AutoModelForCTC, AutoProcessor
 
 from layerdial import load_model
@@ -29,6 +27,7 @@ from layerdial.training.optim import make_optimizer
 from layerdial.utils.rows import read_rows
 from tiny import command, equal, in_child, losses, remember_references, speak, tiny_recipe, weights, write_recipe
 from tiny_hf import save_tiny, tiny_model, tiny_processor
+from tiny_training import kill_at_step, on_two_ranks, told, train_and_tell
 
 SIZES = "hidden_size: 16, num_hidden_layers: 3, num_attention_heads: 2, intermediate_size: 32"
 CONVOLUTIONS = "conv_dim: [8, 8, 8, 8, 8, 8, 8], num_conv_pos_embeddings: 16, num_conv_pos_embedding_groups: 4"
@@ -39,6 +38,7 @@ FEW = ("train.steps=3", "train.eval_every=3")
 ONE = ("train.steps=1", "train.eval_every=1")
 
 pytestmark = [
+    pytest.mark.medium,  # each trains a network of the library
     pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),
 ]
 

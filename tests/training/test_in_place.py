@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_exits import spoken
 
 from layerdial.config.objective import ObjectiveConfig
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
@@ -16,6 +15,7 @@ from layerdial.training import update
 from layerdial.training.loop import train
 from layerdial.training.objective import Teachers, loss_terms
 from tiny import losses, tiny_network, tiny_recipe
+from tiny_training import spoken
 
 IN_PLACE = ("policy.name=sandwich", "objective.in_place.weight=0.5", "train.steps=1", "train.eval_every=1")
 

@@ -30,22 +30,9 @@ from layerdial.training.optim import make_optimizer
 from layerdial.utils import files
 from layerdial.utils.rows import read_rows
 from tiny import RANDOM, Ended, equal, in_child, losses, tiny_network, tiny_recipe, weights, write_corpus
+from tiny_training import kill, kill_at_step
 
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_at_step(step: int) -> None:
-    """From now on, this process kills itself in the middle of that step."""
-    rate = update.learning_rate
-
-    def deadly(config: OptimConfig, now: int, steps: int) -> float:
-        if now == step:
-            kill()
-        return rate(config, now, steps)
-
-    update.learning_rate = deadly  # type: ignore[assignment]
+pytestmark = pytest.mark.medium  # each trains twice: once killed, and once to its end
 
 
 def kill_while_saving(step: int) -> None:

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_distributed import on_two_ranks, told, train_and_tell
-from test_resume import kill, kill_at_step
 
 from layerdial.audio.features import fbank
 from layerdial.audio.files import change_speed
@@ -28,6 +26,7 @@ from layerdial.training.reference import Reference
 from layerdial.training.setup import make_accelerator
 from layerdial.utils.rows import read_rows
 from tiny import LOG_MEL, RANDOM, equal, in_child, losses, sentences, tiny_recipe, weights, write_corpus
+from tiny_training import kill, kill_at_step, on_two_ranks, told, train_and_tell
 
 MASKED = "spec_augment={freq_masks: 2, time_masks: 2}"
 
@@ -146,6 +145,7 @@ def test_stored_are_the_references_own_posteriors_at_every_speed(learnt: Path, c
             )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_bring_the_posteriors_of_what_is_heard(learnt: Path, cuts: Path, tmp_path: Path, workers: int) -> None:
     recipe = dld(tmp_path / "run", cuts, learnt, "data.speeds=[0.8, 1.2]", f"data.workers={workers}")
@@ -193,6 +193,7 @@ def test_cuts_that_cannot_be_read_or_are_too_long_are_left_to_training(
 # ---------------------------------------------------------------------------------------------------- in training
 
 
+@pytest.mark.medium
 def test_a_run_with_stored_posteriors_has_the_losses_of_one_that_asks_the_reference(
     learnt: Path, cuts: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +229,7 @@ def test_the_reference_is_not_called_in_any_step(
     assert all(row[2] > 0 for row in losses(tmp_path / "second").values())
 
 
+@pytest.mark.medium
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(learnt: Path, cuts: Path, tmp_path: Path) -> None:
     whole, killed = (dld(tmp_path / name, cuts, learnt, *RANDOM) for name in ("whole", "killed"))
     train(whole)
@@ -242,6 +244,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(learnt: Path, cuts: Pat
     assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.medium
 def test_two_ranks_read_what_the_first_has_written(learnt: Path, cuts: Path, tmp_path: Path) -> None:
     recipe = dld(tmp_path / "run", cuts, learnt, "data.batch_seconds=3", "train.steps=2")
     first, second = told(on_two_ranks(lambda rank: train_and_tell(recipe, rank)))

@@ -242,6 +242,7 @@ def test_the_ladder_of_the_model_that_a_run_starts_from_says_what_it_trains_and_
     assert ladder is not None and tuple(rung.subset for rung in ladder.rungs) == keys
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("changes", [("policy.subsets=chosen", "model.selector=input"), ("objective.exits.at=all",)])
 def test_half_precision_trains_selectors_and_exits(corpus, tmp_path: Path, changes: tuple[str, ...]) -> None:
     found = []
@@ -264,6 +265,7 @@ def test_half_precision_trains_after_a_run_in_full_precision(corpus, learnt: Pat
     assert found[0] != found[1] and found[0][0] == pytest.approx(found[1][0], abs=0.2)
 
 
+@pytest.mark.medium
 def test_half_precision_learns_and_is_measured_in_full_precision(
     corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def test_what_a_job_prints_is_in_its_log_alone(tmp_path: Path, capfd: pytest.Cap
     assert "I am" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.medium
 def test_failures_are_told_apart_and_stop_only_what_needs_them(tmp_path: Path) -> None:
     file = tmp_path / "done"
     jobs = [
@@ -127,6 +128,7 @@ def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path
     assert len(set(first)) == 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_worker_saves_and_ends(tmp_path: Path, how: signal.Signals) -> None:
     """Also when the process that gave it work is killed and cannot tell it."""

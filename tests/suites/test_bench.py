@@ -1,35 +1,30 @@
-"""`layerdial bench` from end to end: killed, resumed, changed, made anew; and chains of rounds."""
+"""`layerdial bench` from end to end: killed, resumed, changed, made anew."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import re
 import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from layerdial.config.recipe import Recipe
 from layerdial.errors import UserError
-from layerdial.suites import training_record as trained
 from layerdial.suites.command import provenance, run_command
-from layerdial.suites.plan import choose, jobs_left, plan, refuse_changed
+from layerdial.suites.plan import plan, refuse_changed
 from layerdial.suites.rows import current_rows, forget_rows
 from layerdial.suites.run import alone, remove_fresh
 from layerdial.suites.suite import Suite, load_suite
-from layerdial.suites.training_record import Point, Trained, train_entry
 from layerdial.utils.files import read_json, write_json
 from layerdial.utils.rows import read_rows
-from layerdial.utils.version import code_version
-from layerdial.utils.workers import Failure, Job
-from tiny import command, equal, sentences, weights, write_corpus
+from tiny import command, sentences, write_corpus
 from tiny_processes import is_running, wait_for
-from tiny_suite import METHODS, suite_data, tiny_suite, write_suite
+from tiny_suite import METHODS, left, suite_data, write_suite
+
+pytestmark = pytest.mark.medium  # a suite is run, killed and run to its end, which takes seconds
+
 
 KEYS = """corpus suite method name seed test depth subset wer errors words wer_low wer_high cer char_errors chars
 macs_per_second updates train_seconds total_train_seconds audio_seconds_seen dev_mean commit utterances_file"""
@@ -69,12 +64,6 @@ def mark_first_row(metrics: Path) -> None:
 
 def suite_of(folder: Path) -> Suite:
     return load_suite(folder / "suite.yaml")
-
-
-def left(suite: Suite, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> set[str]:
-    """The names of the jobs that are left to do."""
-    runs = plan(suite)
-    return {job.name for job in jobs_left(suite, runs, choose(suite, runs, only, seeds))}
 
 
 def test_what_was_done_before_the_kill_is_kept_and_what_was_begun_goes_on(folder: Path) -> None:
@@ -174,38 +163,6 @@ def test_a_model_from_outside_that_was_made_anew_is_noticed(folder: Path, corpus
     refuse_changed(suite, plan(suite))
 
 
-def test_a_folder_called_scratch_is_no_model(
-    corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("scratch", "reference"):
-        (tmp_path / name).mkdir()
-    methods = {"ld": {}, "sc_exits": {"reference": str(learnt), "init": "reference", "set": {"tokenizer": None}}}
-    suite = load_suite(write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev, methods=methods)))
-    found = {run: origin.asked["models from outside"] for run, origin in plan(suite).items()}
-    assert found["ld", 0] == {} and found["sc_exits", 0].keys() == {"reference"}
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")
-def test_a_changed_package_is_dirty_and_changed_results_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = package, results = tmp_path / "src/layerdial/__init__.py", tmp_path / "experiments/results.jsonl"
-    for file in files:
-        file.parent.mkdir(parents=True)
-        file.touch()
-    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "x"]):
-        subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    monkeypatch.setattr("layerdial.__file__", str(package))
-    commit = code_version()
-    assert re.fullmatch("[0-9a-f]{12}", commit)
-    results.write_text("{}\n")
-    assert code_version() == commit
-    package.write_text("changed = 1\n")
-    assert code_version() == f"{commit}-dirty"
-
-
 def test_a_corpus_that_was_made_anew_is_noticed(folder: Path, corpus, tmp_path: Path) -> None:
     shutil.copytree(folder / "out", tmp_path / "out")
     data = yaml.safe_load((folder / "suite.yaml").read_text()) | {"out": str(tmp_path / "out")}
@@ -227,28 +184,6 @@ def test_a_lost_model_is_made_again_only_where_something_needs_it(folder: Path, 
     assert left(suite) == {"reference seed 0", "dld seed 0", "dld seed 1"}
 
 
-def test_some_entries_and_seeds_can_be_run_alone_with_what_they_need(tmp_path: Path, corpus) -> None:
-    suite = load_suite(write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev)))
-    assert left(suite, ["ld"]) == {"ld seed 0", "ld seed 1"}
-    assert left(suite, ["dld"], [1]) == {"reference seed 1", "dld seed 1"}
-    assert left(suite, [], [0]) == {f"{name} seed 0" for name in METHODS}
-    assert left(suite) == left(suite, list(METHODS), [0, 1])
-
-
-def test_only_what_was_chosen_is_run(tmp_path: Path, corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = list[str]()
-
-    def pretend(jobs: Sequence[Job], *_: object, **__: object) -> list[Failure]:
-        run.extend(job.name for job in jobs)
-        return []
-
-    monkeypatch.setattr("layerdial.suites.run.run_jobs", pretend)
-    file = write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev))
-    with pytest.raises(UserError, match="has no rows"):
-        run_command(file, only=["ld"], seeds=[1])
-    assert run == ["ld seed 1"]
-
-
 def test_a_model_whose_ladder_is_missing_is_not_there_yet(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "out", tmp_path / "out")
     data = yaml.safe_load((folder / "suite.yaml").read_text()) | {"out": str(tmp_path / "out")}
@@ -259,105 +194,8 @@ def test_a_model_whose_ladder_is_missing_is_not_there_yet(folder: Path, tmp_path
     assert left(suite, ["more"], [0]) == {"dld seed 0", "more seed 0"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--only", "lld"), "--only lld: methods are dld, ld, reference, static_2"),
-        (("--fresh", "lld"), "--fresh lld: methods are dld, ld, reference, static_2"),
-        (("--only", "ld", "--seed", "1", "--seed", "7"), "--seed 7: seeds are 0, 1"),
-    ],
-)
-def test_what_the_suite_does_not_have_is_said(tmp_path: Path, corpus, arguments: Sequence[str], message: str) -> None:
-    ended = command("bench", write_suite(tmp_path, suite_data(tmp_path, corpus.train, corpus.dev)), *arguments)
-    assert ended.code == 2 and ended.err == f"layerdial: {message}\n"
-
-
 def test_only_one_bench_runs_in_a_place(folder: Path) -> None:
     suite = suite_of(folder)
     with alone(suite):
         ended = command("bench", folder / "suite.yaml")
     assert ended.code == 2 and "in use by another layerdial bench" in ended.err
-
-
-# ------------------------------------------------------------------------------------------------------------ chains
-
-
-@pytest.fixture
-def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Suite, list[str]]]:
-    """A run and chains over it whose trainings are not done, but come out on dev as told; and what was trained."""
-
-    def make(*dev: float, min_gain: float = 0.01) -> tuple[Suite, list[str]]:
-        methods = {"ld": {}, "long": {"continues": "ld", "rounds": 4, "min_gain": min_gain}}
-        suite = tiny_suite(tmp_path, methods={**methods, "like": {"continues": "ld", "rounds_like": "long"}})
-        outcomes, made = iter(dev), list[str]()
-
-        def run(recipe: Recipe, metric: str) -> Trained:
-            (recipe.out / "model").mkdir(parents=True)
-            for file in ("name", "ladder.json", "search.jsonl"):
-                (recipe.out / "model" / file).write_text(recipe.out.name)
-            made.append(recipe.out.name)
-            mean = next(outcomes)
-            return Trained(20, 20, 2.0, 60.0, mean, 0, {str(recipe.out): 2.0}, (Point(20, 2.0, mean),))
-
-        monkeypatch.setattr(trained, "_train", run)
-        train_entry(suite, "ld", 0)
-        return suite, made
-
-    return make
-
-
-def test_a_chain_ends_with_the_first_round_that_gains_too_little(chain) -> None:
-    suite, made = chain(0.5, 0.4, 0.3999)
-    result = train_entry(suite, "long", 0)
-    assert made == ["seed-0", "round-1", "round-2"]
-    assert (result.round, result.dev_mean, result.updates, result.updates_spent) == (2, 0.3999, 60, 60)
-    assert [(point.updates, point.train_seconds) for point in result.curve] == [(20, 2.0), (40, 4.0), (60, 6.0)]
-
-
-def test_the_best_round_of_a_chain_is_its_result_and_what_came_after_it_was_spent(chain) -> None:
-    suite, _ = chain(0.5, 0.4, 0.45)
-    result = train_entry(suite, "long", 0)
-    assert (result.round, result.updates, result.updates_spent) == (1, 40, 60)
-    assert result.train_seconds == result.total_train_seconds == 4.0
-    assert (suite.model("long", 0) / "name").read_text() == "round-1"
-
-
-def test_the_result_of_a_chain_keeps_the_ladder_it_was_trained_with_and_no_search(chain) -> None:
-    suite, _ = chain(0.5, 0.4, 0.45)
-    train_entry(suite, "long", 0)
-    files = {path.name: path.read_text() for path in suite.model("long", 0).iterdir()}
-    assert files == {"name": "round-1", "ladder.json": "round-1"}
-
-
-def test_a_chain_that_gains_nothing_is_the_run_that_it_continues(chain) -> None:
-    suite, _ = chain(0.5, 0.6)
-    result = train_entry(suite, "long", 0)
-    assert (result.round, result.updates, result.updates_spent, result.dev_mean) == (0, 20, 40, 0.5)
-    assert (suite.model("long", 0) / "name").read_text() == "seed-0"
-
-
-def test_a_chain_like_another_has_at_most_the_updates_of_that_ones_result(chain) -> None:
-    suite, made = chain(0.5, 0.4, 0.45, 0.3)
-    long, like = train_entry(suite, "long", 0), train_entry(suite, "like", 0)
-    assert made == ["seed-0", "round-1", "round-2", "round-1"]
-    assert like.updates == like.updates_spent == long.updates == 40
-
-
-def test_a_chain_has_no_more_rounds_than_it_may(chain) -> None:
-    suite, made = chain(0.5, 0.4, 0.3, 0.2, 0.1)
-    assert train_entry(suite, "long", 0).round == 4 and len(made) == 5
-
-
-def test_a_real_chain_starts_each_round_from_the_one_before(corpus, tmp_path: Path) -> None:
-    methods = {"ld": {}, "long": {"continues": "ld", "rounds": 2, "min_gain": 0.0}}
-    data = suite_data(tmp_path, corpus.train, corpus.dev, methods=methods)
-    data["recipe"]["optim"]["lr"] = 1e-9  # weights stay where they start
-    data["recipe"]["train"] |= {"steps": 2, "eval_every": 1}
-    suite = load_suite(write_suite(tmp_path, data))
-    train_entry(suite, "ld", 1)
-    train_entry(suite, "long", 1)
-    start, rounds = weights(suite.folder("ld", 1)), sorted(suite.folder("long", 1).glob("round-*"))
-    assert rounds and not any(run.joinpath("checkpoints").exists() for run in rounds)
-    for run in rounds:
-        assert all(torch.allclose(start[name], value, atol=1e-6) for name, value in weights(run).items())
-    assert equal(start, weights(suite.folder("long", 1)))  # dev was no better

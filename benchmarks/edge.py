@@ -73,7 +73,7 @@ def exports(options: argparse.Namespace) -> None:
     """float32, fp16 and int8 folders, and sherpa-onnx folders of three depths in float32 and int8."""
     for name, precision in (("float32", "float32"), ("fp16", "float16"), ("int8", "int8")):
         cuts = options.dev if precision == "int8" else None
-        manifest = export_model(options.model, options.out / name, precision, cuts, note=print)  # type: ignore[arg-type]
+        manifest = export_model(options.model, options.out / name, precision, cuts, note=print, force=True, accept=True)  # type: ignore[arg-type]
         worst = max(row.largest_difference for row in manifest.parity)
         print(f"{name}: within {worst:.2g} of torch, blocks in float: {list(manifest.float_blocks)}")
     traced = trace(options.model)

@@ -13,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on man
 
 import pytest
 
+from layerdial.utils import notices
+
+notices.cache_folder = lambda: None  # tests leave nothing in the user's folder
+
 if TYPE_CHECKING:
     from layerdial.models.torch_recognizer import TorchRecognizer
 

@@ -344,7 +344,9 @@ class Export:
     def manifest(self) -> dict[str, Any]:
         """The manifest without what another commit or another processor changes."""
         stored = json.loads((self.folder / "manifest.json").read_text())
-        return {key: value for key, value in stored.items() if key not in ("parity", "trained_with")}
+        return {
+            key: value for key, value in stored.items() if key not in ("parity", "trained_with", "sha256", "checksum")
+        }
 
     def log_probabilities(self, subsets: Iterable[str]) -> dict[str, Any]:
         """Of two utterances of random features, padding left out, by subset: (T', V) rounded to 4 decimals."""
@@ -410,7 +412,7 @@ def _transcribe(model: Path, audio: Sequence[Path], options: Sequence[str]) -> l
 
 
 def _without_reasons(row: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in row.items() if key not in ("rtf", "reason")}
+    kept = {key: value for key, value in row.items() if key not in ("rtf", "reason", "audio_seconds", "seconds_taken")}
     if "chunks" in kept:
         kept["chunks"] = [_without_reasons(chunk) for chunk in kept["chunks"]]
     return kept

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from layerdial.errors import UserError
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from layerdial.evaluation.load import load_model
     from layerdial.ladder import Ladder
     from layerdial.recognizer import Recognizer, Transcript
+
+if os.path.expanduser("~") == "~":
+    # No HOME, and a user that the system does not know, as in rootless containers. Packages ask for it as soon as they
+    # are imported; this one is Docker's, in which nothing can be written.
+    os.environ["HOME"] = os.path.sep
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime looks for a place to note its device
 
 __version__ = "0.1.0"
 __all__ = [

@@ -44,7 +44,7 @@ class Ladder:
 
     def __post_init__(self) -> None:
         depths = [rung.depth for rung in self.rungs]
-        if depths != list(range(1, self.n_blocks + 1)):
+        if depths != list(range(1, len(depths) + 1)) or len(depths) != self.n_blocks:
             raise UserError(f"a ladder of {self.n_blocks} blocks has rungs 1 to {self.n_blocks}, found {depths}")
         for rung in self.rungs:
             subset = BlockSubset.from_key(rung.subset)

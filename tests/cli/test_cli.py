@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -15,8 +16,11 @@ import pytest
 import soundfile
 import yaml
 
+import layerdial
 from layerdial.audio import files as audio
 from tiny import Ended, command, in_child, speak, write_corpus, write_recipe
+
+pytest_plugins = ["tiny_export"]
 
 TEXT = "low high middle high low low"
 SWEEP_KEYS = {"subset", "depth", "wer", "errors", "words", "macs_per_second", "latency_ms", "rtf", "audio_seconds"}
@@ -339,6 +343,52 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(
         ended.err
         == "layerdial: interrupted; what was finished is kept, the same command goes on (train: with --resume)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sweep", "MODEL", "CUTS"), ""),
+        (("sweep", "MODEL", "CUTS", "--out", "OUT"), "; what was finished is kept, the same command goes on"),
+        (("search", "MODEL", "CUTS"), "; what was finished is kept, the same command goes on"),
+        (("export", "MODEL", "OUT"), ""),
+        (("transcribe", "MODEL", "CLIP"), ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_interrupted_command_says_that_it_goes_on_only_where_it_does(
+    model: Path, clip: Path, corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("layerdial.models.checkpoint.load_conformer", interrupted)
+    names = {"MODEL": model, "CUTS": corpus.dev, "CLIP": clip, "OUT": tmp_path / "out"}
+    ended = command(*(names.get(word, word) for word in words))
+    assert ended.code == 130 and ended.err == f"layerdial: interrupted{said}\n"
+
+
+@pytest.mark.medium
+def test_the_version_is_said_by_every_way_to_start() -> None:
+    for start in (["-m", "layerdial"], ["-c", "from layerdial.runtime.commands import main; main()"]):
+        ran = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"layerdial {layerdial.__version__}\n", "")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("main", ["layerdial.cli.app", "layerdial.runtime.commands"])
+def test_a_reader_that_has_enough_is_no_failure(main: str, model: Path, exported: Path, clip: Path) -> None:
+    """As `| head -1`: with one line, which is flushed at the end alone, and with more than a pipe holds."""
+    for count in (1, 40):
+        long = clip.with_name(f"{'long' * 50}.wav")
+        shutil.copy(clip, long)
+        words = ["transcribe", str(exported), *[str(long)] * count]
+        code = f"import sys; sys.argv[1:] = {words}; from {main} import main; main()"
+        reader, writer = os.pipe()
+        os.close(reader)
+        ran = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_recipes_written_by_these_tests_are_yaml(tmp_path: Path) -> None:

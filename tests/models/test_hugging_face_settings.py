@@ -15,7 +15,8 @@ from layerdial.config.network import HuggingFaceConfig
 from layerdial.config.recipe import OptimConfig, Recipe
 from layerdial.config.strict import parse
 from layerdial.errors import UserError
-from layerdial.models.huggingface.checkpoint import load_hugging_face, new_hugging_face
+from layerdial.export.tokens import piece_table
+from layerdial.models.huggingface.checkpoint import load_hugging_face, load_processor, new_hugging_face
 from layerdial.models.huggingface.processor import HuggingFaceFeatures, HuggingFaceTokenizer, character_processor
 from layerdial.training.optim import make_optimizer
 from layerdial.training.reference import Reference
@@ -23,6 +24,7 @@ from layerdial.training.setup import make_student
 from tiny_hf import letters, save_tiny, tiny_model, tiny_processor
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+EXTRACTOR = Wav2Vec2FeatureExtractor()
 TINY |= {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 
 
@@ -134,6 +136,31 @@ def test_special_tokens_behind_the_head_do_not_count(tmp_path: Path) -> None:
     )
     assert network.head.out_features == len(ours.tokens) == len(tokens)
     assert ours.decode(ours.encode("low middle")) == "low middle"
+
+
+@pytest.mark.parametrize("delimiter", ["|", " ", "_", "<space>", "▁", "*"])
+def test_words_stay_apart_whatever_parts_them(tmp_path: Path, delimiter: str) -> None:
+    """In training, transcription and export; the library forgets the word delimiter when it loads."""
+    tokenizer = letters(("<pad>", "<s>", "</s>", "<unk>", delimiter, *"ABC"), word_delimiter_token=delimiter)
+    for folder, saved in ((tmp_path / "first", tokenizer), (tmp_path / "again", None)):
+        processor = load_processor(tmp_path / "first") if saved is None else Wav2Vec2Processor(EXTRACTOR, saved)
+        processor.save_pretrained(folder)
+        own = HuggingFaceTokenizer(load_processor(folder), 8, "x")
+        ids = own.encode("ab ca b")
+        assert own.decode(ids) == own.decode([1, 2, 3, *ids, 3]) == "AB CA B"
+        table, silent = piece_table(own)
+        assert table.decode(ids) == table.decode([1, 2, 3, *ids]) == "AB CA B" and silent == (1, 2, 3)
+
+
+def test_a_space_among_the_tokens_parts_words_where_nothing_says_what_does(tmp_path: Path) -> None:
+    tokenizer = letters(("<pad>", "<s>", "</s>", "<unk>", " ", *"ABC"), word_delimiter_token=" ")
+    Wav2Vec2Processor(EXTRACTOR, tokenizer).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({key: value for key, value in stored.items() if key != "word_delimiter_token"})
+    )
+    own = HuggingFaceTokenizer(load_processor(tmp_path), 8, "x")
+    assert own.decode(own.encode("ab c")) == "AB C"
 
 
 def test_letters_beyond_a_to_z_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

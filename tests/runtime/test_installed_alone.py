@@ -195,5 +195,5 @@ def test_a_reader_that_has_seen_enough_is_no_error(alone: Alone) -> None:
 def test_a_command_that_needs_training_says_what_to_install(alone: Alone, command: str) -> None:
     done = alone.run("layerdial", command, "edge")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "pip install" in done.stderr and "layerdial[" in done.stderr
+    assert "pip install" in done.stderr and "'.[" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerdial.config.recipe import OptimConfig, Recipe
+from layerdial.data.manifest import open_cuts, write_cuts
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.training import checkpoints, log_window, loop, scoring, update
 from layerdial.training.interruption import Interruption, interruptions
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
+from layerdial.utils import files
 from layerdial.utils.rows import read_rows
-from tiny import RANDOM, Ended, equal, in_child, losses, tiny_network, tiny_recipe, weights
+from tiny import RANDOM, Ended, equal, in_child, losses, tiny_network, tiny_recipe, weights, write_corpus
 from tiny_training import kill, kill_at_step
 
 pytestmark = pytest.mark.medium  # each trains twice: once killed, and once to its end
@@ -258,7 +261,7 @@ def test_ctrl_c_in_the_last_step_ends_the_run_when_its_checkpoint_is_there(
     assert equal(weights(tmp_path / "run"), weights(uninterrupted))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_evaluation_is_not_waited_for(corpus, uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
 
@@ -270,6 +273,32 @@ def test_an_evaluation_is_not_waited_for(corpus, uninterrupted: Path, tmp_path: 
     assert latest is not None and latest.name == "step-00000003"
     train(recipe, resume=True)
     assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["before-a-step", "in-the-middle-of-one"])
+def test_data_that_never_comes_is_not_waited_for(corpus, uninterrupted: Path, tmp_path: Path, taken: int) -> None:
+    """One Ctrl-C ends the wait, and the run goes on with the step that it was in; steps have two batches."""
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+    batches = loop.training_batches
+
+    def stalled(*parts: Any) -> Iterator[Any]:
+        def stall() -> Iterator[Any]:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+            yield
+
+        return chain(islice(batches(*parts), 2 * 4 + taken), stall())  # begun here, as the real ones are
+
+    def arrange() -> None:
+        loop.training_batches = stalled  # type: ignore[assignment]
+
+    ended = interrupted(recipe, arrange)
+    assert ended.code == 1 and "InterruptedWait" in ended.err
+    latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name == "step-00000004"
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+    assert losses(tmp_path / "run") == losses(uninterrupted)
 
 
 def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:
@@ -285,8 +314,9 @@ def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:
         (lambda: (signal.signal(signal.SIGINT, signal.SIG_IGN), interrupt_in_step(4, signal.SIGTERM)), []),
         (lambda: interrupt_in_step(4, signal.SIGTERM, signal.SIGINT), []),
         (lambda: interrupt_in_step(4, signal.SIGTERM, to=partial(os.killpg, 0)), ["data.workers=1"]),
+        (lambda: interrupt_in_step(4, signal.SIGHUP), []),
     ],
-    ids=["where-ctrl-c-is-ignored", "and-ctrl-c", "to-data-workers-too"],
+    ids=["where-ctrl-c-is-ignored", "and-ctrl-c", "to-data-workers-too", "or-the-terminal-is-closed"],
 )
 def test_sigterm_is_an_interrupt_too(
     corpus, uninterrupted: Path, tmp_path: Path, interrupt: Callable[[], object], changes: list[str]
@@ -304,7 +334,7 @@ def test_sigterm_is_an_interrupt_too(
     assert equal(weights(tmp_path / "run"), weights(uninterrupted))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_as_before_once_training_is_over_and_ignored_where_they_were(number: signal.Signals) -> None:
     for handler in (signal.default_int_handler, signal.SIG_IGN):
         before = signal.signal(number, handler)
@@ -316,6 +346,160 @@ def test_signals_are_as_before_once_training_is_over_and_ignored_where_they_were
             assert signal.getsignal(number) is handler
         finally:
             signal.signal(number, before)
+
+
+def test_a_run_whose_terminal_is_gone_saves_and_resumed_equals_uninterrupted(
+    corpus, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Every line that is printed there would be an error; the signal comes first, as it does from a shell."""
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+    ours, theirs = os.openpty()
+
+    def run() -> None:
+        for stream in (1, 2):
+            os.dup2(theirs, stream)
+        os.close(theirs)
+
+        def hang_up(number: int) -> None:
+            signal.raise_signal(number)
+            os.close(ours)
+
+        interrupt_in_step(4, signal.SIGHUP, to=hang_up)
+        try:
+            train(recipe)
+        except KeyboardInterrupt:
+            os._exit(7)
+
+    assert in_child(run).code == 7
+    os.close(ours)
+    os.close(theirs)
+    latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name == "step-00000005"
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+
+
+# ------------------------------------------------------------------------------------------- what is there of a run
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_kill_between_renames_of_a_checkpoint_that_is_saved_again_loses_nothing(
+    corpus, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
+) -> None:
+    """After an evaluation that was interrupted, its checkpoint is written a second time."""
+    if not atomic:
+        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
+
+    def killed_in_evaluation() -> None:
+        kill_in_evaluation(3)
+        train(recipe)
+
+    def killed_between_renames() -> None:
+        for name in ("replace",) if not atomic else ():
+            setattr(os, name, deadly(getattr(os, name)))
+        files._exchange = deadly(files._exchange) if atomic else files._exchange
+        train(recipe, resume=True)
+
+    def deadly(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            made = step(*arguments)
+            return kill() if "step-00000003" in Path(arguments[0]).name else made
+
+        return run
+
+    assert in_child(killed_in_evaluation).code == -signal.SIGKILL
+    assert in_child(killed_between_renames).code == -signal.SIGKILL
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000003"
+    assert checkpoint.exists() == atomic
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted)) and losses(tmp_path / "run") == losses(
+        uninterrupted
+    )
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_run_of_which_something_is_there_never_begins_anew(corpus, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = tiny_recipe(run, corpus.train, corpus.dev, "train.steps=4", "train.eval_every=2")
+    train(recipe)
+    for gone, message in (
+        (run / "checkpoints" / "step-00000004" / "optimizer.safetensors", "4 steps, but no checkpoint to go on from"),
+        (run / "model", "4 steps, but no checkpoint to go on from"),
+        (run / "checkpoints", "4 steps, but no checkpoint to go on from"),
+        (run / "meta.json", r"metrics\.jsonl of a run, but no meta\.json"),
+    ):
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        for resume in (True, False):
+            if resume or gone.name == "meta.json":
+                with pytest.raises(UserError, match=message):
+                    train(recipe, resume=resume)
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl") if "loss" in row] == [1, 2, 3, 4]
+
+
+def test_a_run_without_any_checkpoint_says_that_it_begins_again(
+    corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "train.steps=4", "train.eval_every=2")
+
+    def killed_run() -> None:
+        kill_at_step(1)
+        train(recipe)
+
+    assert in_child(killed_run).code == -signal.SIGKILL
+    train(recipe, resume=True)
+    assert "no checkpoint was written in its 1 steps; it begins at step 0 again" in caplog.text
+
+
+def test_a_run_is_trained_by_one_process(corpus, tmp_path: Path) -> None:
+    """The second is told who the first is, and changes nothing; also if it only wants to resume."""
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, "train.steps=2", "train.eval_every=2")
+
+    def second_run() -> None:
+        ended = in_child(lambda: train(recipe, resume=True))
+        os.write(1, ended.err.encode())
+        kill()
+
+    def first_run() -> None:
+        loop.dev_scores = lambda *parts: second_run()  # type: ignore[assignment]
+        train(recipe)
+
+    ended = in_child(first_run)
+    assert "UserError: the run in " in ended.out and f"{tmp_path}/run is in use by process " in ended.out
+    train(recipe, resume=True)
+    assert len([row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]) == 2
+
+
+def test_a_run_that_was_moved_with_its_corpus_goes_on(
+    uninterrupted: Path, corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths and absolute ones, another place of audio, manifests and run: the contents are the same."""
+    place = tmp_path / "before"
+    shutil.copytree(corpus.train.parent, place)
+    _say_where_audio_is(place)
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe(
+        Path("before/run"), Path("before/train.cuts.jsonl.gz"), Path("before/dev.cuts.jsonl.gz"), *RANDOM
+    )
+    assert "KeyboardInterrupt" in interrupted(recipe, lambda: interrupt_in_step(4)).err
+    place.rename(tmp_path / "after")
+    place = tmp_path / "after"
+    _say_where_audio_is(place)
+    parts = (place / "run", place / "train.cuts.jsonl.gz", place / "dev.cuts.jsonl.gz")
+    train(tiny_recipe(*parts, *RANDOM), resume=True)
+    assert equal(weights(place / "run"), weights(uninterrupted))
+    write_corpus(place / "train.cuts.jsonl.gz", ["low high"] * 3)
+    with pytest.raises(UserError, match=r"the contents of .*train\.cuts\.jsonl\.gz are not those .*\(data\.train\)"):
+        train(tiny_recipe(*parts, *RANDOM), resume=True)
+
+
+def _say_where_audio_is(folder: Path) -> None:
+    for manifest in folder.glob("*.cuts.jsonl.gz"):
+        cuts = list(open_cuts(manifest))
+        for cut in cuts:
+            source = cut.recording.sources[0]
+            source.source = str(folder / "audio" / Path(source.source).name)
+        write_cuts(cuts, manifest)
 
 
 def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(

@@ -129,7 +129,7 @@ def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_replaced(tmp_path
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_worker_saves_and_ends(tmp_path: Path, how: signal.Signals) -> None:
     """Also when the process that gave it work is killed and cannot tell it."""
     jobs = [job(tmp_path, "work", wait_until_interrupted, tmp_path)]

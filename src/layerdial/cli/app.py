@@ -7,12 +7,15 @@ import logging
 import os
 import sys
 import warnings
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
+from layerdial import __version__
 from layerdial.cli import demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
+from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
 _INTERRUPTED = 130  # the exit code after SIGINT
@@ -50,6 +53,15 @@ for _command in (
     app.command()(_command)
 
 
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"layerdial {__version__}")
+        raise typer.Exit
+
+
 def main() -> NoReturn:
     """Run a command.
 
@@ -66,21 +78,28 @@ def main() -> NoReturn:
         if (error.name or "layerdial").partition(".")[0] == "layerdial":
             raise
         _fail(f"this command needs {error.name}, which is not installed: {installing('train,export')}")
-    except BrokenPipeError:  # `layerdial … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:  # other expected errors are UserErrors
+    except OSError as error:  # whatever else can be foreseen is a UserError
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}; free the disk or choose another place")
     except SystemExit as ended:
-        if ended.code == _INTERRUPTED:  # typer's exit code for KeyboardInterrupt
-            print(
-                "layerdial: interrupted; what was finished is kept, the same command goes on (train: with --resume)",
-                file=sys.stderr,
-            )
-        raise
+        if isinstance(ended.__context__, BrokenPipeError):  # `layerdial … | head`, which click takes for a failure
+            end_quietly(0)
+        if ended.code == _INTERRUPTED:  # which is what typer makes of KeyboardInterrupt
+            print(f"layerdial: interrupted{_how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        end_quietly(ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1)
     sys.exit(0)
+
+
+def _how_to_go_on(words: Sequence[str]) -> str:
+    """Return what an interrupted command keeps; nothing for commands that begin anew."""
+    kept = "; what was finished is kept, the same command goes on"
+    if words[:1] == ["train"]:
+        return f"{kept} (train: with --resume)"
+    resumed = words[:1] in (["search"], ["demo"], ["bench"]) or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
+    if resumed or (words[:1] == ["sweep"] and any(word.split("=")[0] == "--out" for word in words)):
+        return kept
+    return ""
 
 
 def _show_log() -> None:
@@ -88,8 +107,14 @@ def _show_log() -> None:
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM in transformers
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("layerdial: %(message)s"))
-    logging.getLogger("layerdial").addHandler(handler)
-    logging.getLogger("layerdial").setLevel(logging.INFO)
+    log, root = logging.getLogger("layerdial"), logging.getLogger()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    others = logging.StreamHandler()
+    others.setLevel(logging.WARNING)
+    root.addHandler(others)  # else the first warning of a package that has no log of its own would set one up
+    root.addFilter(lambda record: "lhotse utilities directory" not in str(record.msg))  # which needs a home to write in
 
 
 def _fail(message: str) -> NoReturn:

@@ -61,11 +61,18 @@ def export(
     depth: Annotated[Optional[int], typer.Option(help="For sherpa-onnx: how many blocks run.")] = None,  # noqa: UP045
     licence: Annotated[Optional[str], typer.Option(help="The licence of the weights, for the metadata.")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="The model's name, for the metadata.")] = None,  # noqa: UP045
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Write an int8 export that does worse than float by its own check.")
+    ] = False,
     plugin: PluginOption = None,
 ) -> None:
-    """Write a model as ONNX, for devices without torch: one file with a depth dial."""
+    """Write a model as ONNX, for devices without torch: one file with a depth dial.
+
+    Exit code 3, and nothing written, where int8 does worse than float on --cuts.
+    """
     load_own(plugin)
-    from layerdial.export.export import export_model, export_sherpa
+    from layerdial.export.export import WorseThanFloat, export_model, export_sherpa
 
     if int8 and fp16:
         raise UserError("--int8 and --fp16 exclude each other; export twice, into two folders")
@@ -77,7 +84,7 @@ def export(
     if format_ == "sherpa-onnx":
         if depth is None:
             raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
-        subset = export_sherpa(model, out, depth, precision, licence, name, note=_note)
+        subset = export_sherpa(model, out, depth, precision, licence, name, note=_note, force=force)
         print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
         if int8:
             print("checked:     not for WER; an export in layerdial's own format is, with --cuts")
@@ -85,13 +92,17 @@ def export(
         return
     if depth is not None:
         raise UserError("--depth is for --format sherpa-onnx; a layerdial export runs at every depth")
-    manifest = export_model(model, out, precision, cuts, licence, name, note=_note)
+    try:
+        manifest = export_model(model, out, precision, cuts, licence, name, _note, force, accept)
+    except WorseThanFloat as worse:
+        _note(f"layerdial: {worse}")
+        raise typer.Exit(3) from None
     size = sum(file.stat().st_size for file in out.glob("model.*")) / 1e6
     worst = max(row.largest_difference for row in manifest.parity)
     print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
     print(f"compared: log-probabilities within {worst:.2g} of torch at every depth")
     if not manifest.wer.get("holds", True):
-        print("checked:  WER is worse than in float; see manifest.json, or check on more cuts")
+        print("checked:  WER is worse than in float, which you accept; manifest.json says by how much")
     if int8 and cuts is None:
         print("checked:  not for WER; --cuts DEV_CUTS does that at every depth")
     print(f"next:     layerdial profile {out}")
@@ -109,7 +120,7 @@ def profile(
             "--threads", min=1, help="Measure with so many threads; may be repeated. One and all if left out."
         ),
     ] = None,
-    budget: Annotated[float, typer.Option(min=1, help="Seconds to measure for, about.")] = 60.0,
+    budget: Annotated[float, typer.Option(help="Seconds to measure for, about; 1 or more.")] = 60.0,
 ) -> None:
     """Measure an exported model on this device, so that deadlines can be kept from the first request on."""
     from layerdial.runtime.commands import profile_folder

@@ -38,7 +38,7 @@ def search(
     folder, ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
     for rung in ladder.rungs:
         print(f"depth {rung.depth:2}  {rung.subset}  WER {rung.wer:7.2%}  ({rung.errors} errors in {rung.words} words)")
-    print(f"ladder: {folder / 'ladder.json'}")
+    print(f"ladder: {folder / 'ladder.json'} (found on {ladder.rungs[-1].words} words)")
     print(f"next:   layerdial sweep {model} TEST_CUTS --out runs/sweep")
 
 

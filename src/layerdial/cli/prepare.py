@@ -73,7 +73,7 @@ def prepare_demo(
     seed: Annotated[int, typer.Option(help="Another seed says other things.")] = 0,
     workers: WorkersOption = 2,
 ) -> None:
-    """Connected digits and commands, read by espeak-ng's voices; needs `pip install layerdial[demo]`."""
+    """Connected digits and commands, read by espeak-ng's voices; needs `pip install '.[demo]'`."""
     from layerdial.data.synthesis.demo_corpus import SPLITS
     from layerdial.data.synthesis.demo_corpus import prepare_demo as run
     from layerdial.utils.progress import progress

@@ -55,11 +55,11 @@ class ConformerConfig(NetworkConfig):
 
     family: Literal["conformer"] = "conformer"
     size: Literal["xs", "s", "m", "paper"] | None = None
-    n_blocks: int = Field(ge=1)
-    width: int = Field(ge=8)
-    heads: int = Field(ge=1)
-    ffn_width: int = Field(ge=8)
-    kernel: int = Field(ge=1)
+    n_blocks: int = Field(ge=1, le=1000)
+    width: int = Field(ge=8, le=65_536)
+    heads: int = Field(ge=1, le=65_536)
+    ffn_width: int = Field(ge=8, le=1_000_000)
+    kernel: int = Field(ge=1, le=100_000)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     block_norm: bool = False
     skip: Literal["identity", "norm"] = "identity"
@@ -70,7 +70,7 @@ class ConformerConfig(NetworkConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_size(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("size") in SIZES:
+        if isinstance(data, dict) and isinstance(data.get("size"), str) and data["size"] in SIZES:
             return {**SIZES[data["size"]], **data}
         return data
 

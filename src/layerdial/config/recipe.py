@@ -23,7 +23,7 @@ class TokenizerConfig(Strict):
     """`kind` and `size` build one from the training text; `path` takes that of a model folder."""
 
     kind: Literal["word", "char", "bpe"] | None = None
-    size: int | None = Field(default=None, ge=2)
+    size: int | None = Field(default=None, ge=2, le=1_000_000)
     path: Path | None = None
 
     @model_validator(mode="after")
@@ -51,9 +51,9 @@ class DataConfig(Strict):
     dev: Path
     batch_seconds: float = Field(default=30.0, gt=0)
     max_seconds: float = Field(default=30.0, gt=0)
-    buckets: int = Field(default=10, ge=2)
-    workers: int = Field(default=1, ge=0)
-    cache_mb: int = Field(default=0, ge=0)
+    buckets: int = Field(default=10, ge=2, le=10_000)
+    workers: int = Field(default=1, ge=0, le=1000)
+    cache_mb: int = Field(default=0, ge=0, le=100_000_000)
     speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = (0.9, 1.0, 1.1)
     posteriors: Path | None = None
 
@@ -65,10 +65,10 @@ class SpecAugmentConfig(Strict):
     which have no bands.
     """
 
-    freq_masks: int | None = Field(default=None, ge=0)
-    freq_width: int = Field(default=27, ge=0)
-    time_masks: int = Field(default=5, ge=0)
-    time_width: int = Field(default=40, ge=0)
+    freq_masks: int | None = Field(default=None, ge=0, le=1000)
+    freq_width: int = Field(default=27, ge=0, le=1_000_000)
+    time_masks: int = Field(default=5, ge=0, le=1000)
+    time_width: int = Field(default=40, ge=0, le=1_000_000)
     time_share: float = Field(default=0.15, ge=0, le=1)
 
 
@@ -81,7 +81,7 @@ class OptimConfig(Strict):
     lr: float = Field(default=1e-3, gt=0)
     head_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["noam", "cosine"] = "cosine"
-    warmup_steps: int = Field(default=200, ge=1)
+    warmup_steps: int = Field(default=200, ge=1, le=10**12)
     weight_decay: float = Field(default=1e-2, ge=0)
     clip: float = Field(default=1.0, gt=0)
 
@@ -93,16 +93,16 @@ class TrainConfig(Strict):
     machine that does something else as well they lose much.
     """
 
-    steps: int = Field(ge=1)
-    seed: int = 0
+    steps: int = Field(ge=1, le=10**12)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    threads: int | None = Field(default=None, ge=1)
-    accumulate: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=4096)
+    accumulate: int = Field(default=1, ge=1, le=1_000_000)
     log_every: int = Field(default=20, ge=1)
     eval_every: int = Field(default=500, ge=1)
     eval_depths: tuple[int, ...] | None = None
     select_by: Literal["wer", "cer"] = "wer"
-    average_best: int = Field(default=1, ge=1)
+    average_best: int = Field(default=1, ge=1, le=1_000_000)
 
 
 class Recipe(Strict):

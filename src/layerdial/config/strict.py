@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from layerdial.config.limited_yaml import MOST_CHARACTERS, load_yaml
 from layerdial.config.registry import UNKNOWN_NAME, Registry
 from layerdial.errors import UserError
 
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Strict(BaseModel):
     """Frozen, and without keys that nobody knows."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_yaml(
@@ -37,13 +37,16 @@ def read_yaml(
     keys of earlier versions.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            data = load_yaml(file.read(MOST_CHARACTERS + 1))
     except FileNotFoundError:
         raise UserError(f"{kind} {path} does not exist") from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise UserError(f"{path} is not a {kind}; give a YAML file such as {example}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{kind} {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{kind} {path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{kind} {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{kind} {path} holds no keys; it begins with '{kind}: {version}'")
     for override in overrides:
@@ -71,12 +74,17 @@ def parse(model: type[Model], data: Any, what: str) -> Model:
             told = _missing_setting(outer, location[-1])
         case kind if kind == UNKNOWN_NAME:
             assert outer.registry is not None
-            told = f"{key} is {problem['input']!r}; {outer.registry.unknown(problem['input'])}"
+            told = f"{key} is {shorten(repr(problem['input']), 200)}; {outer.registry.unknown(problem['input'])}"
         case kind:
             message = problem["msg"].removeprefix("Value error, ")
-            found = "" if kind in ("missing", "value_error") else f", found {problem['input']!r}"
+            found = "" if kind in ("missing", "value_error") else f", found {shorten(repr(problem['input']), 200)}"
             told = f"{key + ': ' if key else ''}{message}{found}"
     raise UserError(f"{what}: {told}")
+
+
+def shorten(text: str, most: int) -> str:
+    """Return at most so many characters of a text, for messages."""
+    return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
 def _unknown_key(outer: _Place, last: str, key: str) -> str:
@@ -143,9 +151,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UserError(f"--set {override!r} is not of the form a.b=value")
     try:
-        set_key(data, key, yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override!r} is not valid YAML: {' '.join(str(error).split())}") from None
+        set_key(data, key, load_yaml(value))
+    except ValueError as error:
+        raise UserError(f"--set {shorten(override, 80)!r} is not valid YAML: {error}") from None
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, AudioProblem, change_speed
 from layerdial.config.recipe import DataConfig
+from layerdial.data.loading import reading_ahead
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, stack
 from layerdial.errors import UserError
@@ -98,8 +99,7 @@ def training_batches(
         _TrainingDataset(config, tokenizer, features, seed, posteriors),
         sampler=_EndlessBatches(config, seed, start, rank, world_size),
         batch_size=None,
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
+        **reading_ahead(config.workers, config.batch_seconds, features, 4),
         worker_init_fn=in_its_own_group,
         pin_memory=torch.cuda.is_available(),
     )
@@ -182,7 +182,7 @@ class FeatureBatches:
             _EvaluationDataset(self.features),
             sampler=sampler,
             batch_size=None,
-            num_workers=self.workers,
+            **reading_ahead(self.workers, self.batch_seconds, self.features, 2),
             worker_init_fn=in_its_own_group,
         )
         return iter(loader)

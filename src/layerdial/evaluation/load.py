@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, needing
 from layerdial.recognizer import Recognizer
 from layerdial.runtime.session import is_exported
+from layerdial.utils.files import recover
 
 
 def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> Recognizer:
@@ -16,17 +17,18 @@ def load_model(model: str | Path, device: str = "cpu", threads: int | None = Non
     one such number a process. Raises `UserError` when the folder is not a model or is damaged, and when its ladder is
     for another number of blocks. It is also raised when the device does not exist.
     """
-    folder = Path(model)
+    folder = recover(Path(model))
     if is_exported(folder):
         if device != "cpu":
             raise UserError(f"{model} is exported for CPUs; device {device} is for torch models")
         from layerdial.runtime.recognizer import OnnxRecognizer
 
         return OnnxRecognizer(folder, threads)
-    from layerdial.models.torch_recognizer import load_torch_model
+    with needing("train", f"{model} is a torch model: it needs"):
+        from layerdial.models.torch_recognizer import load_torch_model
 
-    if threads:
-        import torch
+        if threads:
+            import torch
 
-        torch.set_num_threads(threads)
-    return load_torch_model(folder, device)
+            torch.set_num_threads(threads)
+        return load_torch_model(folder, device)

@@ -5,7 +5,9 @@ A model folder holds a torch model or an exported one. Both transcribe, and both
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,10 @@ from layerdial.utils.progress import progress
 
 if TYPE_CHECKING:
     from layerdial.data.batching import FeatureBatches
+
+FEW_WORDS = 500
+PREVIOUS_LADDER = "ladder.previous.json"
+_log = logging.getLogger(__name__)
 
 
 def _resolve(model: Path) -> tuple[Path, str]:
@@ -44,9 +50,11 @@ def search_model(
 ) -> tuple[Path, Ladder]:
     """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
 
-    `metric` is the loss unless given, and WER for an exported model, which returns texts alone. `batches` are those of
-    `cuts` where the caller has them already. Returns the model's folder (for a hub id, that in the hub's cache) and the
-    ladder. An interrupted search continues where it stopped.
+    `metric` is the loss unless given, and WER for an exported model, which has texts alone. `batches` are those of
+    `cuts` where the caller has them already.
+    A ladder that is there already stays as `ladder.previous.json`. Fewer than 500 words are warned of.
+    Returns the model's folder (for a hub id, that in the hub's cache) and the ladder. An interrupted search goes on
+    where it stopped.
     """
     from layerdial.data.batching import FeatureBatches
 
@@ -67,9 +75,27 @@ def search_model(
             journal=journal,
             fingerprint=f"{weights}/{contents(cuts)}",
         )
+    _keep_other(folder / "ladder.json", ladder)
     ladder.save(folder / "ladder.json")
     journal.unlink(missing_ok=True)
     return folder, ladder
+
+
+def _keep_other(file: Path, ladder: Ladder) -> None:
+    """Keep the ladder that is replaced; log on how many words both rest."""
+    words = ladder.rungs[-1].words
+    if words < FEW_WORDS:
+        _log.warning(
+            "%s rests on %d words; below %d it is chance that chooses, give more dev cuts", file, words, FEW_WORDS
+        )
+    if not file.is_file():
+        return
+    with suppress(UserError):  # a damaged one can be replaced
+        before = Ladder.load(file)
+        if before != ladder:
+            kept = file.with_name(PREVIOUS_LADDER)
+            before.save(kept)
+            _log.info("the ladder that was there, found on %d words, is kept as %s", before.rungs[-1].words, kept)
 
 
 def sweep_model(

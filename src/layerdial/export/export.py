@@ -12,7 +12,7 @@ from layerdial.errors import UserError
 from layerdial.export.precision import to_float16, to_int8
 from layerdial.export.quality import quantise
 from layerdial.export.sherpa import write_sherpa_folder
-from layerdial.export.writer import Precision, Traced, trace, write_folder
+from layerdial.export.writer import Precision, Traced, refuse_exported, trace, write_folder
 from layerdial.runtime.manifest import FILE, KIND, SHERPA_KIND, Manifest
 from layerdial.subset import BlockSubset
 from layerdial.utils.files import check_writable, read_json
@@ -26,14 +26,18 @@ def export_model(
     licence: str | None = None,
     name: str | None = None,
     note: Callable[[str], None] = lambda text: None,
+    force: bool = False,
+    accept: bool = False,
 ) -> Manifest:
-    """Export a torch model (folder or hub id) to `out`, which is replaced as a whole.
+    """Export a torch model (folder or hub id) to `out`; an export that is there is replaced as a whole with `force`.
 
-    int8 is checked on `cuts` (dev data) at every depth, and blocks that it hurts stay in float. Without cuts only the
-    difference of posteriors is known. Raises `UserError` for a model that cannot be exported.
+    int8 is checked on `cuts` (dev data) at every depth, and blocks that it hurts stay in float; without cuts only the
+    difference of posteriors is known. Raises `UserError` for a model that cannot be exported, and `WorseThanFloat`,
+    with nothing written, where int8 does worse all the same, unless you `accept` that.
     """
     out = out.resolve()
-    _check_place(out)
+    refuse_exported(folder)
+    _check_place(out, force)
     if cuts is not None:
         open_cuts(cuts)  # errors in them are reported before the work
     traced = trace(folder, licence, name, note)
@@ -44,24 +48,36 @@ def export_model(
         return write_folder(out, traced, to_float16(traced.model), manifest)
     if cuts is None:
         return write_folder(out, traced, to_int8(traced.model), manifest)
-    return _write_checked(out, traced, manifest, cuts, note)
+    return _write_checked(out, traced, manifest, cuts, note, accept)
 
 
-def _write_checked(out: Path, traced: Traced, manifest: Manifest, cuts: Path, note: Callable[[str], None]) -> Manifest:
+class WorseThanFloat(UserError):
+    """An export in int8 that does worse than float by its own check, on which nobody has agreed."""
+
+
+def _write_checked(
+    out: Path, traced: Traced, manifest: Manifest, cuts: Path, note: Callable[[str], None], accept: bool
+) -> Manifest:
     found = quantise(traced, FeatureBatches(cuts, traced.network.features, workers=0), note)
-    if not found.holds:
-        note("WER is worse even with every block in float; export without --int8, or check on more cuts")
+    if not found.holds and not accept:
+        before, after = (sum(row[f"{kind}_errors"] for row in found.rows) for kind in ("float", "int8"))
+        raise WorseThanFloat(
+            f"{out} is not written: int8 makes {after} word errors on {cuts} where float makes {before}, even with "
+            "every block in float; export without --int8, check on more cuts, or add --accept"
+        )
     checked = {"cuts": str(cuts), "holds": found.holds, "rows": list(found.rows)}
     manifest = replace(manifest, float_blocks=found.float_blocks, wer=checked)
     return write_folder(out, traced, found.model, manifest)
 
 
-def _check_place(out: Path) -> None:
-    """Raise `UserError` unless `out`, which is replaced, is new, empty, or an earlier export."""
+def _check_place(out: Path, force: bool) -> None:
+    """Raise `UserError` unless `out` is new, empty, or with `force` an earlier export, which is replaced."""
     if out.is_file():
         raise UserError(f"{out} is a file; name a folder")
     if out.is_dir() and any(out.iterdir()) and not _is_export(out):
         raise UserError(f"{out} holds something that is no export; name a new folder, or remove it")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise UserError(f"{out} holds an export already; add --force to replace it, or name a new folder")
     check_writable(out.parent)
 
 
@@ -80,8 +96,10 @@ def export_sherpa(
     licence: str | None = None,
     name: str | None = None,
     note: Callable[[str], None] = lambda text: None,
+    force: bool = False,
 ) -> BlockSubset:
     """Export the blocks that run at `depth` for the sherpa-onnx package; see `layerdial.export.sherpa`."""
     out = out.resolve()
-    _check_place(out)
+    refuse_exported(folder)
+    _check_place(out, force)
     return write_sherpa_folder(out, trace(folder, licence, name, note), depth, precision)

@@ -6,14 +6,13 @@ of eight bits overflows its sixteen. Activations are quantised dynamically. The 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from layerdial.export.silence import silence_loggers
+from layerdial.utils.temporary import temporary_folder
 
 _LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
 
@@ -46,10 +45,10 @@ def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
     left = [node.name for i in float_blocks for node in products_of(model, i)]
     left += [f"{name}_MatMul" for name in left]  # the quantiser's name for the product of a Gemm
     with (
-        tempfile.TemporaryDirectory() as folder,
+        temporary_folder() as folder,
         silence_loggers("root"),
     ):  # its advice is to simplify the graph first, which loses the branches
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source, target = folder / "float.onnx", folder / "int8.onnx"
         ir.save(model, source, external_data="float.weights")
         quantize_dynamic(
             source,

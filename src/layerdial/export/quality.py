@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.subset import BlockSubset
 from layerdial.text.normalise import normalise
+from layerdial.utils.temporary import temporary_folder
 
 TOLERANCE = 0.02
 _CHANGE = {"change": "relative", "low": "low", "high": "high"}
@@ -55,8 +55,7 @@ def quantise(traced: Traced, batches: Iterable[FeatureBatch], note: Note) -> Int
     quantised; `Int8.holds` is then false if even that hurts.
     """
     kept = list(batches)
-    with TemporaryDirectory() as folder:
-        place = Path(folder)
+    with temporary_folder() as place:
         float_model = _load(traced, traced.model, place / "float")
         float_errors = _errors(float_model, kept)
         order: list[int] | None = None

@@ -29,6 +29,7 @@ from layerdial.runtime.manifest import GRAPH, Manifest, Parity, describe_feature
 from layerdial.runtime.session import Session, is_exported
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import PieceTable
+from layerdial.utils.checksums import checksums
 from layerdial.utils.files import model_name, read_json, replacing
 
 Precision = Literal["float32", "float16", "int8"]
@@ -59,8 +60,7 @@ def trace(
     """Load a torch model (folder or hub id) and trace it once; every precision is made of that."""
     name = name or model_name(folder)
     folder = resolve_model(folder)
-    if is_exported(folder):
-        raise UserError(f"{folder} is exported already; export the torch model that it was made of")
+    refuse_exported(folder)
     network, tokenizer = load_network(folder)
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
@@ -84,6 +84,12 @@ def trace(
         trained_with=_trained_with(folder),
     )
     return Traced(network, to_onnx(network), pieces, ladder, manifest)
+
+
+def refuse_exported(folder: Path) -> None:
+    """Raise `UserError` for a folder that is an export itself."""
+    if is_exported(folder):
+        raise UserError(f"{folder} is exported already; export the torch model that it was made of")
 
 
 def _check_choice_of_blocks(folder: Path, network: Network, ladder: Ladder | None) -> None:
@@ -129,7 +135,9 @@ def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest,
         if compared:
             manifest = replace(manifest, parity=compare(Session(temporary, manifest, 1), traced))
             _judge(manifest)
-            manifest.save(temporary)
+        beside = [temporary / "tokens.txt", *temporary.glob("model.*")]
+        manifest = replace(manifest, sha256=checksums(beside))
+        manifest.save(temporary)
     return manifest
 
 

@@ -17,8 +17,10 @@ from layerdial.models.conformer_ctc import load_conformer
 from layerdial.models.description import read_description
 from layerdial.models.family import load_family
 from layerdial.models.network import Network
+from layerdial.models.tensors import add_hash, beside_weights
 from layerdial.text.tokenizer import Tokenizer
-from layerdial.utils.files import read_json, replacing, write_json
+from layerdial.utils.checksums import check_files, checksums
+from layerdial.utils.files import read_json, recover, replacing, write_json
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -34,9 +36,41 @@ def save_model(
         temporary.mkdir(parents=True)
         network.save(temporary)
         tokenizer.save(temporary)
+        seal(temporary)
         write_json(temporary / "meta.json", dict(meta))
         if ladder is not None:
             ladder.save(temporary / "ladder.json")
+
+
+def seal(folder: Path) -> None:
+    """Write into the weights of a complete model folder their hash, and what the files beside them were.
+
+    That is a hash of each, and of a config.json of ours what it says: it may be written anew by another version.
+    """
+    own = {} if is_hugging_face(folder) else read_json(folder / "config.json")
+    beside = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith("model")]
+    hashes = checksums(file for file in beside if not (own and file.name == "config.json"))
+    for file in sorted(folder.glob("model*.safetensors")):
+        add_hash(file, {"files": hashes, "config": own})
+
+
+def check_seal(folder: Path) -> None:
+    """Raise `UserError` for a file beside the weights that was changed since, as far as that was noted."""
+    noted = next(map(beside_weights, sorted(folder.glob("model*.safetensors"))), {})
+    check_files(folder, noted.get("files"), "copy it again")
+    config = folder / "config.json"
+    before, now = _settings(noted.get("config")), _settings(read_json(config))
+    for key in [key for key in before if now.get(key) != before[key]]:
+        raise UserError(f"{config} is damaged or was changed ({key} was {before[key]!r}); copy it again")
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return what a config.json says by dotted keys; nothing where it is none."""
+    if not isinstance(config, dict):
+        return {}
+    model = config.get("model")
+    inner = {f"model.{key}": value for key, value in model.items()} if isinstance(model, dict) else {}
+    return {key: value for key, value in config.items() if key != "model"} | inner
 
 
 def load_network(model: Path) -> tuple[Network, Tokenizer]:
@@ -46,8 +80,11 @@ def load_network(model: Path) -> tuple[Network, Tokenizer]:
     """
     folder = resolve_model(model)
     if is_hugging_face(folder):
-        return hugging_face().load_hugging_face(folder)  # type: ignore[no-any-return]
-    return (load_conformer if is_conformer(folder) else load_family)(folder)
+        found = hugging_face().load_hugging_face(folder)
+    else:
+        found = (load_conformer if is_conformer(folder) else load_family)(folder)
+    check_seal(folder)  # last, because the readers name the part that does not fit
+    return found  # type: ignore[no-any-return]
 
 
 def is_conformer(folder: Path) -> bool:
@@ -69,7 +106,9 @@ def resolve_model(model: Path) -> Path:
 
     Raises `UserError` for a folder with an adapter (LoRA and its like, of the library PEFT), which would be ignored.
     """
-    folder: Path = model if model.exists() or not _may_be_hub_id(model) else hugging_face().download(str(model))
+    folder: Path = (
+        model if recover(model).exists() or not _may_be_hub_id(model) else hugging_face().download(str(model))
+    )
     found = next((name for name in _ADAPTER if (folder / name).is_file()), None)
     if found is not None:
         raise UserError(

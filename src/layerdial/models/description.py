@@ -51,6 +51,8 @@ def read_description(folder: Path) -> Description:
     missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
     if missing:
         raise UserError(f"{file} lacks {', '.join(missing)}; copy it again")
+    if not isinstance(stored["model"], dict):
+        raise UserError(f"{file} is damaged (model is {stored['model']!r:.80}); copy it again")
     return Description(stored["model"], stored["vocab_size"], stored["frame_rate"], stored.get("plugin"))
 
 
@@ -58,7 +60,9 @@ def tokenizer_of(folder: Path, description: Description) -> Tokenizer:
     """Load the tokenizer of a model folder; `UserError` where it has another number of tokens than the network."""
     tokenizer = load_tokenizer(folder)
     if len(tokenizer.tokens) != description.vocab_size:
-        raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {description.vocab_size}")
+        raise UserError(
+            f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {description.vocab_size!r}"
+        )
     return tokenizer
 
 
@@ -66,4 +70,4 @@ def check_frame_rate(folder: Path, description: Description, features: Features,
     """Raise `UserError` where the stored network makes frames at another rate than this code would."""
     rate = SAMPLE_RATE / features.samples_per_frame
     if description.frame_rate != rate:
-        raise UserError(f"{folder} has {description.frame_rate} frames a second, {whose} {rate}")
+        raise UserError(f"{folder} has {description.frame_rate!r} frames a second, {whose} {rate}")

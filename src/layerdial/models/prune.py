@@ -9,7 +9,7 @@ from torch import nn
 
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder, select
-from layerdial.models.checkpoint import hugging_face, is_conformer, is_hugging_face, resolve_model, save_model
+from layerdial.models.checkpoint import hugging_face, is_conformer, is_hugging_face, resolve_model, save_model, seal
 from layerdial.models.conformer_ctc import ConformerCTC, load_conformer
 from layerdial.models.tensors import disk_errors
 from layerdial.subset import BlockSubset
@@ -74,5 +74,6 @@ def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
         with disk_errors(temporary), silence_transformers():
             model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        seal(temporary)
         write_json(temporary / "meta.json", _origin(folder, subset))
     return subset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import batch_texts, greedy_ctc
 from layerdial.text.tokenizer import Tokenizer
+from layerdial.utils.forks import renew_after_fork
 
 
 class TorchRecognizer:
@@ -44,6 +46,18 @@ class TorchRecognizer:
         self.tokenizer = tokenizer
         self.ladder = ladder
         self.name = name
+        self.folder: Path | None = None
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Compute with one thread: a child has not got the threads that torch had, and would wait for them."""
+        torch.set_num_threads(1)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickle as the folder and the device where it was loaded from a folder; else with its weights."""
+        if self.folder is None:
+            return TorchRecognizer, (self.network, self.tokenizer, self.ladder, self.name)
+        return load_torch_model, (self.folder.resolve(), self.device)
 
     @property
     def n_blocks(self) -> int:
@@ -157,7 +171,9 @@ def load_torch_model(folder: Path, device: str = "cpu") -> TorchRecognizer:
     _check_device(device)
     network, tokenizer = load_network(folder)
     ladder = Ladder.beside(folder, network.n_blocks)
-    return TorchRecognizer(network.to(device), tokenizer, ladder, name=str(folder))
+    recognizer = TorchRecognizer(network.to(device), tokenizer, ladder, name=str(folder))
+    recognizer.folder = folder
+    return recognizer
 
 
 def _check_device(name: str) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layerdial.errors import UserError, installing
+from layerdial import __version__
+from layerdial.errors import UserError, installing, needing
 from layerdial.ladder import Ladder
 from layerdial.recognizer import Recognizer, Transcript
 from layerdial.request import Request
@@ -21,7 +22,9 @@ from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.recognizer import OnnxRecognizer
+from layerdial.runtime.session import is_exported
 from layerdial.utils.files import check_writable
+from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import printable_json, show_every_name
 
 
@@ -46,7 +49,9 @@ def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Req
 
 
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
-    """Measure an exported model, print the depths worth running, and write the profile beside the model."""
+    """Measure, print the depths worth running, and keep the profile beside the model."""
+    if not (math.isfinite(budget_s) and budget_s >= 1):
+        raise UserError(f"--budget is {budget_s:g}; give seconds, 1 or more")
     manifest = Manifest.load(out)
     check_writable(out)
     ladder = Ladder.beside(out, manifest.n_blocks)
@@ -55,7 +60,7 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
         memory = f"; peak memory for {max(table.seconds):g} s: {table.peak_rss_mb:.0f} MB" if table.peak_rss_mb else ""
         print(f"{table.threads} thread{'s' * (table.threads > 1)}, 10 s of audio{memory}")
         for row in pareto(table.costs(), ladder, manifest.n_blocks):
-            wer = "" if row["wer"] is None else f"  WER {row['wer']:7.2%}"
+            wer = "" if row["wer"] is None else f"  dev WER {row['wer']:7.2%}"
             print(f"  depth {row['depth']:2}  {row['subset']}{wer}  {row['latency_ms']:8.1f} ms  RTF {row['rtf']:.4f}")
     print(f"profile: {found.save(out, ladder, manifest.n_blocks)}")
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
@@ -63,7 +68,9 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
 
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
-    row |= {"subset": result.subset.key, "seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}
+    seconds = {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
+    old = {"seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}  # `seconds` goes with the next version
+    row |= {"subset": result.subset.key, **seconds, **old}
     if result.reason:
         row["reason"] = result.reason
     if len({chunk.subset for chunk in result.chunks}) > 1:
@@ -80,12 +87,11 @@ def main() -> NoReturn:
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
     try:
-        code = _run(_parser().parse_args(_known(sys.argv[1:])))
-        sys.stdout.flush()
-        sys.exit(code)
+        with needing("runtime", "exported models need"):
+            code = _run(_parser().parse_args(_known(sys.argv[1:])))
+        end_quietly(code)
     except BrokenPipeError:  # `layerdial … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        end_quietly(0)
     except KeyboardInterrupt:
         print("layerdial: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -112,6 +118,9 @@ _REQUEST_TYPES = {  # the fields of a request that a command line can give
 
 
 def _run(options: argparse.Namespace) -> int:
+    model = options.out if options.command == "profile" else options.model
+    if (model / "config.json").is_file() and not is_exported(model):
+        raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
     if options.command == "profile":
         profile_folder(options.out, options.threads or (), options.budget)
         return 0
@@ -124,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="layerdial",
         description=f"Exported models on this device. For the other commands: {installing('train')}.",
     )
+    parser.add_argument("--version", action="version", version=f"layerdial {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     transcribe = commands.add_parser("transcribe", help="Print what is said in audio files of any rate and length.")
     transcribe.add_argument("model", type=Path, help="a folder that layerdial export wrote")

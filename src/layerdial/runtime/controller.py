@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from layerdial.ladder import Ladder
 from layerdial.subset import BlockSubset
+from layerdial.utils.forks import renew_after_fork
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,11 @@ class DepthController:
         self.options = tuple(options)
         self.load = Load()
         self._last = len(options) - 1  # the first request need not earn its depth
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the lock anew: a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     @property

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,12 @@ from layerdial.audio.features import Features, LogMel, NemoMel, Samples
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
+from layerdial.utils.checksums import check_files
 from layerdial.utils.files import write_json
 from layerdial.utils.records import parsing, read_record
 
 FORMAT = 1
+_KINDS = {**dict.fromkeys(("model_id", "name", "skip", "precision"), str), "n_blocks": int, "vocab_size": int}
 KIND = "layerdial-onnx"
 SHERPA_KIND = "layerdial-sherpa-onnx"
 FILE = "manifest.json"
@@ -33,8 +38,9 @@ class Parity:
 class Manifest:
     """Everything that a program needs to run the graph.
 
-    `features` is as `describe_features` writes it. `silent_tokens` add no text. `float_blocks` are those that int8 left
-    in float. `wer` holds the errors of the check of int8. `model_id` is also stored in the graph.
+    `sha256` has the hashes of the files beside it (none in exports of earlier versions).
+    `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
+    left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well.
     """
 
     model_id: str
@@ -53,9 +59,11 @@ class Manifest:
     trained_with: str = ""
     float_blocks: tuple[int, ...] = ()
     wer: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        write_json(folder / FILE, {"kind": KIND, "format": FORMAT, **asdict(self)})
+        stored = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        write_json(folder / FILE, {**stored, "checksum": _checksum(stored)})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -68,7 +76,7 @@ class Manifest:
             raise UserError(f"{folder} was exported for sherpa-onnx; export it again without --format for layerdial")
         stored = read_record(file, remedy, kind=KIND, format=FORMAT)
         with parsing(file, remedy):
-            return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format")})
+            return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format", "checksum")})
 
     @classmethod
     def _parse(cls, stored: dict[str, Any]) -> Manifest:
@@ -78,6 +86,9 @@ class Manifest:
         parity = tuple(Parity(**row) for row in stored.pop("parity"))
         for name in ("silent_tokens", "float_blocks"):
             stored[name] = tuple(int(i) for i in stored[name])
+        for name, kind in _KINDS.items():
+            if type(stored[name]) is not kind:
+                raise ValueError(f"{name} is {stored[name]!r}, expected {kind.__name__}")
         manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity)
         read_features(manifest.features)
         if manifest.sample_rate != SAMPLE_RATE:
@@ -106,6 +117,23 @@ class Manifest:
         }
 
 
+def check_export(folder: Path) -> None:
+    """Raise `UserError` unless manifest, graph, weights and tokens are as they were exported, to the last bit.
+
+    Exports of earlier versions have no hashes and pass.
+    """
+    stored = read_record(folder / FILE, "export the model again")
+    expected = stored.pop("checksum", None)
+    if expected not in (None, _checksum(stored)):
+        raise UserError(f"{folder / FILE} is damaged or was changed (it is not as it was exported); export it again")
+    check_files(folder, stored.get("sha256"), "copy or export it again")
+
+
+def _checksum(stored: Mapping[str, Any]) -> str:
+    """Return a hash of the contents of a manifest, independent of its layout."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _in_words(features: Features) -> str:
     """Describe the inputs, for a reader who has the graph alone."""
     if isinstance(features, LogMel):
@@ -131,10 +159,21 @@ def describe_features(features: Features) -> dict[str, Any]:
 def read_features(stored: dict[str, Any]) -> Features:
     """Return the features that `describe_features` wrote. Raises `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
-        return LogMel(int(stored["subsampling"]))
+        return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
     if stored["kind"] in ("samples", "nemo-mel"):
-        parts = tuple((int(kernel), int(stride), int(padding)) for kernel, stride, padding in stored["convolutions"])
+        parts = tuple(_convolution(*part) for part in stored["convolutions"])
         if stored["kind"] == "nemo-mel":
-            return NemoMel(parts, int(stored["n_mels"]))
+            return NemoMel(parts, _between("n_mels", stored["n_mels"], 1, 1000))
         return Samples(parts, bool(stored["normalise"]))
     raise ValueError(f"features of kind {stored['kind']!r}")
+
+
+def _convolution(kernel: Any, stride: Any, padding: Any) -> tuple[int, int, int]:
+    numbers = _between("kernel", kernel, 1, 10_000), _between("stride", stride, 1, 10_000)
+    return (*numbers, _between("padding", padding, 0, 10_000))
+
+
+def _between(name: str, value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+    return value

@@ -12,6 +12,7 @@ from typing import Any
 from layerdial.ladder import Ladder
 from layerdial.runtime.controller import CostTable, DepthOption, worthwhile
 from layerdial.utils.files import write_json
+from layerdial.utils.notices import said_before
 from layerdial.utils.records import parsing, read_record
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class Profile:
                 table.costs()  # raises an error for inconsistent numbers
         if (profile.model_id, profile.device) == (model_id, Device.here()):
             return profile
-        _log.info("%s is of another device, model or ONNX Runtime; layerdial profile measures anew", file)
+        if not said_before(f"{file.resolve()} {file.stat().st_mtime_ns} {model_id} {Device.here()}"):
+            _log.info("%s is of another device, model or ONNX Runtime; layerdial profile measures anew", file)
         return None
 
     def save(self, folder: Path, ladder: Ladder | None, n_blocks: int) -> Path:

@@ -20,7 +20,7 @@ def profile_device(
     folder: Path, threads: Sequence[int] = (), budget_s: float = 60.0, note: Callable[[str], None] | None = None
 ) -> Profile:
     """Measure a model on this device with each number of threads (default: one, and all that may be used)."""
-    tables = []
+    device, tables = Device.here(), []
     wanted = list(dict.fromkeys(threads or (1, default_threads())))
     for count in wanted:
         if note:
@@ -28,7 +28,7 @@ def profile_device(
         recognizer = OnnxRecognizer(folder, count)
         table = profile_recognizer(recognizer, SECONDS, budget_s / len(wanted))
         tables.append(ThreadProfile(**(vars(table) | {"peak_rss_mb": peak_rss_mb(folder, count, max(SECONDS))})))
-    return Profile(recognizer.manifest.model_id, Device.here(), tuple(tables))
+    return Profile(recognizer.manifest.model_id, device, tuple(tables))
 
 
 def profile_recognizer(

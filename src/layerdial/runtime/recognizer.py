@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, PipedAudio, hold, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
-from layerdial.errors import UserError
+from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, select
 from layerdial.recognizer import (
     Audio,
@@ -30,7 +31,7 @@ from layerdial.recognizer import (
 )
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
-from layerdial.runtime.manifest import Manifest, read_features
+from layerdial.runtime.manifest import Manifest, check_export, read_features
 from layerdial.runtime.measure import measure_table
 from layerdial.runtime.profile import Profile
 from layerdial.runtime.scheduler import Constraint, PassResult, Scheduler, TimedWindow
@@ -38,6 +39,8 @@ from layerdial.runtime.session import Cancel, Session, default_threads, usable_c
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
 from layerdial.text.tokenizer import PieceTable, read_tokens
+from layerdial.utils.files import recover
+from layerdial.utils.forks import renew_after_fork
 
 _log = logging.getLogger(__name__)
 
@@ -53,18 +56,29 @@ class OnnxRecognizer:
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}; give 1 or more")
-        folder = Path(folder)
+        folder = recover(Path(folder))
         self.manifest = Manifest.load(folder)
-        self._profile = Profile.beside(folder, self.manifest.model_id)
+        with needing("runtime", "exported models need"):
+            self._profile = Profile.beside(folder, self.manifest.model_id)
         fastest = self._profile.best_threads() if self._profile else default_threads()
         self.session = Session(folder, self.manifest, threads or fastest)
         self.folder = folder
         self.features: Features = read_features(self.manifest.features)
         self.ladder = Ladder.beside(folder, self.n_blocks)
         self.tokenizer = self._read_tokens(folder)
+        check_export(folder)  # at last: what does not fit is said by its name
         self._controller: DepthController | None = None
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the locks anew: threads of the parent may have held them."""
         self._making = threading.Lock()
         self._slots = threading.BoundedSemaphore(max(1, usable_cpus() // self.threads))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder and the number of threads; what it has learnt of this device's load stays here."""
+        return OnnxRecognizer, (self.folder.resolve(), self.threads)
 
     def _read_tokens(self, folder: Path) -> PieceTable:
         tokens = read_tokens(folder / "tokens.txt")

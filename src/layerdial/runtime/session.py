@@ -6,6 +6,8 @@ Shapes: B batch, T frames, F mel bins, S samples, V vocabulary, N blocks.
 from __future__ import annotations
 
 import os
+import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from numpy.typing import NDArray
 from layerdial.errors import UserError, installing
 from layerdial.runtime.manifest import FILE, GRAPH, Manifest
 from layerdial.subset import BlockSubset
+from layerdial.utils.forks import never_free, renew_after_fork
 
 INPUTS = ("x", "x_lens", "gates")
 OUTPUTS = ("log_probs", "log_probs_lens")
+LEAST_ONNXRUNTIME = (1, 23)
 
 
 class Cancelled(Exception):
@@ -25,7 +29,7 @@ class Cancelled(Exception):
 
 
 class Session:
-    """One graph, loaded once, run by any number of threads.
+    """One graph, loaded once in a process, run by any number of threads.
 
     Weights beside the graph (`model.weights`) are mapped into memory. ONNX Runtime still copies those that it packs for
     its matrix products.
@@ -35,8 +39,25 @@ class Session:
         self.manifest = manifest
         self.threads = threads
         self.file = folder / GRAPH
-        self._session = _open(self.file, threads)
-        _check(self._session, self.manifest, self.file)
+        self._loading = threading.Lock()
+        self._session: Any = self._load()
+        renew_after_fork(self)
+
+    def _load(self) -> Any:
+        session = _open(self.file, self.threads)
+        _check(session, self.manifest, self.file)
+        return session
+
+    def after_fork(self) -> None:
+        """Load the graph anew when it is next used: ONNX Runtime's threads did not come along."""
+        never_free(self._session)
+        self._session, self._loading = None, threading.Lock()
+
+    def _loaded(self) -> Any:
+        if self._session is None:
+            with self._loading:
+                self._session = self._session or self._load()
+        return self._session
 
     def posteriors(
         self,
@@ -53,9 +74,10 @@ class Session:
             raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {self.manifest.n_blocks}")
         gates_N = np.zeros(subset.n_blocks, dtype=np.bool_)
         gates_N[list(subset.kept)] = True
+        session = self._loaded()
         feed = dict(zip(INPUTS, (inputs, lengths_B, gates_N), strict=True))
         try:
-            logp_BTV, frames_B = self._session.run(list(OUTPUTS), feed, cancel.options if cancel else None)
+            logp_BTV, frames_B = session.run(list(OUTPUTS), feed, cancel.options if cancel else None)
         except Exception as error:  # ONNX Runtime has no exception of its own for this
             if cancel is not None and cancel.called:
                 raise Cancelled from None
@@ -97,6 +119,7 @@ def _open(file: Path, threads: int) -> Any:
         import onnxruntime
     except ModuleNotFoundError:
         raise UserError(f"exported models need ONNX Runtime: {installing('runtime')}") from None
+    _check_version(onnxruntime.__version__)
     if not file.is_file():
         raise UserError(f"{file} does not exist; an exported folder holds {GRAPH}, {FILE} and tokens.txt")
     onnxruntime.disable_telemetry_events()
@@ -111,6 +134,15 @@ def _open(file: Path, threads: int) -> Any:
     except Exception as error:  # InvalidGraph, InvalidProtobuf, NoSuchFile, Fail, ...
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{file} cannot be loaded ({reason}); copy or export it again") from None
+
+
+def _check_version(found: str) -> None:
+    """Raise `UserError` for an ONNX Runtime that does not know the operators of an export."""
+    numbers = re.findall(r"\d+", found)[:2]
+    if tuple(map(int, numbers)) < LEAST_ONNXRUNTIME:
+        least = ".".join(map(str, LEAST_ONNXRUNTIME))
+        remedy = f"pip install -U 'onnxruntime>={least}'"
+        raise UserError(f"exported models need ONNX Runtime {least} or newer, this is {found}; {remedy}")
 
 
 def _check(session: Any, manifest: Manifest, file: Path) -> None:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from layerdial.utils.forks import renew_after_fork
+
 
 class Watchdog:
     """A timer: `with at(time, action)` calls `action` unless the block is left before `time`.
@@ -18,10 +20,15 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin without a thread and without entries: those of the parent are the parent's."""
         self._wakes = threading.Condition()
         self._pending: list[tuple[float, int, Callable[[], object]]] = []
         self._live: set[int] = set()
-        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
     @contextmanager

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from layerdial.data.batching import Position
 from layerdial.models.tensors import load_tensors, save_tensors
-from layerdial.utils.files import read_json, replacing, write_json
+from layerdial.utils.files import recover, replacing, write_json
+from layerdial.utils.records import parsing, read_record
+
+_REMEDY = "remove this checkpoint, and the run goes on from the one before"
 
 
 @dataclass
@@ -53,7 +56,7 @@ def prune(folder: Path, progress: TrainState, keep_best: int) -> None:
     best = best_steps(progress, keep_best)
     for step in [s for s in progress.scores if s not in best and s != progress.step]:
         del progress.scores[step]
-    for other in folder.glob("step-*"):
+    for other in _stored(folder):
         step = _step(other)
         if step == progress.step:
             continue
@@ -72,8 +75,23 @@ def best_steps(progress: TrainState, count: int) -> list[int]:
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint that training can go on from."""
-    whole = [path for path in folder.glob("step-*") if (path / "optimizer.safetensors").is_file()]
+    whole = [path for path in _stored(folder) if (path / "optimizer.safetensors").is_file()]
     return max(whole, key=_step, default=None)
+
+
+def any_stored(folder: Path) -> bool:
+    """Whether there is a checkpoint, were it only for its weights."""
+    return bool(_stored(folder))
+
+
+def put_back(folder: Path) -> None:
+    """Give checkpoints that a kill left aside while they were replaced their names again."""
+    for old in folder.glob(".step-*.old"):
+        recover(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
+
+
+def _stored(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
 
 
 def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
@@ -82,11 +100,12 @@ def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     weights = {name: tensor.to(device) for name, tensor in load_tensors(checkpoint / "model.safetensors").items()}
     network.load_state_dict(weights)
     _unflatten(network, optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
-    state = read_json(checkpoint / "state.json")
-    state["position"] = Position(**state["position"])
-    there = {_step(path) for path in checkpoint.parent.glob("step-*")}  # some were pruned after this was written
-    state["scores"] = {int(step): score for step, score in state["scores"].items() if int(step) in there}
-    return TrainState(**state)
+    state = read_record(checkpoint / "state.json", _REMEDY)
+    there = {_step(path) for path in _stored(checkpoint.parent)}  # some were pruned after this was written
+    with parsing(checkpoint / "state.json", _REMEDY):
+        state["position"] = Position(**state["position"])
+        state["scores"] = {int(step): float(score) for step, score in state["scores"].items() if int(step) in there}
+        return TrainState(**state)
 
 
 def average_weights(folder: Path, steps: list[int], network: nn.Module) -> None:

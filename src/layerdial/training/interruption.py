@@ -1,4 +1,4 @@
-"""Ctrl-C or SIGTERM in a training run: the step that is being made is finished first, an evaluation is not."""
+"""Ctrl-C, SIGTERM or SIGHUP in a training run: the step being made is finished first, an evaluation is not."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
+
+
+class InterruptedWait(KeyboardInterrupt):
+    """An interruption while a step waited for its data: nothing of that step was made."""
+
 
 class Interruption:
-    """Whether SIGINT or SIGTERM came; within `at_once` either raises KeyboardInterrupt."""
+    """Whether SIGINT, SIGTERM or SIGHUP came; within `at_once` each raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.came = False
+        self._noted = False
         self._raises = False
 
     @contextmanager
@@ -27,27 +34,44 @@ class Interruption:
         finally:
             self._raises = False
 
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        """For a wait that may have no end. Raises `InterruptedWait` for one that comes, or that came before."""
+        self._raises = True
+        try:
+            if self._noted:
+                raise KeyboardInterrupt
+            yield
+        except KeyboardInterrupt:
+            raise InterruptedWait from None
+        finally:
+            self._raises = False
+
     def note(self) -> None:
         """One came."""
-        self.came = True
+        self.came = self._noted = True
         if self._raises:
             raise KeyboardInterrupt
 
 
 @contextmanager
 def interruptions() -> Iterator[Interruption]:
-    """Yield what says whether SIGINT or SIGTERM came. A second of the same does at once what it always does.
+    """Yield what says whether SIGINT, SIGTERM or SIGHUP (the terminal was closed) came.
 
-    The other may still come: where a whole job is terminated, one who waits for this process may interrupt it as well.
+    A second of the same does at once what it always does.
+
+    The others may still come: where a whole job is terminated, one who waits for this process may interrupt it as well.
 
     In a thread that is not the main one signals never come. One that is ignored stays so, as a shell has SIGINT for
-    what runs in the background.
+    what runs in the background and SIGHUP for what `nohup` runs.
     """
     interruption = Interruption()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in INTERRUPTING}
 
     def note(number: int, frame: FrameType | None) -> None:
         signal.signal(number, before[signal.Signals(number)])
+        if number == HANGUP:
+            drop_terminal()
         interruption.note()
 
     here = threading.current_thread() is threading.main_thread()

@@ -13,9 +13,10 @@ from layerdial.config.recipe import Recipe
 from layerdial.data.batching import training_batches
 from layerdial.errors import UserError
 from layerdial.training import checkpoints
-from layerdial.training.interruption import Interruption, interruptions
+from layerdial.training.interruption import InterruptedWait, Interruption, interruptions
 from layerdial.training.log_window import LogWindow
 from layerdial.training.run import Run, is_over, prepare_run
+from layerdial.training.run_folder import holding_run
 from layerdial.training.scoring import dev_scores, write_final_model
 from layerdial.training.update import update_weights
 from layerdial.utils.progress import Update, progress
@@ -24,10 +25,15 @@ from layerdial.utils.progress import Update, progress
 def train(recipe: Recipe, resume: bool = False) -> Path:
     """Run a recipe to its end and return the model folder.
 
-    Raises `UserError` for input that does not fit together and when the loss stops being finite.
+    Raises `UserError` for input that does not fit together, when the loss stops being finite, and while another process
+    trains in that folder.
     """
-    run = prepare_run(recipe, resume)
-    steps = recipe.train.steps
+    with holding_run(recipe.out):
+        return _train(prepare_run(recipe, resume))
+
+
+def _train(run: Run) -> Path:
+    recipe, steps = run.recipe, run.recipe.train.steps
     if is_over(recipe, run.folder, run.progress):
         return run.folder.model  # and its ladder stays
     shown = progress(f"train {recipe.out.name}", steps, run.progress.step)
@@ -55,9 +61,13 @@ def _make_updates(run: Run, update: Update, interruption: Interruption) -> None:
         run.posteriors,
     )
     run.student.train()
-    run.window = LogWindow()
+    run.window, run.interruption = LogWindow(), interruption
     while run.progress.step < recipe.train.steps:
-        update_weights(run, batches)
+        try:
+            update_weights(run, batches)
+        except InterruptedWait:
+            _save_where_it_stopped(run)
+            raise
         _log_when_due(run, update)
         if _is_evaluated_here(run):
             _evaluate_and_save(run, update, interruption)
@@ -144,7 +154,7 @@ def _save(run: Run) -> None:
 
 
 def _save_where_it_stopped(run: Run) -> None:
-    """Ctrl-C or SIGTERM: a checkpoint of this very step, so that --resume goes on from here."""
+    """Ctrl-C, SIGTERM or SIGHUP: a checkpoint of this very step, so that --resume goes on from here."""
     _count_seconds(run)
     if run.accelerator.is_main_process:
         _save(run)

@@ -21,6 +21,7 @@ from layerdial.audio.features import Features
 from layerdial.audio.files import AudioProblem, change_speed
 from layerdial.config.recipe import DataConfig, Recipe
 from layerdial.data.batching import in_its_own_group, pad_inputs, speeds_of
+from layerdial.data.loading import reading_ahead
 from layerdial.data.manifest import SUFFIX, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, Stored, TopPosteriors, checksum_of, key_of, write_shard
 from layerdial.errors import UserError
@@ -167,8 +168,7 @@ def _batches(data: DataConfig, store: PosteriorStore, features: Features) -> Ite
         _Hearing(features),
         sampler=_groups(_missing(data, store), data.batch_seconds),
         batch_size=None,
-        num_workers=data.workers,
-        prefetch_factor=4 if data.workers else None,
+        **reading_ahead(data.workers, data.batch_seconds, features, 4),
         worker_init_fn=in_its_own_group,
     )
 

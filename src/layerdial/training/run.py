@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +17,11 @@ from layerdial.data.batching import FeatureBatches, check_scorable
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
-from layerdial.models.checkpoint import fingerprint
+from layerdial.models.checkpoint import fingerprint, resolve_model
 from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
+from layerdial.training.interruption import Interruption
 from layerdial.training.log_window import LogWindow
 from layerdial.training.optim import make_optimizer
 from layerdial.training.policies import DrawBlocks, check_policy, make_policy
@@ -32,6 +35,7 @@ from layerdial.training.setup import (
     make_student,
     starting_ladder,
 )
+from layerdial.utils.files import contents_anywhere
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Run:
     dev: FeatureBatches
     progress: checkpoints.TrainState
     window: LogWindow
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer:
@@ -66,15 +71,15 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     open_cuts(recipe.data.train)  # a mistake is said before anything is written, not at the first evaluation
     check_scorable(recipe.data.dev)
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
-    reference_weights = fingerprint(reference.folder) if reference else None
     network, tokenizer = make_student(recipe, reference)
     check_abilities(recipe, network)
     ladder = starting_ladder(recipe, network.n_blocks)
+    input_hashes = hashes_of(recipe, reference, tokenizer)
     check_policy(recipe, network.n_blocks, ladder)
     asked = recipe.objective.asks_reference()
     if asked is None:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
-    folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
+    folder = RunFolder(recipe, resume, accelerator.process_index, input_hashes)
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
     latest = folder.latest if resume else None
@@ -113,6 +118,17 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
         progress=state,
         window=LogWindow(),
     )
+
+
+def hashes_of(recipe: Recipe, reference: Reference | None, tokenizer: Tokenizer) -> dict[str, str]:
+    """Return hashes of what the recipe's paths lead to, by their keys."""
+    found = {f"data.{name}": contents_anywhere(getattr(recipe.data, name)) for name in ("train", "dev")}
+    found["tokenizer.path"] = hashlib.sha256("\n".join(tokenizer.tokens).encode()).hexdigest()[:16]
+    if reference is not None:
+        found["reference"] = fingerprint(reference.folder)
+    if recipe.init not in ("scratch", "reference"):
+        found["init"] = fingerprint(resolve_model(Path(recipe.init)))
+    return found
 
 
 def is_over(recipe: Recipe, folder: RunFolder, state: checkpoints.TrainState) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +22,22 @@ from layerdial.data.manifest import Rejected
 from layerdial.errors import UserError
 from layerdial.training import checkpoints
 from layerdial.utils.files import read_json, write_json, write_text
+from layerdial.utils.locks import holding
+from layerdial.utils.records import read_record
 from layerdial.utils.rows import append_row, read_rows
 from layerdial.utils.version import code_version
+
+_log = logging.getLogger(__name__)
 
 
 class RunFolder:
     """Opens a run. Of a distributed run only the first process writes, but each what it had to leave out.
 
-    `reference_weights` is a hash of the reference's: a run does not go on with another teacher under the same name.
+    `inputs` are hashes of what the recipe's paths lead to, by the keys of the recipe: a run goes on with the same
+    corpus, teacher and vocabulary under other names, and not with others under the same names.
     """
 
-    def __init__(self, recipe: Recipe, resume: bool, process: int = 0, reference_weights: str | None = None) -> None:
+    def __init__(self, recipe: Recipe, resume: bool, process: int = 0, inputs: Mapping[str, str] | None = None) -> None:
         self.path = recipe.out
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -37,32 +46,66 @@ class RunFolder:
         self._rejected_file = self.path / ("rejected.jsonl" if process == 0 else f"rejected-{process}.jsonl")
         self._rejected: set[str] | None = None
         self._board: Any = None
-        self._reference_weights = reference_weights
+        self._inputs = dict(inputs or {})
+        checkpoints.put_back(self.checkpoints)
         self.latest = checkpoints.latest(self.checkpoints)
         self._check(recipe, resume)
 
     def _check(self, recipe: Recipe, resume: bool) -> None:
         meta_file = self.path / "meta.json"
         if not meta_file.is_file():
+            if found := self._parts():
+                raise UserError(
+                    f"{self.path} holds {' and '.join(found)} of a run, but no meta.json, which says what it was; "
+                    "put that back, or begin anew with --set out=ELSEWHERE"
+                )
             return
         if not resume:
             raise UserError(f"{self.path} holds a run already; add --resume to go on, or --set out=ELSEWHERE")
-        meta = read_json(meta_file)
-        if meta.get("reference_weights", self._reference_weights) != self._reference_weights:
-            raise UserError(
-                f"--resume: the weights of {recipe.reference} are not those that {self.path} was begun with; "
-                "begin anew with --set out=ELSEWHERE"
-            )
+        meta = read_record(meta_file, "put back the file that was there")
+        if not isinstance(meta.get("recipe"), dict):
+            raise UserError(f"{meta_file} is damaged (it holds no recipe); put back the file that was there")
+        self._check_inputs(recipe, meta)
+        self._check_recipe(recipe, meta)
+        if self.latest is None:
+            self._check_start(recipe)
+
+    def _parts(self) -> list[str]:
+        """Return the names of the parts of a run that are there."""
+        there = {
+            "checkpoints": checkpoints.any_stored(self.checkpoints),
+            "metrics.jsonl": self._metrics.is_file(),
+            "a model": (self.model / "meta.json").is_file(),
+        }
+        return [name for name, found in there.items() if found]
+
+    def _check_inputs(self, recipe: Recipe, meta: Mapping[str, Any]) -> None:
+        before: dict[str, Any] = {"reference": meta.get("reference_weights"), **meta.get("inputs", {})}
+        for key, found in self._inputs.items():
+            if before.get(key) not in (None, found):
+                what = "the weights" if key in ("reference", "init") else "the contents"
+                raise UserError(
+                    f"--resume: {what} of {_value(recipe.model_dump(mode='json'), key)} are not those that {self.path} "
+                    f"was begun with ({key}); begin anew with --set out=ELSEWHERE"
+                )
+
+    def _check_recipe(self, recipe: Recipe, meta: Mapping[str, Any]) -> None:
+        """Raise `UserError` for a key that has changed; a path may change where the hash of its contents is known."""
         if (gone := gone_key(meta["recipe"])) is not None:
             raise UserError(f"--resume: {self.path} was begun with {gone}; begin anew with --set out=ELSEWHERE")
         self._check_own_code(meta.get("own_code", {}), own_code(recipe))
         before, now = with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
+        known = {"reference", *meta.get("inputs", {})} & self._inputs.keys()
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
-                old = before.get(key) if part is None else (before.get(key) or {}).get(part)
-                new = value if part is None else value[part]
-                if old != new and (key, part) not in _FREE:
-                    name = key if part is None else f"{key}.{part}"
+                name = key if part is None else f"{key}.{part}"
+                old, new = _value(before, name), _value(now, name)
+                if (
+                    old != new
+                    and key != "out"
+                    and (key, part) not in _FREE
+                    and not (name in known and _same_kind(old, new))
+                ):
                     raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
 
     def _check_own_code(self, before: dict[str, str], now: dict[str, str]) -> None:
@@ -73,6 +116,21 @@ class RunFolder:
                 "--set out=ELSEWHERE"
             )
 
+    def _check_start(self, recipe: Recipe) -> None:
+        """Log that the run begins at step 0. Raises `UserError` if a checkpoint was written that is gone."""
+        rows = read_rows(self._metrics)
+        steps = [int(row["step"]) for row in rows]
+        evaluated = any("loss" not in row for row in rows)
+        if evaluated or max(steps, default=0) > recipe.train.eval_every or set(self._parts()) - {"metrics.jsonl"}:
+            raise UserError(
+                f"--resume: {self.path} was trained for {max(steps, default=0)} steps, but no checkpoint to go on from "
+                f"is in {self.checkpoints}; put it back, or begin anew with --set out=ELSEWHERE"
+            )
+        if rows and self.writes:
+            _log.warning(
+                "%s: no checkpoint was written in its %d steps; it begins at step 0 again", self.path, max(steps)
+            )
+
     def begin(self, recipe: Recipe, step: int, evaluated: bool) -> None:
         """Say what made this run, and drop what a killed run logged after `step`, since those steps come again.
 
@@ -80,7 +138,8 @@ class RunFolder:
         """
         if not self.writes:
             return
-        write_json(self.path / "meta.json", {**_meta(recipe), "reference_weights": self._reference_weights})
+        inputs = {"reference_weights": self._inputs.get("reference"), "inputs": self._inputs}
+        write_json(self.path / "meta.json", {**_meta(recipe), **inputs})
         if self._metrics.is_file():
             rows = [row for row in read_rows(self._metrics) if row["step"] < step + (evaluated or "loss" in row)]
             write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
@@ -122,12 +181,31 @@ class RunFolder:
             self._board.close()
 
 
-# how a run is logged, fed and averaged may change, what it computes may not
+# where it lies, how a run is logged, fed and averaged may change, what it computes may not
 _FREE: set[tuple[str, str | None]] = {
     *(("train", key) for key in ("log_every", "average_best", "threads")),
     *(("data", key) for key in ("workers", "cache_mb", "posteriors")),
     ("plugins", None),  # where the files are; what they register is compared by itself
 }
+
+
+def holding_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a run: no other process trains in it. Of a distributed run the first does, for all."""
+    if os.environ.get("RANK", "0") != "0":
+        return nullcontext()
+    return holding(folder, "the run in", "wait for its end, or choose another place with --set out=ELSEWHERE")
+
+
+def _value(recipe: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a key of a recipe, or of a key in a section; None where it is not there."""
+    key, _, part = name.partition(".")
+    return (recipe.get(key) or {}).get(part) if part else recipe.get(key)
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    """Whether two values both lead to something, and so can be two names of it."""
+    words = (None, "scratch", "reference")
+    return old not in words and new not in words
 
 
 def _meta(recipe: Recipe) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from layerdial.data.batching import Batch, Position
 from layerdial.errors import UserError
 from layerdial.modules.losses import LossTerms
 from layerdial.subset import Blocks
+from layerdial.training.interruption import InterruptedWait
 from layerdial.training.objective import (
     NetworkInputs,
     Teachers,
@@ -31,8 +32,13 @@ def update_weights(run: Run, batches: Iterator[Batch]) -> None:
     recipe, state, accelerator = run.recipe, run.progress, run.accelerator
     torch.manual_seed(_seed(recipe.train.seed, state.step, accelerator.process_index))
     subsets = run.policy(state.step)
+    before = state.position, state.audio_seconds
     for i in range(recipe.train.accumulate):
-        batch = _next_batch(run, batches)
+        try:
+            batch = _next_batch(run, batches)
+        except InterruptedWait:  # the whole step is made again
+            state.position, state.audio_seconds = before
+            raise
         _accumulate(run, batch, subsets, last=i == recipe.train.accumulate - 1)
         state.position = Position(batch.epoch, batch.position + 1)
         state.audio_seconds += batch.audio_seconds * accelerator.num_processes
@@ -102,7 +108,7 @@ def _next_batch(run: Run, batches: Iterator[Batch]) -> Batch:
     began = time.perf_counter()
     empty_in_a_row = 0
     while True:
-        batch = next(batches)
+        batch = _waited_for(run, batches)
         run.folder.note_rejected(batch.rejected)
         if batch.ids:
             run.window.waited += time.perf_counter() - began
@@ -113,6 +119,12 @@ def _next_batch(run: Run, batches: Iterator[Batch]) -> Batch:
             raise UserError(
                 f"{run.recipe.data.train}: 100 batches in a row hold nothing usable; the last reason: {reason}"
             )
+
+
+def _waited_for(run: Run, batches: Iterator[Batch]) -> Batch:
+    """Return the next batch; an interruption need not wait for one that may never come, from a disk that is gone."""
+    with run.interruption.while_waiting():
+        return next(batches)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

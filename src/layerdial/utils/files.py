@@ -6,15 +6,17 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from layerdial.errors import UserError
+from layerdial.utils.limited_json import MOST_BYTES, parse_json
+from layerdial.utils.temporary import remove, temporary_folder
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,79 +43,96 @@ def json_text(value: Any, indent: int | None = None) -> str:
 def read_json(path: Path) -> Any:
     """Return the JSON value in `path`. Raises `UserError` when it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise UserError(f"{path} is larger than {MOST_BYTES // 2**20} MB, which no file of this kind is")
+        return parse_json(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and move it there, on failure remove it.
+    """Yield a temporary path near `path`; on success flush it to disk and move it there, on failure remove it.
 
-    Works for a file and for a folder (which then replaces a folder of that name). Raises `UserError` when the place
-    cannot be written (read-only or full).
+    Works for a file and for a folder (which then replaces a folder of that name): at every moment the old one or the
+    new one is there. What killed processes left beside it is removed. `UserError` when the place cannot be written
+    (read-only or full).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir():
-            for file in temporary.rglob("*"):
-                _flush(file)
-            _swap_folder(temporary, path)
-        else:
-            _flush(temporary)
-            os.replace(temporary, path)
+        recover(path)
+        with temporary_folder(path.parent, path.name) as folder:
+            temporary = folder / path.name
+            yield temporary
+            if temporary.is_dir():
+                for file in temporary.rglob("*"):
+                    _flush(file)
+                _swap_folder(temporary, path)
+            else:
+                _flush(temporary)
+                os.replace(temporary, path)
+            _flush_names(path.parent)
     except OSError as error:
-        _remove(temporary)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
         ) from error
-    except BaseException:
-        _remove(temporary)
-        raise
+
+
+def recover(path: Path) -> Path:
+    """Return `path`, after putting back a folder that a kill left as `.NAME.old` while it was being replaced."""
+    old = _aside(path)
+    if old.is_dir() and not path.exists():
+        with suppress(OSError):  # read-only: what is missing is said by whoever looks for it
+            os.replace(old, path)
+    return path
 
 
 def check_writable(folder: Path) -> None:
     """Raise `UserError` before the work when nothing can be written in `folder` (which is made if need be)."""
-    trial = folder / ".writable"
-    with replacing(trial) as temporary:
-        temporary.touch()
-    trial.unlink(missing_ok=True)  # another process may have tried the same
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder, "writable") as trial:
+            (trial / "file").touch()
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror or error}; free the disk or choose another place"
+        ) from error
 
 
-def wait_for_lock(file: IO[Any]) -> None:
-    """Wait until no other process holds a lock of an open file, and hold it until the file is closed.
-
-    Without effect on systems and disks that have no such locks.
-    """
-    with suppress(ModuleNotFoundError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def contents(manifest: Path) -> str:
+def contents(manifest: Path, with_places: bool = True) -> str:
     """Return a short hash of a manifest's contents, so that a corpus that was made anew is noticed."""
     try:
         found = manifest.stat()
-        return _hash(manifest, found.st_mtime_ns, found.st_size)
+        return _hash(manifest, found.st_mtime_ns, found.st_size, with_places)
     except FileNotFoundError:
         raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
 
 
+def contents_anywhere(manifest: Path) -> str:
+    """Return a short hash of a manifest without the folders of its audio: a corpus that was moved has the same."""
+    return contents(manifest, with_places=False)
+
+
+_LONGEST_LINE = 16 * 1024 * 1024  # what is longer is hashed in pieces
+_FOLDERS = re.compile(rb'("source": ")(?:[^"\\]|\\.)*/')
+
+
 @cache
-def _hash(manifest: Path, changed: int, size: int) -> str:
+def _hash(manifest: Path, changed: int, size: int, with_places: bool) -> str:
     """Return the hash of a manifest of this time and size, cached: every run of a suite needs the same few files."""
+    digest = hashlib.sha256()
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):  # never the whole: a few bytes of gzip can hold more than memory
-            digest.update(block)
-        return digest.hexdigest()[:16]
+        while line := file.readline(_LONGEST_LINE):
+            digest.update(line if with_places else _FOLDERS.sub(rb"\1", line))
+    return digest.hexdigest()[:16]
 
 
 def model_name(model: Path) -> str:
@@ -129,19 +148,39 @@ def _flush(file: Path) -> None:
             os.fsync(handle.fileno())
 
 
+def _flush_names(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _swap_folder(new: Path, place: Path) -> None:
-    # A folder cannot be replaced in one step: move the old one aside, so that a kill in between loses nothing.
-    old = place.with_name(f".{place.name}.old")
-    _remove(old)
-    if place.exists():
+    """Put a folder where another may be; the old one goes with the temporary folder that `new` was in."""
+    old = _aside(place)
+    if not place.exists():
+        os.replace(new, place)
+    elif not _exchange(new, place):  # in two steps then, between which `recover` helps
+        remove(old)
         os.replace(place, old)
-    os.replace(new, place)
-    _remove(old)
+        os.replace(new, place)
+    remove(old)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    with suppress(OSError):  # the next step reports an obstacle
-        path.unlink(missing_ok=True)
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two paths in one step; false on systems and disks that cannot."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        import ctypes
+
+        rename = ctypes.CDLL(None).renameat2
+    except (ImportError, OSError, AttributeError, TypeError):
+        return False
+    return bool(rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)

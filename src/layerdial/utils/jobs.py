@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -13,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
+from layerdial.utils.limited_json import parse_json
 from layerdial.utils.progress import Part, side_by_side
 from layerdial.utils.workers import Failure, Job, Workers
 
@@ -28,8 +29,9 @@ def run_jobs(
 ) -> list[Failure]:
     """Run all jobs, `parallel` at a time; those after a failed one are left out and named among the failures.
 
-    `done` is called here after each job that ended well. An interruption (Ctrl-C, SIGTERM) is passed on to the workers,
-    which have some seconds to save their work, and raises KeyboardInterrupt. `threads` is for torch.
+    `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM, SIGHUP) is handed
+    on to the workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for
+    torch.
     """
     names = {job.name: job for job in jobs}
     graph = TopologicalSorter({job.name: job.needs & names.keys() for job in jobs})
@@ -101,7 +103,7 @@ def last_row(path: Path) -> dict[str, Any] | None:
         return None
     for line in reversed(lines):
         with suppress(ValueError):
-            row = json.loads(line)
+            row = parse_json(line)
             if isinstance(row, dict):
                 return row
     return None
@@ -109,16 +111,22 @@ def last_row(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, as SIGINT does, inside the context; only the main thread gets signals."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does; only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == HANGUP:
+            drop_terminal()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in INTERRUPTING if number != signal.SIGINT}
+    noted = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in noted:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in noted:
+            signal.signal(number, before[number])

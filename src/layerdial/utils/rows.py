@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.utils.files import json_text, wait_for_lock
+from layerdial.utils.files import json_text
+from layerdial.utils.limited_json import parse_json
+from layerdial.utils.locks import wait_for_lock
 
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -77,12 +78,12 @@ def read_rows(path: Path) -> list[Row]:
     for number, line in enumerate(lines, 1):
         if line.strip() and not _is_object(line):
             raise UserError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}; remove the line")
-    return [json.loads(line) for line in lines if line.strip()]
+    return [parse_json(line) for line in lines if line.strip()]
 
 
 def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 

@@ -1,7 +1,7 @@
 """Corpora of synthetic speech: the demo corpus, and any texts for pre-training.
 
 Licence: the voices come from espeak-ng, which is GPL-3.0-or-later. It is an optional extra (`pip install
-layerdial[demo]`) loaded at run time by `espeak.py` beside this file; nothing else in layerdial imports either.
+'.[demo]'`) loaded at run time by `espeak.py` beside this file; nothing else in layerdial imports either.
 
 Texts, voices, manners and noise are drawn from (seed, split) or from (seed, id, copy), and
 `synthesise` is a pure function of that. So the same seed gives the same audio for any number of workers.

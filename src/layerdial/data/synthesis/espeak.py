@@ -1,7 +1,7 @@
 """One utterance: text to speech by the espeak-ng library in the `espeakng-loader` wheel, a room, and background noise.
 
-Licence: espeak-ng is GPL-3.0-or-later and layerdial is Apache-2.0. The wheel is therefore an optional extra (`pip
-install layerdial[demo]`), nothing of it is copied here, and only this folder imports this module.
+Licence: espeak-ng is GPL-3.0-or-later and layerdial is Apache-2.0. The wheel is therefore an optional extra
+(`pip install '.[demo]'`), nothing of it is copied here, and only this folder imports this module.
 
 A voice is named `ACCENT+VARIANT`, as on espeak-ng's command line: `en-us+f2` is American English by the variant `f2`,
 `en` alone British English by the default speaker.
@@ -20,11 +20,10 @@ import atexit
 import ctypes
 import functools
 import os
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ import numpy.typing as npt
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.synthesis.reverb import DIRECT_DB, reverberate, room_response
 from layerdial.errors import UserError, installing
+from layerdial.utils.temporary import temporary_folder
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,6 +53,8 @@ _LONGEST_PATH = 120
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _ONE_AT_A_TIME = threading.Lock()
+_until_exit = ExitStack()
+atexit.register(_until_exit.close)
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,7 @@ def _short(folder: str) -> str:
     """Return a short name for `folder`: the library keeps its path in a buffer of 160 bytes and cuts off the rest."""
     if len(os.fsencode(folder)) <= _LONGEST_PATH:
         return folder
-    place = tempfile.mkdtemp(prefix="espeak-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place = _until_exit.enter_context(temporary_folder(name="espeak"))
     link = os.path.join(place, "data")
     os.symlink(folder, link, target_is_directory=True)
     return link

@@ -149,8 +149,6 @@ def _clear(out: Path, marker: Path, found: dict[str, Any] | None, splits: Iterab
     try:
         for split in found["splits"]:
             (out / f"{split}.cuts.jsonl.gz").unlink(missing_ok=True)
-            for half in out.glob(f".{split}.cuts.jsonl.gz.*.tmp"):  # of a run that was killed
-                half.unlink()
             if not keep_audio:
                 shutil.rmtree(out / "audio" / split, ignore_errors=True)
     except OSError as error:

@@ -37,6 +37,8 @@ from layerdial.models.huggingface.processor import (
     HuggingFaceTokenizer,
     vocabulary_size,
 )
+from layerdial.models.tensors import load_tensors
+from layerdial.utils.files import read_json
 
 _UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
 _HEADS = ("lm_head", "ctc_head")
@@ -148,7 +150,28 @@ def load_processor(folder: Path) -> Any:
     if getattr(processor, "tokenizer", None) is None or getattr(processor, "feature_extractor", None) is None:
         found = type(processor).__name__
         raise UserError(f"{folder} has no tokenizer or no feature extractor, only a {found}; {_WANTED}")
+    restore_word_delimiter(folder, processor.tokenizer)
     return processor
+
+
+def restore_word_delimiter(folder: Path, tokenizer: Any) -> None:
+    """Set the word delimiter of a tokenizer as the folder says it; the library takes `|` for every one when it loads.
+
+    Without it, words would be glued together. Where no file says it and there is no `|`, a space is taken.
+    """
+    if not hasattr(tokenizer, "word_delimiter_token"):
+        return
+    said = [
+        read_json(file).get("word_delimiter_token")
+        for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
+        if file.is_file()
+    ]
+    contents = [value.get("content") if isinstance(value, dict) else value for value in said]
+    vocabulary = tokenizer.get_vocab()
+    for delimiter in (*contents, "|", " "):
+        if isinstance(delimiter, str) and delimiter in vocabulary:
+            tokenizer._word_delimiter_token = delimiter  # the library's own setter is not reached
+            return
 
 
 def _read_processor(folder: Path) -> Any:
@@ -177,6 +200,8 @@ def _load_model(
             )
     except Exception as error:  # OSError, RuntimeError, SafetensorError, UnpicklingError
         raise UserError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
+    for file in sorted(folder.glob("model*.safetensors")):
+        load_tensors(file)  # for its hash, where it has one: the library does not look
     for name in found["missing_keys"]:
         if _is_unused(name):
             torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it uninitialised

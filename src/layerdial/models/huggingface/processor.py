@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from layerdial.audio.features import Convolution, Lengths, fewest_inputs, frames
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.windows import CONTEXT_SECONDS
 from layerdial.errors import UserError
+from layerdial.utils.temporary import temporary_folder
 
 _log = logging.getLogger(__name__)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
@@ -115,13 +115,22 @@ class HuggingFaceTokenizer:
         written = text.upper() if self._upper else text
         unknown = self._tokenizer.unk_token_id
         try:
-            ids = self._tokenizer(written, add_special_tokens=False).input_ids
+            ids = self._library_ids(written)
         except ValueError:  # a vocabulary without a token for the unknown
             ids = [unknown]
         if any(i == unknown or i not in self._own_ids for i in ids):
             known = "".join(sorted(token for token in self.tokens if len(token) == 1))
             raise UserError(f"the model's tokenizer cannot spell {text[:60]!r}; its characters are {known!r}")
         return [self._own_ids[i] for i in ids]
+
+    def _library_ids(self, text: str) -> list[int]:
+        """Return the library's ids; it would spell a word delimiter of several characters letter by letter."""
+        delimiter = getattr(self._tokenizer, "word_delimiter_token", None) or " "
+        if len(delimiter) == 1:
+            return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+        words = [list(self._tokenizer(word, add_special_tokens=False).input_ids) for word in text.split()]
+        between = int(self._tokenizer.word_delimiter_token_id)
+        return [i for n, word in enumerate(words) for i in ([between, *word] if n else word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text as the model writes it."""
@@ -137,8 +146,8 @@ def character_processor(texts: Iterable[str], extractor: Any) -> Wav2Vec2Process
     """Return a processor for the characters of `texts`: blank, unknown, `|` for the space, letters in order."""
     letters = sorted({letter for text in texts for letter in text} - {" "})
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "|", *letters])}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "vocab.json"
+    with temporary_folder() as folder:
+        file = folder / "vocab.json"
         file.write_text(json.dumps(vocabulary), encoding="utf-8")
         tokenizer = Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)

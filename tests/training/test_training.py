@@ -204,12 +204,12 @@ def test_broken_training_cuts_are_counted_and_the_run_goes_on(tmp_path: Path) ->
     assert json.loads((run / "model" / "meta.json").read_text())["dev_rejected"] == 1
 
 
-def test_nothing_usable_in_the_training_cuts_is_said(tmp_path: Path) -> None:
+def test_nothing_usable_in_the_training_cuts_is_said(corpus, tmp_path: Path) -> None:
     cuts = write_corpus(tmp_path / "train.cuts.jsonl.gz", sentences(2))
     for file in (tmp_path / "audio").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"hold nothing usable; the last reason: .*does not exist"):
-        train(tiny_recipe(tmp_path / "run", cuts, cuts))
+        train(tiny_recipe(tmp_path / "run", cuts, corpus.dev))
 
 
 @pytest.mark.parametrize("policy", ["{name: sandwich}", "{name: prefix}", "{name: bernoulli, keep_prob: 0.5}"])

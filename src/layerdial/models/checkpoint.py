@@ -22,6 +22,8 @@ from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.checksums import check_files, checksums
 from layerdial.utils.files import read_json, recover, replacing, write_json
 
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
 
 def save_model(
     folder: Path, network: Network, tokenizer: Tokenizer, meta: Mapping[str, Any], ladder: Ladder | None = None
@@ -100,10 +102,20 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def resolve_model(model: Path) -> Path:
-    """Return the folder of a model: itself, or for a hub id such as ORG/NAME the folder of its downloaded files."""
-    if recover(model).exists() or not _may_be_hub_id(model):
-        return model
-    return hugging_face().download(str(model))  # type: ignore[no-any-return]
+    """Return the folder of a model: itself, or for a hub id such as ORG/NAME the folder of its downloaded files.
+
+    Raises `UserError` for a folder with an adapter (LoRA and its like, of the library PEFT), which would be ignored.
+    """
+    folder: Path = (
+        model if recover(model).exists() or not _may_be_hub_id(model) else hugging_face().download(str(model))
+    )
+    found = next((name for name in _ADAPTER if (folder / name).is_file()), None)
+    if found is not None:
+        raise UserError(
+            f"{model} holds an adapter ({found}), which layerdial does not apply; merge it into its base model "
+            "(PEFT's merge_and_unload, then save_pretrained) and give the merged folder"
+        )
+    return folder
 
 
 def fingerprint(folder: Path) -> str:

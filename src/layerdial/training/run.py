@@ -13,7 +13,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from layerdial.config.recipe import Recipe
-from layerdial.data.batching import FeatureBatches
+from layerdial.data.batching import FeatureBatches, check_scorable
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
@@ -68,8 +68,8 @@ class Run:
 def prepare_run(recipe: Recipe, resume: bool) -> Run:
     """Everything up to the first step. Raises `UserError` for input that does not fit together."""
     accelerator = make_accelerator(recipe)
-    for cuts in (recipe.data.train, recipe.data.dev):
-        open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
+    open_cuts(recipe.data.train)  # a mistake is said before anything is written, not at the first evaluation
+    check_scorable(recipe.data.dev)
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
     network, tokenizer = make_student(recipe, reference)
     check_abilities(recipe, network)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -26,7 +27,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON that can be written in UTF-8, also where it has file names that are no UTF-8."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def read_json(path: Path) -> Any:
@@ -101,7 +112,7 @@ def contents(manifest: Path, with_places: bool = True) -> str:
         return _hash(manifest, found.st_mtime_ns, found.st_size, with_places)
     except FileNotFoundError:
         raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
 
 

@@ -6,7 +6,7 @@ POSIX record locks: a child does not inherit them, so what outlives a killed pro
 from __future__ import annotations
 
 import os
-import socket
+import platform
 import sys
 import threading
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ def holding(folder: Path, what: str, remedy: str) -> Iterator[None]:
     try:
         with suppress(OSError):  # a full disk: who holds it is then not said
             os.truncate(held.handle, 0)
-            os.write(held.handle, f"process {os.getpid()} on {socket.gethostname()}, since {now}".encode())
+            os.write(held.handle, f"process {os.getpid()} on {platform.node()}, since {now}".encode())
         yield
     finally:
         held.release()

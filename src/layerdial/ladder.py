@@ -94,7 +94,9 @@ class Ladder:
             for rung in stored["rungs"]
         )
         named = str(stored["metric"]), str(stored["cuts"])
-        return cls(int(stored["n_blocks"]), *named, int(stored["utterances"]), rungs)
+        if not isinstance(stored["n_blocks"], int):  # a float may be a number of 300 digits
+            raise TypeError(f"n_blocks is {stored['n_blocks']!r}")
+        return cls(stored["n_blocks"], *named, int(stored["utterances"]), rungs)
 
 
 RULES = ("ladder", "prefix", "even", "random", "chosen", "full")

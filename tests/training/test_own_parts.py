@@ -304,8 +304,7 @@ def test_a_run_goes_on_with_a_plugin_that_moved_and_not_with_one_that_changed(co
     recipe = recipe_with(tmp_path, corpus, file, "policy.name=own", "train.steps=4")
     train(recipe)
     expected = losses(recipe.out)
-    for newer in (recipe.out / "model", recipe.out / "checkpoints" / "step-00000004"):
-        shutil.rmtree(newer)
+    shutil.rmtree(recipe.out / "model")  # as if it had been killed before its end
     file = file.rename(tmp_path / "moved.py")
     arguments = ["train", tmp_path / "run.yaml", "--resume", "--set", f"plugins=[{file}]", "--set", "policy.name=own"]
     arguments += [part for change in (*TWO_STEPS, "train.steps=4") for part in ("--set", change)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from layerdial.models.torch_recognizer import TorchRecognizer
 
 
+pytest.register_assert_rewrite("tiny_graphs", "tiny_training")  # what they assert is explained as in a test
+
 # what takes seconds to make; a test that uses one of these fixtures is left out of `make test-fast`
 TAKES_SECONDS = {"trace_tiny", "exported_old", "workshop", "demo_run", "profiled"}
 

@@ -32,7 +32,8 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from layerdial.config.network import ConformerConfig
-from layerdial.config.recipe import DataConfig, DistilConfig, ObjectiveConfig, OptimConfig, Recipe, SpecAugmentConfig
+from layerdial.config.objective import DistilConfig, ObjectiveConfig
+from layerdial.config.recipe import DataConfig, OptimConfig, Recipe, SpecAugmentConfig
 from layerdial.data.batching import Batch, Position, speeds_of, training_batches
 from layerdial.data.manifest import cut_text, open_cuts
 from layerdial.models.checkpoint import save_model

@@ -106,7 +106,7 @@ def blocks(document: Path) -> list[Block]:
 def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the documents suppose is there: the recipes, the demo's models, some audio, a corpus of one's own."""
     place = tmp_path_factory.mktemp("furniture")
-    for folder in ("recipes", "src"):
+    for folder in ("recipes", "src", "experiments"):
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "sc_exits"):
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
@@ -352,6 +352,13 @@ def headings(document: Path) -> set[str]:
     """What links call the headings of a document: lower case, dashes for spaces, other signs left out."""
     titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_plugins_in_the_documents_are_the_files_that_they_name() -> None:
+    document = ROOT / "docs" / "plugins.md"
+    shown = [block.text for block in blocks(document) if block.language == "python"]
+    names = ("first_block", "confidence_penalty")
+    assert shown == [(ROOT / f"experiments/plugins/{name}.py").read_text(encoding="utf-8") for name in names]
 
 
 @each_document

@@ -100,6 +100,20 @@ def test_the_lowest_layers_leave_torch_and_lhotse_out() -> None:
     assert "numpy" in printed and not set(printed) & HEAVY
 
 
+def test_starting_up_reads_no_entry_points() -> None:
+    code = (
+        "import importlib.metadata as metadata\n"
+        "def entry_points(group):\n"
+        "    assert not group.startswith('layerdial')\n"
+        "    return ()\n"  # pydantic looks for its own
+        "metadata.entry_points = entry_points\n"
+        "import layerdial.config.recipe\n"
+        "from layerdial.cli.app import app\n"
+        "app(['--help'], standalone_mode=False)"
+    )
+    assert "transcribe" in in_fresh_process(code)
+
+
 def test_what_the_package_promises_is_there() -> None:
     for name in layerdial.__all__:
         assert getattr(layerdial, name).__doc__, name

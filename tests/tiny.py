@@ -35,6 +35,7 @@ from layerdial.utils.rows import read_rows
 HERTZ = {"low": 300.0, "middle": 900.0, "high": 2700.0}
 WORD_SECONDS, GAP_SECONDS = 0.2, 0.12
 VOCABULARY = 7
+_ENCODING = "utf-8"  # of what children print
 LOG_MEL = ConformerCTC.features
 
 # everything random that a step can have
@@ -191,8 +192,8 @@ def _become_child(action: Callable[[], object], out: int, err: int) -> NoReturn:
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - lives as long as the child
-        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False, encoding=_ENCODING)  # noqa: SIM115 - lives as long as the child
+        sys.stderr = open(2, "w", buffering=1, closefd=False, encoding=_ENCODING)  # noqa: SIM115
         action()
         code = 0
     except SystemExit as ending:

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
-from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.files import SAMPLE_RATE, AudioPath
 from layerdial.audio.windows import windows
 from layerdial.cost import Cost
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 
-Audio = str | Path | NDArray[np.float32]
-"""A file, or samples (S,) at 16 kHz within [-1, 1]."""
+Audio = AudioPath | NDArray[np.float32]
+"""A file, `-` or another pipe, or samples (S,) at 16 kHz within [-1, 1]."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,26 @@ def test_stereo_is_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(samples, 0.25 * left, atol=1e-7)
 
 
+@pytest.mark.parametrize("gain", [-1.0, -0.98, -1.05])
+def test_channels_that_cancel_each_other_are_not_averaged(
+    tmp_path: Path, noise: np.ndarray, gain: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([noise, gain * noise], axis=1), 16000, subtype="FLOAT")
+    samples, _ = read_audio(tmp_path / "a.wav")
+    np.testing.assert_array_equal(np.abs(samples), np.abs(noise) * np.float32(max(1.0, -gain)))
+    assert "a.wav: its channels cancel each other out" in caplog.text
+
+
+@pytest.mark.parametrize("channels", [2, 6, 200])
+def test_one_speaker_on_one_of_many_channels_is_averaged_as_before(
+    tmp_path: Path, noise: np.ndarray, channels: int
+) -> None:
+    many = np.zeros((len(noise), channels), np.float32)
+    many[:, 1] = noise
+    soundfile.write(tmp_path / "a.wav", many, 16000, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], noise / channels, atol=1e-7)
+
+
 def test_a_segment_is_that_part_of_the_file(tmp_path: Path, noise: np.ndarray) -> None:
     for name in ("a.wav", "a.flac", "a.opus"):
         soundfile.write(tmp_path / name, noise, 16000, **KINDS[name])

@@ -10,8 +10,10 @@ import yaml
 from pydantic import BaseModel
 
 import layerdial
-from layerdial.config.network import SIZES, ConformerConfig
-from layerdial.config.recipe import ExitsConfig, Recipe, load_recipe
+from layerdial.config.network import NETWORKS, SIZES, ConformerConfig
+from layerdial.config.objective import OBJECTIVES, ExitsConfig
+from layerdial.config.policies import POLICIES
+from layerdial.config.recipe import Recipe, load_recipe
 from layerdial.config.strict import parse
 from layerdial.errors import UserError
 from tiny_recipes import MINIMAL
@@ -84,7 +86,16 @@ def test_set_makes_sections_that_the_file_lacks(tmp_path: Path) -> None:
         (["model.kernel=16"], "kernel 16 is even"),
         (["train.steps=0"], r"train\.steps: .*greater than or equal to 1, found 0"),
         (["train.steps=many"], r"train\.steps: .*found 'many'"),
-        (["policy.name=half"], r"policy\.name: .*found 'half'"),
+        (
+            ["policy.name=half"],
+            r"policy\.name is 'half'; choose none, bernoulli, .*sandwich.*, or name its file in plugins",
+        ),
+        (["policy.name=sandwhich"], r"policy\.name is 'sandwhich'; did you mean sandwich\? choose none"),
+        (["policy.keep=0.5"], r"unknown config key policy\.keep; known keys: name"),
+        (["policy={}"], r"policy\.name: Field required"),
+        (["policy=none"], r"policy: .*found 'none'"),
+        (["objective.name=ctcc"], r"objective\.name is 'ctcc'; did you mean ctc\? choose ctc, or name its file"),
+        (["plugins=mine.py"], r"plugins is 'mine\.py'; give a list of Python files"),
         (["policy.name=bernoulli"], "policy bernoulli needs keep_prob"),
         (["policy.keep_prob=0.5"], "policy none takes no keep_prob"),
         (["policy={name: bernoulli, keep_prob: 0}"], r"policy\.keep_prob: .*greater than 0, found 0"),
@@ -205,6 +216,7 @@ KEYS = [
     "objective.in_place.ctc_weight",
     "objective.in_place.divergence",
     "objective.in_place.weight",
+    "objective.name",
     "optim.clip",
     "optim.head_lr",
     "optim.lr",
@@ -212,6 +224,7 @@ KEYS = [
     "optim.warmup_steps",
     "optim.weight_decay",
     "out",
+    "plugins",
     "policy.keep_prob",
     "policy.name",
     "policy.subsets",
@@ -248,6 +261,10 @@ def keys_of(model: type[BaseModel]) -> set[str]:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models of a field; of a registered kind, the built-in ones, which alone have their names in recipes."""
+    for registry in (POLICIES, OBJECTIVES, NETWORKS):
+        if annotation is registry.base or registry.base in get_args(annotation):
+            return [entry.settings for name, entry in registry.entries.items() if registry.is_built_in(name)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in models_in(argument)]

@@ -50,7 +50,8 @@ GONE_1: dict[str, dict[str, Any]] = {
 
 def as_version_1(recipe: Recipe, **objective: Any) -> dict[str, Any]:
     """What version 1 stored of a recipe, with an objective of its own keys."""
-    stored: dict[str, Any] = recipe.model_dump(mode="json")
+    stored: dict[str, Any] = recipe.model_dump(mode="json", exclude={"plugins"})
+    stored["policy"] = {"keep_prob": None, "subsets": None} | stored["policy"]
     for section, keys in GONE_1.items():
         if stored[section] is not None:
             stored[section] |= copy.deepcopy(keys)

@@ -16,9 +16,12 @@ from layerdial.config.recipe import DataConfig, SpecAugmentConfig
 from layerdial.data.batching import Batch, FeatureBatches, Position, check_alignable, training_batches
 from layerdial.data.manifest import open_cuts, write_cuts
 from layerdial.errors import UserError
+from layerdial.evaluation.evaluate import evaluate
+from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer
 from layerdial.training.augment import spec_augment
-from tiny import HERTZ, LOG_MEL, noise, sentences, speak, write_corpus, write_cut
+from layerdial.training.loop import train
+from tiny import HERTZ, LOG_MEL, noise, sentences, speak, tiny_network, tiny_recipe, write_corpus, write_cut
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +39,9 @@ def tokenizer() -> Tokenizer:
     return build_tokenizer("word", list(HERTZ))
 
 
-def config(train: Path, **changes) -> DataConfig:
+def config(cuts: Path, **changes) -> DataConfig:
     numbers = {"batch_seconds": 5, "buckets": 2, "workers": 0, "speeds": (0.9, 1.0, 1.1)}
-    return DataConfig(train=train, dev=train, **{**numbers, **changes})
+    return DataConfig(train=cuts, dev=cuts, **{**numbers, **changes})
 
 
 def take(count: int, settings: DataConfig, tokenizer: Tokenizer, seed: int = 0, start: Position | None = None):
@@ -143,7 +146,7 @@ def test_broken_cuts_are_left_out_with_their_reason(partly_broken: Path, tokeniz
     assert kept == {"good0", "good1"}
     for name, reason in {
         "gone": "does not exist",
-        "short": "the manifest says",
+        "short": "is truncated",
         "unknown": "no word 'loud'",
         "crowded": "needs 59 frames for CTC",
         "silent": "text is empty",
@@ -157,6 +160,48 @@ def test_evaluation_leaves_out_what_cannot_be_heard_but_no_text(partly_broken: P
     for _ in range(2):  # loaded, and from memory
         assert [name for batch in batches for name in batch.ids] == ["good0", "good1", "unknown", "crowded", "silent"]
         assert [problem.cut_id for problem in batches.rejected] == ["gone", "short"]
+
+
+def unscorable(folder: Path, what: str) -> Path:
+    """A manifest of two cuts, neither of which can be scored."""
+    texts = {"gone": "low high", "damaged": "low high", "wordless": " --- ", "noises": "[noise] <unk>", "none": ""}
+    cuts = [write_cut(folder, f"{what}{i}", speak("low high", i), texts[what]) for i in range(2)]
+    for cut in cuts:
+        file = Path(cut.recording.sources[0].source)
+        if what == "gone":
+            file.unlink()
+        elif what == "damaged":
+            file.write_bytes(file.read_bytes()[:1000])
+    path = folder / f"{what}.cuts.jsonl.gz"
+    write_cuts(cuts, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("gone", "does not exist"), ("damaged", "truncated"), ("wordless", "no words"), ("none", "no words")],
+)
+def test_a_dev_set_that_cannot_be_scored_is_refused_before_anything_else(
+    corpus, tmp_path: Path, what: str, reason: str
+) -> None:
+    dev = unscorable(tmp_path, what)
+    words = rf"{what}.cuts.jsonl.gz: none of its 2 cuts can be scored.*{what}0.*{reason}"
+    with pytest.raises(UserError, match=words):
+        FeatureBatches(dev, LOG_MEL, workers=0)
+    for changes in ((), ("objective.exits={at: all}", "policy.name=none", "model.self_condition=true")):
+        with pytest.raises(UserError, match=words):
+            train(tiny_recipe(tmp_path / "run", corpus.train, dev, *changes))
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_turns_unreadable_later_is_not_scored_as_perfect(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recognizer = TorchRecognizer(tiny_network(), tokenizer)
+    cut = write_cut(tmp_path, "one", speak("low high"), "low high")
+    write_cuts([cut], tmp_path / "dev.cuts.jsonl.gz")
+    batches = FeatureBatches(tmp_path / "dev.cuts.jsonl.gz", LOG_MEL, workers=0)
+    Path(cut.recording.sources[0].source).unlink()
+    with pytest.raises(UserError, match="nothing to score: the cuts hold no utterance to be read"):
+        evaluate(recognizer, batches, recognizer.subset(1))
 
 
 def test_evaluation_batches_are_the_manifest_in_order(corpus) -> None:

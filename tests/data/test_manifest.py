@@ -14,9 +14,12 @@ import soundfile
 from lhotse import CutSet, MonoCut
 
 from layerdial.audio.files import AudioProblem
+from layerdial.data.batching import FeatureBatches
 from layerdial.data.corpora.folder import prepare_folder
 from layerdial.data.manifest import describe, load_samples, open_cuts, write_cuts
 from layerdial.errors import UserError
+from layerdial.training.loop import train
+from tiny import LOG_MEL, tiny_recipe
 from tiny_corpora import many_cuts, shorten, write_audio, write_table
 
 
@@ -138,3 +141,41 @@ def test_loading_compares_the_file_with_the_manifest(tmp_path: Path) -> None:
     (source / "a.wav").unlink()
     with pytest.raises(AudioProblem, match=r"cut a: .* does not exist"):
         load_samples(cut)
+
+
+def join(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))  # gzip members one after the other are one file
+    return path
+
+
+def test_two_cuts_of_one_id_are_refused_when_a_manifest_is_opened(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_audio(tmp_path / name / "train" / "0001.wav")
+        write_audio(tmp_path / name / "train" / "0002.wav")
+        write_table(tmp_path / name / "train" / "metadata.csv", [["0001.wav", "x", name], ["0002.wav", "y", name]])
+        prepare_folder(tmp_path / name, tmp_path / f"{name}-cuts")
+    manifests = [tmp_path / f"{name}-cuts" / "train.cuts.jsonl.gz" for name in ("a", "b")]
+    joined = join(tmp_path / "both.cuts.jsonl.gz", *manifests)
+    words = r"both.cuts.jsonl.gz: lines 1 and 3 both have the id 'train/0001', which must be unique; .* other ids"
+    for _ in range(2):  # also where it was looked at before
+        with pytest.raises(UserError, match=words):
+            open_cuts(joined)
+    with pytest.raises(UserError, match=words):
+        FeatureBatches(joined, LOG_MEL, workers=0)
+    with pytest.raises(UserError, match=words):
+        train(tiny_recipe(tmp_path / "run", joined, manifests[0], "data.cache_mb=64"))
+    join(joined, manifests[0])  # repaired under the same name
+    assert [cut.id for cut in open_cuts(joined)] == ["train/0001", "train/0002"]
+
+
+def test_ids_are_compared_in_bounded_memory(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.cuts.jsonl.gz"
+        write_cuts(many_cuts(count), path)
+        tracemalloc.start()
+        open_cuts(path)
+        bytes_used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return bytes_used
+
+    assert peak(4000) - peak(1000) < 3000 * 40  # a set of the ids takes 130 bytes each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.search import search_ladder
 from layerdial.ladder import Ladder, Rung
+from layerdial.models.checkpoint import load_network
 from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.recognizer import collate_features
 from layerdial.text.tokenizer import build_tokenizer
@@ -246,3 +248,17 @@ def test_an_hour_of_audio_needs_little_memory(one_hour: Path) -> None:
 @pytest.mark.slow
 def test_an_hour_is_transcribed(recognizer: TorchRecognizer, one_hour: Path) -> None:
     assert recognizer.transcribe(one_hour, depth=1).seconds == 3600
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_a_model_is_refused_not_ignored(learnt: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(learnt, tmp_path / "model")
+    load_network(tmp_path / "model")
+    (tmp_path / "model" / name).write_text("{}")
+    for read in (load_network, load_model):
+        with pytest.raises(UserError, match=rf"model holds an adapter \({name}\).*merge it into its base model"):
+            read(tmp_path / "model")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / name).write_text("{}")
+    with pytest.raises(UserError, match="holds an adapter"):
+        load_model(tmp_path / "alone")

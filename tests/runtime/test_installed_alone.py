@@ -143,7 +143,7 @@ def test_the_command_transcribes(alone: Alone) -> None:
 def test_the_command_measures_this_device(alone: Alone) -> None:
     shutil.copytree(alone.folder / "edge", alone.folder / "measured")
     said = alone.said("layerdial", "profile", "measured", "--threads", "1", "--budget", "1")
-    assert "1 thread, 10 s of audio, peak memory" in said and "profile: measured/profile.json" in said
+    assert "1 thread, 10 s of audio; peak memory for 30 s" in said and "profile: measured/profile.json" in said
     assert "None" not in said
     stored = json.loads((alone.folder / "measured" / "profile.json").read_text())
     assert [table["threads"] for table in stored["tables"]] == [1]

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from layerdial.config.recipe import DistilConfig
+from layerdial.config.objective import DistilConfig
 from layerdial.errors import UserError
 from layerdial.suites.plan import _first_difference
 from layerdial.suites.suite import load_suite
+from tiny_plugins import own_names
 from tiny_suite import METHODS, tiny_suite
+
+__all__ = ["own_names"]
 
 REPOSITORY = Path(__file__).parents[2]
 SUITES = sorted((REPOSITORY / "experiments" / "suites").glob("*.yaml"))
@@ -23,7 +26,8 @@ def test_there_are_suites() -> None:
 
 
 @pytest.mark.parametrize("file", SUITES, ids=lambda file: file.name)
-def test_every_suite_loads_and_says_how_it_is_run(file: Path) -> None:
+def test_every_suite_loads_and_says_how_it_is_run(file: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
+    monkeypatch.chdir(REPOSITORY)  # where plugins are looked for
     suite = load_suite(file)
     assert suite.order()
     first = file.read_text(encoding="utf-8").splitlines()

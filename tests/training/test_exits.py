@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerdial.config.recipe import ExitsConfig, ObjectiveConfig
+from layerdial.config.objective import ExitsConfig, ObjectiveConfig
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.conformer_ctc import ConformerCTC
@@ -20,7 +20,7 @@ from layerdial.modules.losses import LossTerms, distillation
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import build_tokenizer
 from layerdial.training.loop import train
-from layerdial.training.objective import Teachers, exit_depths, loss_terms
+from layerdial.training.objective import Teachers, loss_terms
 from tiny import VOCABULARY, losses, noise, tiny_network, tiny_recipe, weights
 from tiny_training import spoken
 
@@ -137,7 +137,7 @@ def test_exits_learn_from_the_last_output_which_learns_nothing_from_them() -> No
 
 def test_the_middle_exit_is_after_half_of_the_blocks_that_run() -> None:
     middle = ExitsConfig(at="middle")
-    assert [exit_depths(middle, depth) for depth in (1, 2, 3, 4, 7)] == [(), (1,), (1,), (2,), (3,)]
+    assert [ObjectiveConfig(exits=middle).exits_at(depth) for depth in (1, 2, 3, 4, 7)] == [(), (1,), (1,), (2,), (3,)]
     network = tiny_network()
     both = [terms(network, BlockSubset.from_key(key)).total for key in ("1011", "1000")]
     torch.testing.assert_close(terms(network, BlockSubset.from_key("1011"), exits=middle).total, sum(both) / 2)

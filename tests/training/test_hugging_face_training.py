@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCTC, AutoProcessor
 
 from layerdial import load_model
+from layerdial.config.policies import Prefix
 from layerdial.config.recipe import OptimConfig, SpecAugmentConfig
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import load_network
 from layerdial.models.huggingface.ctc import HuggingFaceCTC
 from layerdial.subset import BlockSubset
-from layerdial.training import policies
 from layerdial.training.augment import mask_samples
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
@@ -227,7 +227,7 @@ def test_a_block_that_never_runs_keeps_its_weights(
     corpus, wavlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for the table of WavLM's block 0, which the others use."""
-    monkeypatch.setitem(policies._DRAWS, "prefix", lambda step: (BlockSubset(step.n_blocks, (1, 3)),))
+    monkeypatch.setattr(Prefix, "draw", lambda self, step, stack, rng: (BlockSubset(stack.n_blocks, (1, 3)),))
     decay = ("policy.name=prefix", "optim.weight_decay=0.5")
     train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *starting_from(wavlm), *FEW, *decay))
     moved = changed(stored(wavlm), weights(tmp_path / "run"))

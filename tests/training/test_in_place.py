@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from layerdial.config.recipe import ObjectiveConfig
+from layerdial.config.objective import ObjectiveConfig
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.training import update

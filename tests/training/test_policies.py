@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layerdial.config.recipe import PolicyConfig, Recipe
+from layerdial.config.policies import POLICIES, Policy
+from layerdial.config.recipe import Recipe
 from layerdial.ladder import Ladder, Rung
 from layerdial.subset import Blocks, BlockSubset, SelectorDepth
 from layerdial.training.policies import evaluated_subset, make_policy
@@ -25,9 +26,9 @@ NAMES = ("none", "bernoulli", "uniform_count", "stochastic_depth", "prefix", "sa
 N, STEPS = 8, 2000
 
 
-def config(name: str, keep_prob: float = 0.5) -> PolicyConfig:
+def config(name: str, keep_prob: float = 0.5) -> Policy:
     takes = name in ("bernoulli", "stochastic_depth")
-    return PolicyConfig.model_validate({"name": name, **({"keep_prob": keep_prob} if takes else {})})
+    return POLICIES.parse({"name": name, **({"keep_prob": keep_prob} if takes else {})})
 
 
 def recipe_with(folder: Path, *changes: str) -> Recipe:
@@ -79,11 +80,11 @@ def test_seeds_and_steps_give_other_draws(name: str) -> None:
 
 def test_a_fresh_process_with_other_hashes_draws_the_same() -> None:
     code = (
-        "from layerdial.config.recipe import PolicyConfig as C;"
+        "from layerdial.config.policies import POLICIES;"
         "from layerdial.training.policies import make_policy as m;"
-        "print([[s.key for s in m(C(name=n, keep_prob=p), 8, 5)(i)] for n, p in"
-        " (('bernoulli', .5), ('uniform_count', None), ('stochastic_depth', .5), ('prefix', None), ('sandwich', None))"
-        " for i in range(30)])"
+        "probs = {'bernoulli': .5, 'uniform_count': None, 'stochastic_depth': .5, 'prefix': None, 'sandwich': None};"
+        "data = [{'name': n, 'keep_prob': p} if p else {'name': n} for n, p in probs.items()];"
+        "print([[s.key for s in m(POLICIES.parse(d), 8, 5)(i)] for d in data for i in range(30)])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "4242"}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -157,7 +158,7 @@ LADDER = Ladder(
 
 
 def of_rule(rule: str, name: str = "uniform_count", seed: int = 0, **more: float) -> list[tuple[Blocks, ...]]:
-    chosen = PolicyConfig.model_validate({"name": name, "subsets": rule, **more})
+    chosen = POLICIES.parse({"name": name, "subsets": rule, **more})
     policy = make_policy(chosen, 4, seed, LADDER)
     return [policy(step) for step in range(STEPS)]
 
@@ -194,7 +195,7 @@ def test_a_rule_says_which_blocks_a_depth_has(tmp_path: Path) -> None:
         assert {subset for (subset,) in of_rule(rule)} == subsets
         assert {smallest for smallest, _, _ in of_rule(rule, "sandwich")} == {s for s in subsets if s.depth == 1}
         assert {last for *_, last in of_rule(rule, "sandwich")} == {full}
-        policy = PolicyConfig.model_validate({"name": "uniform_count", "subsets": rule})
+        policy = POLICIES.parse({"name": "uniform_count", "subsets": rule})
         recipe = recipe_with(tmp_path).model_copy(update={"policy": policy})
         assert {evaluated_subset(recipe, 4, depth, LADDER) for depth in range(1, 5)} == subsets
     assert len({subset for (subset,) in of_rule("random")}) == 15

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from layerdial import load_model
+from layerdial.config.policies import Prefix
 from layerdial.config.recipe import OptimConfig
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
@@ -203,12 +204,12 @@ def test_broken_training_cuts_are_counted_and_the_run_goes_on(tmp_path: Path) ->
     assert json.loads((run / "model" / "meta.json").read_text())["dev_rejected"] == 1
 
 
-def test_nothing_usable_in_the_training_cuts_is_said(tmp_path: Path) -> None:
+def test_nothing_usable_in_the_training_cuts_is_said(corpus, tmp_path: Path) -> None:
     cuts = write_corpus(tmp_path / "train.cuts.jsonl.gz", sentences(2))
     for file in (tmp_path / "audio").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"hold nothing usable; the last reason: .*does not exist"):
-        train(tiny_recipe(tmp_path / "run", cuts, cuts))
+        train(tiny_recipe(tmp_path / "run", cuts, corpus.dev))
 
 
 @pytest.mark.parametrize("policy", ["{name: sandwich}", "{name: prefix}", "{name: bernoulli, keep_prob: 0.5}"])
@@ -319,17 +320,13 @@ def test_an_update_with_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert not any(map(torch.equal, update(1.0), first))
 
 
-def test_a_block_that_never_runs_keeps_its_weights(corpus, learnt: Path, tmp_path: Path) -> None:
+def test_a_block_that_never_runs_keeps_its_weights(
+    corpus, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither weight decay nor momentum touches what had no gradient."""
-    from layerdial.training import policies
-
-    keep = policies._DRAWS["prefix"]
-    policies._DRAWS["prefix"] = lambda step: (BlockSubset.prefix(step.n_blocks, 2),)
-    try:
-        changes = (f"init={learnt}", "policy.name=prefix", "train.steps=3", "optim.weight_decay=0.5")
-        train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes))
-    finally:
-        policies._DRAWS["prefix"] = keep
+    monkeypatch.setattr(Prefix, "draw", lambda self, step, stack, rng: (BlockSubset.prefix(stack.n_blocks, 2),))
+    changes = (f"init={learnt}", "policy.name=prefix", "train.steps=3", "optim.weight_decay=0.5")
+    train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes))
     before, after = load_file(learnt / "model.safetensors"), weights(tmp_path / "run")
     for name in before:
         assert torch.equal(before[name], after[name]) == name.startswith("encoder.blocks.2."), name

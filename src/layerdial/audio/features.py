@@ -8,8 +8,8 @@ Povey window, pre-emphasis 0.97, 80 bins from 20 Hz to 400 Hz below Nyquist, no 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -39,6 +39,11 @@ class Features(Protocol):
         """Samples from the start of one of the network's output frames to the next."""
         ...
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that decide the inputs, by name."""
+        ...
+
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def frames(self, lengths: Lengths) -> Lengths:
@@ -56,6 +61,10 @@ class LogMel:
     @property
     def samples_per_frame(self) -> int:
         return SHIFT * self.subsampling
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return fbank(samples)
@@ -84,6 +93,10 @@ class Samples:
     def samples_per_frame(self) -> int:
         return math.prod(stride for _, stride, _ in self.convolutions)
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
+
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         samples = np.pad(samples, (0, max(0, fewest_inputs(self.convolutions) - len(samples))))
         if self.normalise:
@@ -108,6 +121,10 @@ class NemoMel:
     @property
     def samples_per_frame(self) -> int:
         return SHIFT * math.prod(stride for _, stride, _ in self.convolutions)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         missing = max(0, nemo_mel.FEWEST_SAMPLES - len(samples))

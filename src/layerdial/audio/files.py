@@ -8,31 +8,62 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from layerdial.audio.containers import layout
+from layerdial.audio.decoder import Decoder, open_source
+from layerdial.audio.layout import AudioProblem, Layout
+from layerdial.audio.piped import AudioPath, PipedAudio, hold
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioInfo",
+    "AudioPath",
+    "AudioProblem",
+    "PipedAudio",
+    "change_speed",
+    "check_is_file",
+    "hold",
+    "open_audio",
+]
+__all__ += ["probe", "read_audio", "read_segment", "to_target_rate", "verify", "without_extension"]
+
 SAMPLE_RATE = 16000
 """The rate, in Hz, at which every model listens."""
 
+LOWEST_RATE, HIGHEST_RATE = 4000, 768_000
+"""Rates, in Hz, between which a file holds speech; below, resampling to 16 kHz would also blow it up."""
+
+MOST_CHANNELS = 256
+
+EXTENSIONS = re.compile(
+    r"\.(wave?|rf64|w64|bwf|flac|og[ga]|opus|spx|mp[1234]|mpga|sph|nist|aif[fc]?|au|snd|caf|voc|wv|sd2|raw|pcm|m4a|aac|"
+    r"wma|webm|mka|amr|ac3|g722|gsm|ul|al)",
+    re.IGNORECASE,
+)
+"""What names of audio files end with, whether or not such files can be read here."""
+
 _FORMATS = "WAV, FLAC, Ogg, Opus, MP3 or SPHERE"
 _LENGTH_TOLERANCE = 0.025  # seconds, as in lhotse: encoders and headers may disagree by a fraction of a frame
-_UNKNOWN_LENGTH = 0x7FFF0000  # from here on a RIFF length is a placeholder, written by programs that stream
+_BLOCK_VALUES = 1 << 18  # read at once, of all channels
 _log = logging.getLogger(__name__)
+_CANCELLED = 0.02  # power of the mean over that of channels that have nothing to do with each other
 _announced_rates: set[int] = set()
-
-
-class AudioProblem(UserError):
-    """A recording that cannot be used: its text names the file or cut, what was found, and what would be right."""
+_announced_cancelling: set[str] = set()
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,61 +80,52 @@ class AudioInfo:
         return self.frames / self.rate
 
 
-def probe(path: str | Path) -> AudioInfo:
+def without_extension(path: Path) -> Path:
+    """Return `path` without the extension of an audio file; `spk.001` has none."""
+    return path.with_suffix("") if EXTENSIONS.fullmatch(path.suffix) else path
+
+
+def probe(path: AudioPath) -> AudioInfo:
     """Return length, rate and channels of an audio file from its header.
 
-    Raises `AudioProblem` if the file is missing, empty, truncated (as far as its header shows), not audio, or holds no
-    samples.
+    Raises `AudioProblem` if the file is missing, empty, cut short (as far as its header tells), not audio, of a rate or
+    number of channels that no speech has, or holds no samples.
     """
-    with _opened(Path(path)) as file:
-        info = AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
-    lost = _cut_short(Path(path))
-    if lost is not None:
-        raise AudioProblem(f"{path} is truncated: {lost}; copy or download it again")
-    if info.frames == 0:
-        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
-    return info
+    with _opened(path) as file:
+        return _info_of(file, path)
 
 
-def verify(path: str | Path) -> AudioInfo:
+def verify(path: AudioPath) -> AudioInfo:
     """Decode a whole file, in bounded memory, to find damage, missing samples, NaN and infinity; else as `probe`."""
-    info = probe(path)
-    decoded = 0
-    with _opened(Path(path)) as file:
-        for block in _blocks(file, path):
-            _check_finite(block, path, decoded)
-            decoded += len(block)
+    with _opened(path) as file:
+        info = _info_of(file, path)
+        decoded = sum(len(block) for block in _mono_blocks(file, path))
     if abs(decoded - info.frames) > _LENGTH_TOLERANCE * info.rate:
         raise AudioProblem(f"{path} is truncated: its header says {info.frames} samples, {decoded} can be decoded")
     return info
 
 
-def read_audio(path: str | Path) -> tuple[NDArray[np.float32], int]:
+def read_audio(path: AudioPath) -> tuple[NDArray[np.float32], int]:
     """Return all samples (S,) of an audio file, its channels averaged, and its rate in Hz.
 
     Raises `AudioProblem` if the file is missing, empty, not audio, damaged, or has no or non-finite samples.
     """
-    samples, info = read_segment(path)
-    if len(samples) == 0:
-        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
-    return samples, info.rate
+    with open_audio(path) as (rate, blocks):
+        return np.concatenate(list(blocks)), rate
 
 
 def read_segment(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[NDArray[np.float32], AudioInfo]:
-    """Return `frames` samples (S,) from sample `start` on, channels averaged, and the header.
+    """Return `frames` samples (S,) from sample `start` on, channels averaged, and the header; fewer where it ends.
 
-    There are fewer samples where the file ends. Raises `AudioProblem` for a damaged file or non-finite samples.
+    For training, which reads parts of regular files: a pipe or a device is an `AudioProblem`.
     """
-    with _opened(Path(path)) as file:
+    check_is_file(Path(path))
+    with _opened(path) as file:
         info = AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
-        try:
-            if start:
-                file.seek(min(start, file.frames))
-            samples: NDArray[np.float32] = file.read(-1 if frames is None else frames, dtype="float32", always_2d=True)
-        except Exception as error:
-            raise AudioProblem(f"{path} is damaged or truncated ({_reason(error)})") from None
-    _check_finite(samples, path, start)
-    return (samples[:, 0] if info.channels == 1 else samples.mean(axis=1, dtype=np.float32)), info
+        if start:
+            _guarded(path, partial(file.seek, min(start, file.frames)))
+        blocks = list(_mono_blocks(file, path, first=start, most=frames))
+    return np.concatenate([np.zeros(0, np.float32), *blocks]), info
 
 
 def to_target_rate(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -123,23 +145,69 @@ def change_speed(samples: NDArray[np.float32], factor: float) -> NDArray[np.floa
     return samples if factor == 1 else _resample(samples, factor, 1.0)
 
 
+def check_is_file(path: Path) -> None:
+    """Raise `AudioProblem` unless a corpus can name `path`: a pipe is read once only, and a device has no end."""
+    try:
+        if path.is_file():
+            return
+        found = "is not a file" if path.exists() else "does not exist"
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        found = f"cannot be read: {error.strerror or error}"
+    raise AudioProblem(f"{path} {found}; give an audio file ({_FORMATS})")
+
+
 @contextmanager
-def open_audio(path: str | Path) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
+def open_audio(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
     """Yield the rate in Hz, and the file in blocks (S,) with its channels averaged, in bounded memory.
 
     Raises `AudioProblem` as `read_audio` does. Damage further on is raised when the iteration gets there.
     """
-    probe(path)
-    with _opened(Path(path)) as file:
-        yield file.samplerate, _mono_blocks(file, path)
+    with _opened(path) as file:
+        yield _info_of(file, path).rate, _mono_blocks(file, path)
 
 
-def _mono_blocks(file: Any, path: str | Path) -> Iterator[NDArray[np.float32]]:
+def _info_of(file: Decoder, path: AudioPath) -> AudioInfo:
+    if file.frames == 0:
+        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
+    return AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
+
+
+def _mono_blocks(
+    file: Decoder, path: AudioPath, first: int = 0, most: int | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield blocks (S,) of at most `most` samples in all, from where `file` stands, which is sample `first`."""
+    at_once = max(1, _BLOCK_VALUES // file.channels)
     done = 0
-    for block in _blocks(file, path):
-        _check_finite(block, path, done)
+    while most is None or done < most:
+        wanted = at_once if most is None else min(at_once, most - done)
+        block = _guarded(path, partial(file.read, wanted))
+        if not len(block):
+            return
+        _check_finite(block, path, first + done)
         done += len(block)
-        yield block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
+        yield block[:, 0] if file.channels == 1 else _mix_down(block, path)
+
+
+def _guarded(path: AudioPath, action: Callable[[], _Result]) -> _Result:
+    try:
+        return action()
+    except Exception as error:
+        raise AudioProblem(f"{path} is damaged or truncated ({_reason(error)})") from None
+
+
+def _mix_down(block: NDArray[np.float32], path: AudioPath) -> NDArray[np.float32]:
+    """Return the mean of the channels of a block (S, C), or the strongest of them where they cancel each other out.
+
+    As they do where one is the other upside down, which a swapped pair of wires or an effect for stereo makes.
+    """
+    mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
+    power_C = np.einsum("sc,sc->c", block, block, dtype=np.float64)
+    if float(np.dot(mean, mean)) >= _CANCELLED * power_C.sum() / len(power_C) ** 2:
+        return mean
+    if str(path) not in _announced_cancelling:
+        _announced_cancelling.add(str(path))
+        _log.warning("%s: its channels cancel each other out; the strongest one is taken", path)
+    return np.ascontiguousarray(block[:, int(power_C.argmax())])
 
 
 def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> NDArray[np.float32]:
@@ -149,37 +217,57 @@ def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> 
     return resampled
 
 
-def _opened(path: Path) -> Any:
-    """Return the `soundfile.SoundFile` at `path`. Raises `AudioProblem` with the reason where there is none."""
+def _opened(path: AudioPath) -> Decoder:
+    """Return a decoder of what is at `path`. Raises `AudioProblem` with the reason where there is none."""
     import soundfile
 
     try:
-        if path.is_dir():
+        held = hold(path)
+        if isinstance(held, Path) and held.is_dir():
             raise AudioProblem(f"{path} is a folder; give an audio file ({_FORMATS})")
-        if path.stat().st_size == 0:
-            raise AudioProblem(f"{path} is empty (0 bytes); give a recording of speech")
-        return soundfile.SoundFile(str(path))
+        source = held.content if isinstance(held, PipedAudio) else held
+        found = _layout_of(source, held)
+        decoder = Decoder(source, found)
     except FileNotFoundError:
         raise AudioProblem(f"{path} does not exist; give an audio file ({_FORMATS})") from None
     except OSError as error:
         raise AudioProblem(f"{path} cannot be read: {error.strerror or error}") from None
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
-        lost = _cut_short(path)
-        if lost is not None:
-            raise AudioProblem(f"{path} is truncated: {lost}; copy or download it again") from None
         raise AudioProblem(f"{path} is not audio that can be read ({_reason(error)}); give {_FORMATS}") from None
+    except ValueError as error:
+        raise AudioProblem(f"{path}: {error}") from None
+    _check_bounds(decoder, path)
+    if found.note:
+        _log.warning("%s: %s", path, found.note)
+    return decoder
 
 
-def _blocks(file: Any, path: str | Path) -> Iterator[NDArray[np.float32]]:
-    # Not `file.blocks()`, which fills up what an MP3 file lacks.
-    try:
-        while len(block := file.read(1 << 18, dtype="float32")):
-            yield block
-    except Exception as error:
-        raise AudioProblem(f"{path} is damaged or truncated ({_reason(error)})") from None
+def _check_bounds(decoder: Decoder, path: AudioPath) -> None:
+    """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory."""
+    if not LOWEST_RATE <= decoder.samplerate <= HIGHEST_RATE:
+        decoder.close()
+        raise AudioProblem(
+            f"{path} is at {decoder.samplerate} Hz by its header; speech is at {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )
+    if decoder.channels > MOST_CHANNELS:
+        decoder.close()
+        raise AudioProblem(f"{path} has {decoder.channels} channels; {MOST_CHANNELS} is the most")
 
 
-def _check_finite(samples: NDArray[np.float32], path: str | Path, first: int) -> None:
+def _layout_of(source: Path | bytes, name: Path | PipedAudio) -> Layout:
+    with open_source(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            raise AudioProblem(f"{name} is empty (0 bytes); give a recording of speech")
+        found = layout(file, size)
+    if found.missing:
+        raise AudioProblem(f"{name} is truncated: {found.missing}; copy or download it again")
+    if found.damage:
+        raise AudioProblem(f"{name} is damaged: {found.damage}; copy or download it again")
+    return found
+
+
+def _check_finite(samples: NDArray[np.float32], path: AudioPath, first: int) -> None:
     finite = np.isfinite(samples)
     if not finite.all():
         at = int(np.argmin(finite.reshape(len(samples), -1).all(axis=1)))
@@ -189,48 +277,6 @@ def _check_finite(samples: NDArray[np.float32], path: str | Path, first: int) ->
 def _reason(error: Exception) -> str:
     """Return libsndfile's own message, without the path, which layerdial's messages give."""
     words = getattr(error, "error_string", None) or str(error)
+    if "does not exist" in words:  # what it says of an MP3 without a frame
+        return "no audio was found in it"
     return " ".join(words.split()).rstrip(".")
-
-
-def _cut_short(path: Path) -> str | None:
-    """Return what is missing at the end of a file according to its header, or None.
-
-    libsndfile reads the WAV, SPHERE and Ogg files of an interrupted copy without an error, only shorter.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(1024)
-        if head[:4] in (b"RIFF", b"FORM"):
-            declared = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
-            return None if declared >= _UNKNOWN_LENGTH else _missing(declared + 8, size)
-        if head[:7] == b"NIST_1A":
-            return _missing(_sphere_bytes(head), size)
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - (1 << 17)))  # a page has at most 65,307 bytes
-            return None if _last_page_is_whole(file.read()) else "its last Ogg page is incomplete"
-    return None
-
-
-def _missing(declared: int, size: int) -> str | None:
-    return f"its header announces {declared} bytes, it has {size}" if declared > size else None
-
-
-def _sphere_bytes(head: bytes) -> int:
-    """Return the bytes that an uncompressed NIST SPHERE file should have; 0 if the header does not give them."""
-    lines = [line.split() for line in head.decode("latin-1").splitlines()]
-    fields = {line[0]: line[2] for line in lines if len(line) == 3}
-    if fields.get("sample_coding", "pcm") != "pcm" or len(lines) < 2:
-        return 0
-    try:
-        samples = int(fields["sample_count"]) * int(fields.get("channel_count", 1)) * int(fields["sample_n_bytes"])
-        return int(lines[1][0]) + samples
-    except (KeyError, ValueError, IndexError):
-        return 0
-
-
-def _last_page_is_whole(tail: bytes) -> bool:
-    at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) < at + 27:
-        return False
-    body = at + 27 + tail[at + 26]  # 27 bytes of header, then the lengths of the segments
-    return len(tail) >= body and len(tail) >= body + sum(tail[at + 27 : body])

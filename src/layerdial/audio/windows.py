@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE, open_audio, to_target_rate
+from layerdial.audio.files import SAMPLE_RATE, AudioPath, PipedAudio, open_audio, to_target_rate
 from layerdial.errors import UserError
 
 WINDOW_SECONDS = 30
@@ -32,7 +32,7 @@ class Window:
     n_kept: int
 
 
-def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
+def windows(audio: AudioPath | NDArray[np.float32]) -> Iterator[Window]:
     """Cut a file, or samples (S,) at 16 kHz, into windows of at most 30 s with 2 s of context on both sides.
 
     Raises `AudioProblem` for a file that cannot be used, and `UserError` for an array that is not finite float audio.
@@ -41,7 +41,7 @@ def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
     core = WINDOW_SECONDS * SAMPLE_RATE - 2 * context
     held = np.zeros(0, dtype=np.float32)
     n_before = 0
-    for block in _file_blocks(Path(audio)) if isinstance(audio, str | Path) else _array_blocks(audio):
+    for block in _file_blocks(audio) if isinstance(audio, str | Path | PipedAudio) else _array_blocks(audio):
         held = np.concatenate([held, block])
         while len(held) > WINDOW_SECONDS * SAMPLE_RATE:
             yield Window(held[: n_before + core + context], n_before, core)
@@ -50,7 +50,7 @@ def windows(audio: str | Path | NDArray[np.float32]) -> Iterator[Window]:
     yield Window(held, n_before, len(held) - n_before)
 
 
-def _file_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
+def _file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:
     """Yield mono blocks at 16 kHz. The resampler keeps its state from block to block."""
     import soxr
 

@@ -13,6 +13,7 @@ import typer
 
 from layerdial.cli import demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
+from layerdial.utils.printing import show_every_name
 
 _INTERRUPTED = 130  # the exit code after SIGINT
 
@@ -55,6 +56,7 @@ def main() -> NoReturn:
     The exit code is 0 for success, 2 for an error in the user's input (one line on stderr), 1 for an error of this
     package.
     """
+    show_every_name()
     _show_log()
     try:
         app()

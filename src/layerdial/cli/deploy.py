@@ -11,7 +11,9 @@ import typer
 from layerdial.cli.options import (
     DeviceOption,
     ModelArgument,
+    PluginOption,
     ThreadsOption,
+    load_own,
 )
 from layerdial.errors import UserError
 from layerdial.request import Request
@@ -33,8 +35,10 @@ def transcribe(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Print what is said in audio files of any sample rate and length."""
+    load_own(plugin)
     from layerdial.evaluation.load import load_model
     from layerdial.runtime.commands import transcribe_files
 
@@ -57,8 +61,10 @@ def export(
     depth: Annotated[Optional[int], typer.Option(help="For sherpa-onnx: how many blocks run.")] = None,  # noqa: UP045
     licence: Annotated[Optional[str], typer.Option(help="The licence of the weights, for the metadata.")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="The model's name, for the metadata.")] = None,  # noqa: UP045
+    plugin: PluginOption = None,
 ) -> None:
     """Write a model as ONNX, for devices without torch: one file with a depth dial."""
+    load_own(plugin)
     from layerdial.export.export import export_model, export_sherpa
 
     if int8 and fp16:

@@ -12,8 +12,10 @@ from layerdial.cli.options import (
     CutsArgument,
     DeviceOption,
     ModelArgument,
+    PluginOption,
     ThreadsOption,
     WorkersOption,
+    load_own,
 )
 from layerdial.errors import UserError
 
@@ -27,8 +29,10 @@ def search(
     ] = None,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
+    plugin: PluginOption = None,
 ) -> None:
     """Find the best subset of each depth on dev data and store it as MODEL/ladder.json."""
+    load_own(plugin)
     from layerdial.evaluation.run import search_model
 
     folder, ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
@@ -58,8 +62,10 @@ def sweep(
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
+    load_own(plugin)
     from rich.console import Console
 
     from layerdial.evaluation.run import sweep_model

@@ -29,3 +29,19 @@ ThreadsOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
+PluginOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A Python file that registers the network's family, if it is not built in; may be repeated.",
+    ),
+]
+
+
+def load_own(plugins: list[str] | None) -> None:
+    """Execute the files of `--plugin`, if there are any: what reads them takes a while to import."""
+    if plugins:
+        from layerdial.config.plugins import load_plugins
+
+        load_plugins(plugins)

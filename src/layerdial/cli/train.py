@@ -34,5 +34,5 @@ def train(
     )
     if (folder / "ladder.json").is_file():
         print(f"next:  layerdial sweep {folder} TEST_CUTS --out {settings.out.parent / 'sweep'}")
-    elif settings.policy.name != "none":
+    elif settings.policy.drops:
         print(f"next:  layerdial search {folder} {settings.data.dev}")

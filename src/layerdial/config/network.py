@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from layerdial.config.registry import Registry
 from layerdial.config.strict import Strict
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -16,7 +18,29 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class ConformerConfig(Strict):
+class NetworkConfig(Strict):
+    """What every network's settings have. A family of one's own derives from `models.network.NetworkFamily`."""
+
+    family: str
+
+    def block_count(self) -> int | None:
+        """Return the number of blocks; none where the settings do not say it."""
+        return None
+
+
+def _family(model: Mapping[str, Any]) -> Any:
+    """Which kind of network: as `family` says, or as keys say that only Hugging Face models have."""
+    only_hugging_face = set(model) & (set(HuggingFaceConfig.model_fields) - set(ConformerConfig.model_fields))
+    return model.get("family", "hf" if only_hugging_face else "conformer")
+
+
+NETWORKS = Registry("network", "layerdial.networks", NetworkConfig, key="family", name_of=_family)
+register_network = NETWORKS.register
+AnyNetwork = Annotated[SerializeAsAny[NetworkConfig], NETWORKS]
+
+
+@register_network("conformer")
+class ConformerConfig(NetworkConfig):
     """The network. `size` names a set of numbers; any of them can be set beside it.
 
     `block_norm` ends every block with a LayerNorm, as the Conformer was published; without it the blocks add to a
@@ -68,8 +92,12 @@ class ConformerConfig(Strict):
             raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
         return self
 
+    def block_count(self) -> int | None:
+        return self.n_blocks
 
-class HuggingFaceConfig(Strict):
+
+@register_network("hf")
+class HuggingFaceConfig(NetworkConfig):
     """A Hugging Face CTC model: WavLM, wav2vec2, HuBERT or Parakeet.
 
     `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
@@ -92,17 +120,3 @@ class HuggingFaceConfig(Strict):
             if key.startswith("mask_") or key == "apply_spec_augment":
                 raise ValueError(f"config.{key} is not used; `spec_augment` says what is masked")
         return self
-
-
-def _family(model: Any) -> str:
-    """Which kind of network: as `family` says, or as keys say that only Hugging Face models have."""
-    if not isinstance(model, dict):
-        return str(getattr(model, "family", "conformer"))
-    only_hugging_face = set(model) & (set(HuggingFaceConfig.model_fields) - set(ConformerConfig.model_fields))
-    return str(model.get("family", "hf" if only_hugging_face else "conformer"))
-
-
-ModelConfig = Annotated[
-    Annotated[ConformerConfig, Tag("conformer")] | Annotated[HuggingFaceConfig, Tag("hf")],
-    Discriminator(_family),
-]

@@ -120,6 +120,8 @@ def upgraded(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if recipe.get("recipe") != 1:
         return dict(recipe)
     found = {section: _without_old(section, keys) for section, keys in recipe.items()} | {"recipe": 2}
+    if isinstance(policy := found.get("policy"), dict):  # which had the settings of all policies, mostly null
+        found["policy"] = {key: value for key, value in policy.items() if value is not None}
     for key, old in _RECIPE.items():
         value = _value(recipe, key)
         if old.now is not None and value is not None and _is_in_use(recipe, old.now):

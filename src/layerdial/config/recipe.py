@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from layerdial.config.network import ConformerConfig, ModelConfig
-from layerdial.config.old_keys import refuse_old_recipe
+from layerdial.config.network import NETWORKS, AnyNetwork, ConformerConfig
+from layerdial.config.objective import OBJECTIVES, AnyObjective, ObjectiveConfig
+from layerdial.config.old_keys import refuse_old_recipe, upgraded
+from layerdial.config.plugins import with_plugins
+from layerdial.config.policies import POLICIES, AnyPolicy
+from layerdial.config.registry import Registry
 from layerdial.config.strict import Strict, parse, read_yaml
 
 RECIPE_VERSION = 2
@@ -68,84 +72,6 @@ class SpecAugmentConfig(Strict):
     time_share: float = Field(default=0.15, ge=0, le=1)
 
 
-class PolicyConfig(Strict):
-    """How the blocks of a step are drawn. `keep_prob` is the chance that a block runs, not that it is dropped.
-
-    For uniform_count and sandwich, which draw a depth: `subsets` says which blocks that depth has ("random" if left
-    out): any, the first ones, evenly spaced ones, those of the ladder of the model that the run starts from, or those
-    that the network's selector chooses ("chosen").
-    """
-
-    name: Literal["none", "bernoulli", "uniform_count", "stochastic_depth", "prefix", "sandwich"]
-    keep_prob: float | None = Field(default=None, gt=0, le=1)
-    subsets: Literal["random", "prefix", "even", "ladder", "chosen"] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        takes = self.name in ("bernoulli", "stochastic_depth")
-        if takes and self.keep_prob is None:
-            raise ValueError(f"policy {self.name} needs keep_prob, for example 0.5")
-        if not takes and self.keep_prob is not None:
-            raise ValueError(f"policy {self.name} takes no keep_prob")
-        if self.subsets is not None and self.name not in ("uniform_count", "sandwich"):
-            raise ValueError(f"policy {self.name} takes no subsets; uniform_count and sandwich do")
-        return self
-
-
-class DistilConfig(Strict):
-    """`weight` * KL(reference || student) at every output, see `modules/losses.py`.
-
-    `teacher` says which inputs the reference gets: "augmented", those of the student, in every step; "clean", the same
-    without SpecAugment; "cached", that too, but computed once, before the first step, and kept on disk: the `top_k`
-    most probable tokens of each frame, and what is left for the others together.
-    """
-
-    weight: float = Field(default=1.0, gt=0)
-    teacher: Literal["augmented", "clean", "cached"] = "augmented"
-    top_k: int = Field(default=16, ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.top_k != 16 and self.teacher != "cached":
-            raise ValueError("top_k says how much of the posteriors is stored, which needs teacher: cached")
-        return self
-
-
-class ExitsConfig(Strict):
-    """Outputs within a pass, after all blocks that run but the last ("all"), or after half of them ("middle").
-
-    Each has the losses of the pass's own output, and `distil_weight` times the KL from that output. An output after n
-    of N blocks counts (N/n)^`power` times, so that a power above 0 favours the shallow ones, and an exit `weight` times
-    besides, relative to the last output. The sum is divided by the sum of these weights, so that gradients keep their
-    size.
-    """
-
-    at: Literal["all", "middle"] = "all"
-    weight: float = Field(default=1.0, gt=0)
-    power: float = Field(default=0.0, ge=0)
-    distil_weight: float = Field(default=0.0, ge=0)
-
-
-class InPlaceConfig(Strict):
-    """For the sandwich: the passes below full depth learn from the step's full-depth posteriors.
-
-    Their loss is `ctc_weight` * CTC (0 in TODM) + `weight` * divergence: "kl", or "alpha", that of AlphaNet (arXiv
-    2102.07954).
-    """
-
-    weight: float = Field(default=1.0, gt=0)
-    divergence: Literal["kl", "alpha"] = "kl"
-    ctc_weight: float = Field(default=1.0, ge=0)
-
-
-class ObjectiveConfig(Strict):
-    """What is added to the CTC loss of a pass. A group that is left out adds nothing."""
-
-    distil: DistilConfig | None = None
-    exits: ExitsConfig | None = None
-    in_place: InPlaceConfig | None = None
-
-
 class OptimConfig(Strict):
     """AdamW. "noam" takes `lr` as its peak, reached at `warmup_steps`; "cosine" ends at a hundredth of `lr`.
 
@@ -182,37 +108,39 @@ class TrainConfig(Strict):
 class Recipe(Strict):
     """A training run. `reference` is a model folder; `init` is "scratch", "reference" or a model folder.
 
-    Both folders can be Hugging Face CTC models, also by their hub id.
+    Both folders can be Hugging Face CTC models, also by their hub id. `plugins` are Python files that register
+    policies, objectives or network families.
     """
 
     recipe: Literal[2]
     out: Path
-    model: ModelConfig | None = None
+    plugins: tuple[Path, ...] = ()
+    model: AnyNetwork | None = None
     tokenizer: TokenizerConfig | None = None
     reference: Path | None = None
     init: str = "scratch"
     data: DataConfig
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
-    policy: PolicyConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    policy: AnyPolicy
+    objective: AnyObjective = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        distil = self.objective.distil
-        if distil is not None and self.reference is None:
-            raise ValueError("objective.distil is set but there is no reference to learn from")
-        if self.data.posteriors is not None and (distil is None or distil.teacher != "cached"):
+        asked = self.objective.asks_reference()
+        if asked is not None and self.reference is None:
+            raise ValueError(f"{self.objective.part('distil')} is set but there is no reference to learn from")
+        if self.data.posteriors is not None and (asked is None or asked.inputs != "cached"):
             raise ValueError("data.posteriors is for stored posteriors, which needs objective.distil.teacher: cached")
-        if self.objective.in_place is not None and self.policy.name != "sandwich":
-            raise ValueError(
-                f"objective.in_place needs a full-depth pass in every step: policy sandwich, not {self.policy.name}"
-            )
-        if self.policy.subsets == "ladder" and self.init == "scratch":
-            raise ValueError("policy.subsets is 'ladder' but a run from scratch starts from no model that has one")
-        if self.policy.subsets == "chosen" and self.objective.exits is not None:
-            raise ValueError("objective.exits is for subsets that are known; policy.subsets 'chosen' has none")
+        if self.objective.asks_full_pass() and not (self.policy.drops and self.policy.last_is_full):
+            what = self.objective.part("in_place")
+            raise ValueError(f"{what} needs a full-depth pass in every step: policy sandwich, not {self.policy.name}")
+        if self.policy.needs() == "ladder" and self.init == "scratch":
+            raise ValueError(f"{self.policy.needing()} but a run from scratch starts from no model that has one")
+        if self.policy.needs() == "selector" and self.objective.exits_at(2):
+            what = self.objective.part("exits")
+            raise ValueError(f"{what} is for subsets that are known, but {self.policy.needing()}")
         if isinstance(self.model, ConformerConfig):
             self._check_parts(self.model)
         if self.init == "reference" and self.reference is None:
@@ -225,14 +153,36 @@ class Recipe(Strict):
 
     def _check_parts(self, model: ConformerConfig) -> None:
         """No part of the network would be without effect. (Stored networks, which were pruned, may have such keys.)"""
-        if model.selector and self.init == "scratch" and self.policy.subsets != "chosen":
+        if model.selector and self.init == "scratch" and self.policy.needs() != "selector":
             raise ValueError("model.selector would never be asked, and so never trained; set policy.subsets: chosen")
-        untrained = self.init == "scratch" and self.policy.name == "none" and self.objective.exits is None
+        untrained = self.init == "scratch" and not self.policy.drops and not self.objective.exits_at(2)
         if model.exit_heads and untrained:
             raise ValueError("model.exit_heads below full depth would never be trained; set objective.exits.at: all")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML recipe and apply `a.b=value` overrides (values are YAML too)."""
+    """Read a YAML recipe, apply `a.b=value` overrides (values are YAML too) and load the plugins that it names."""
     data = read_yaml(path, "recipe", RECIPE_VERSION, "recipes/digits-fsdd/dld.yaml", overrides, refuse_old_recipe)
-    return parse(Recipe, data, f"recipe {path}")
+    return parse(Recipe, with_plugins(data), f"recipe {path}")
+
+
+def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored recipe with the keys that layerdial has now; those that it lacks are at their defaults.
+
+    The files in its `plugins` are not executed: what they register is known where the user's own recipe named them.
+    """
+    recipe = upgraded(stored)
+    if isinstance(policy := recipe.get("policy"), dict):  # earlier versions wrote down what a policy does not take
+        recipe["policy"] = {key: value for key, value in policy.items() if value is not None}
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValueError:  # a recipe that is refused by now; what differs will be named
+        return recipe
+
+
+def own_code(recipe: Recipe) -> dict[str, str]:
+    """Return what a recipe uses that is not layerdial's, such as "policy first_block", with a hash or version of it."""
+    named: list[tuple[Registry[Any], str]] = [(POLICIES, recipe.policy.name), (OBJECTIVES, recipe.objective.name)]
+    if recipe.model is not None:
+        named.append((NETWORKS, recipe.model.family))
+    return {f"{kind.kind} {name}": kind.source(name).version for kind, name in named if not kind.is_built_in(name)}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from layerdial.config.registry import UNKNOWN_NAME, Registry
 from layerdial.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -60,58 +61,81 @@ def parse(model: type[Model], data: Any, what: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         problem = error.errors()[0]
-        location = [str(part) for part in problem["loc"]]
-        place = _Place.of(model, location)
-        key = ".".join(place.keys)
-        if problem["type"] == "extra_forbidden":
-            known = list(_Place.of(model, location[:-1]).model.model_fields)
-            close = difflib.get_close_matches(location[-1], known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"{what}: unknown config key {key}; {hint}known keys: {', '.join(known)}") from None
-        if problem["type"] == "union_tag_invalid":
-            found = problem["ctx"]["tag"]
-            raise UserError(f"{what}: {key}.family is {found!r}; choose {' or '.join(place.kinds)}") from None
-        message = problem["msg"].removeprefix("Value error, ")
-        found = "" if problem["type"] in ("missing", "value_error") else f", found {problem['input']!r}"
-        raise UserError(f"{what}: {key + ': ' if key else ''}{message}{found}") from None
+    location = [str(part) for part in problem["loc"]]
+    outer = _Place.of(model, data, location[:-1])
+    key = ".".join(location)
+    match problem["type"]:
+        case "extra_forbidden":
+            told = _unknown_key(outer, location[-1], key)
+        case "missing" if outer.registry is not None and location[-1] != outer.registry.key:
+            told = _missing_setting(outer, location[-1])
+        case kind if kind == UNKNOWN_NAME:
+            assert outer.registry is not None
+            told = f"{key} is {problem['input']!r}; {outer.registry.unknown(problem['input'])}"
+        case kind:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = "" if kind in ("missing", "value_error") else f", found {problem['input']!r}"
+            told = f"{key + ': ' if key else ''}{message}{found}"
+    raise UserError(f"{what}: {told}")
+
+
+def _unknown_key(outer: _Place, last: str, key: str) -> str:
+    others = [] if outer.registry is None else outer.registry.names_with(last)
+    if outer.registry is not None and others:
+        does = "does" if len(others) == 1 else "do"
+        return f"{key}: {outer.registry.kind} {outer.name} takes no {last}; {' and '.join(others)} {does}"
+    known = list(outer.model.model_fields)
+    close = difflib.get_close_matches(last, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown config key {key}; {hint}known keys: {', '.join(known)}"
+
+
+def _missing_setting(outer: _Place, last: str) -> str:
+    assert outer.registry is not None
+    field = outer.model.model_fields.get(last)
+    example = f", for example {field.examples[0]!r}" if field is not None and field.examples else ""
+    return f"{outer.registry.kind} {outer.name} needs {last}{example}"
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in nested models something is: the keys that lead there, the model they end in, its kinds if it has any."""
+    """Where in nested models something is: the value there, its model, and the registry that this was found in."""
 
-    keys: tuple[str, ...]
     model: type[BaseModel]
-    kinds: dict[str, type[BaseModel]]
+    value: Any
+    registry: Registry[Any] | None = None
 
     @classmethod
-    def of(cls, model: type[BaseModel], location: Sequence[str]) -> _Place:
-        """`location` is pydantic's, in which the tag of a kind stands between the keys."""
-        place = cls((), model, {})
+    def of(cls, model: type[BaseModel], data: Any, location: Sequence[str]) -> _Place:
+        """Follow pydantic's `location` from the outermost model."""
+        place = cls(model, data)
         for part in location:
             place = place._into(part)
         return place
 
+    @property
+    def name(self) -> Any:
+        """The name of what is registered, as the user says it."""
+        return self.registry.name_of(self.value) if self.registry else None
+
     def _into(self, part: str) -> _Place:
-        if part in self.kinds:
-            return _Place(self.keys, self.kinds[part], {})
-        keys = (*self.keys, part)
-        if part not in self.model.model_fields:  # a name that the user gave, in a dictionary of models, or a mistake
-            return _Place(keys, self.model, {})
-        annotation = self.model.model_fields[part].annotation
+        value = self.value.get(part) if isinstance(self.value, Mapping) else None
+        field = self.model.model_fields.get(part)
+        if field is None:  # a name that the user gave, in a dictionary of models, or a mistake
+            return _Place(self.model, value)
+        for registry in (mark for mark in _marks(field.annotation, field.metadata) if isinstance(mark, Registry)):
+            return _Place(registry.settings_of(value), value, registry)
+        annotation = field.annotation
         inner = (o for o in (annotation, *get_args(annotation)) if isinstance(o, type) and issubclass(o, BaseModel))
-        return _Place(keys, next(inner, self.model), _kinds(annotation))
+        return _Place(next(inner, self.model), value)
 
 
-def _kinds(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The models of a tagged union by their tags."""
-    found: dict[str, type[BaseModel]] = {}
-    for metadata in getattr(annotation, "__metadata__", ()):
-        if isinstance(metadata, Tag):
-            found[metadata.tag] = annotation.__origin__
+def _marks(annotation: Any, metadata: Iterable[Any] = ()) -> Iterator[Any]:
+    """What annotates a type, or a part of a union."""
+    yield from metadata
+    yield from getattr(annotation, "__metadata__", ())
     for inner in get_args(annotation):
-        found |= _kinds(inner)
-    return found
+        yield from _marks(inner)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -29,6 +29,7 @@ from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPoster
 from layerdial.errors import UserError
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.text.ctc import ctc_frames_needed
+from layerdial.text.normalise import normalise
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.bounded import BoundedMap
 
@@ -133,7 +134,7 @@ class FeatureBatches:
 
     Features are computed in worker processes and, up to half a gigabyte, kept for the next time. `by_length` puts
     utterances of similar length together, which needs less padding. Raises `UserError` when the manifest is missing,
-    empty or damaged.
+    empty or damaged, or when none of its cuts can be scored.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class FeatureBatches:
         workers: int = 1,
         by_length: bool = False,
     ) -> None:
-        open_cuts(cuts)  # an invalid manifest is reported now, not at the first evaluation
+        check_scorable(cuts)  # reported now, not at the first evaluation
         self.cuts = cuts
         self.features = features
         self.batch_seconds = batch_seconds
@@ -185,6 +186,23 @@ class FeatureBatches:
             worker_init_fn=in_its_own_group,
         )
         return iter(loader)
+
+
+def check_scorable(cuts: Path) -> None:
+    """Return as soon as a cut of a manifest is found that has words and audio that can be read; `UserError` if none.
+
+    Errors over no words would be 0/0, which is no measurement.
+    """
+    problems: list[str] = []
+    for cut in open_cuts(cuts):
+        try:
+            if normalise(cut_text(cut)):
+                load_samples(cut)
+                return
+            problems.append(f"cut {cut.id}: its text has no words")
+        except AudioProblem as problem:
+            problems.append(str(problem))
+    raise UserError(f"{cuts}: none of its {len(problems)} cuts can be scored; the first, {problems[0]}")
 
 
 class _EndlessBatches(Sampler[Any]):

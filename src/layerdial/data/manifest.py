@@ -7,13 +7,15 @@ manifest is a `.cuts.jsonl.gz` file with one cut a line; it is streamed, never h
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from lhotse import CutSet, MonoCut
@@ -22,10 +24,14 @@ from lhotse.serialization import deserialize_item
 from numpy.typing import NDArray
 
 from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
+from layerdial.data.checks import problem_of
+from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
-from layerdial.utils.files import replacing
+from layerdial.utils.files import json_text, replacing
 
 SUFFIX = ".cuts.jsonl.gz"
+_LONGEST_LINE = 16 << 20  # bytes
+_MOST_BLANK = 100_000  # lines in a row
 _LENGTH_TOLERANCE = 0.025  # seconds between the manifest and the file, lhotse's own tolerance
 
 
@@ -64,13 +70,33 @@ class CorpusReport:
 def open_cuts(path: str | Path) -> CutSet:
     """Return the cuts of a manifest as a lazy `CutSet`: every iteration reads the file anew, one cut at a time.
 
-    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts. Damage further on in the file
-    is raised when the iteration gets there.
+    Raises `UserError` if the file is missing, empty, damaged or not a manifest of cuts, or if two cuts have one id;
+    damage further on in the file is raised when the iteration gets there.
     """
     lines = CutLines(Path(path))
     if next(iter(lines), None) is None:
         raise UserError(f"{path} holds no cuts; `layerdial prepare` writes manifests")
+    found = lines.path.stat()
+    _check_ids(lines, found.st_mtime_ns, found.st_size)
     return CutSet(lines)
+
+
+@lru_cache(maxsize=64)
+def _check_ids(lines: CutLines, changed: int, size: int) -> None:
+    """Raise `UserError` for an id that two cuts have: features, posteriors and errors are kept by id.
+
+    Once for each state of a file. Takes 8 bytes of memory a cut.
+    """
+    hashes = np.fromiter((hash(name) for _, name in lines.ids()), np.int64)
+    hashes.sort()
+    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[str, int] = {}
+    for number, name in lines.ids() if twice else ():  # hashes can be equal by chance, so names are compared
+        if hash(name) in twice and seen.setdefault(name, number) != number:
+            raise UserError(
+                f"{lines.path}: lines {seen[name]} and {number} both have the id {name!r}, which must be unique; where "
+                "manifests were joined, give the cuts of one other ids (in lhotse: cut.with_id('b/' + cut.id))"
+            )
 
 
 def write_cuts(cuts: Iterable[Cut], path: str | Path) -> SplitSummary:
@@ -141,15 +167,26 @@ class CutLines:
             self._length = sum(1 for _ in self._lines())
         return self._length
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CutLines) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """Yield the number of each line and its cut's id, up to a line that is damaged."""
+        with suppress(UserError, ValueError, KeyError, TypeError, RecursionError):
+            for number, line in self._lines():
+                yield number, str(json.loads(line)["id"])
+
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         number = 0
         try:
             with self.path.open("rb") as raw:
                 zipped = raw.peek(2)[:2] == b"\x1f\x8b"
                 with gzip.GzipFile(fileobj=raw) if zipped else raw as lines:
-                    for number, line in enumerate(lines, start=1):
-                        if line.strip():
-                            yield number, line
+                    for number, line in _bounded_lines(lines, self.path):
+                        yield number, line
         except FileNotFoundError:
             raise UserError(f"{self.path} does not exist; give a manifest that `layerdial prepare` wrote") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -176,7 +213,7 @@ class CutWriter:
 
     def write(self, cut: Cut) -> None:
         """Append one cut."""
-        self._file.write(json.dumps(cut.to_dict(), ensure_ascii=False).encode() + b"\n")
+        self._file.write(json_text(cut.to_dict()).encode() + b"\n")
         self._tally.add(cut)
 
     @property
@@ -202,13 +239,35 @@ class _Tally:
 
 def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
     try:
-        item: Any = deserialize_item(json.loads(line))
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
+        record = json.loads(line)
+        check_sources(record, f"{path}, line {number},")
+        item: Any = deserialize_item(record)
+    except UserError:
+        raise
+    except Exception:  # what lhotse and json run into has many classes, such as RecursionError
         raise UserError(f"{path}, line {number} is not a cut; give a manifest that `layerdial prepare` wrote") from None
     if not isinstance(item, Cut):
         kind = type(item).__name__
         raise UserError(f"{path}, line {number} is a {kind}, not a cut; give a manifest that `layerdial prepare` wrote")
+    if (problem := problem_of(item)) is not None:
+        raise UserError(f"{path}, line {number}: {problem}; prepare the corpus again")
     return item
+
+
+def _bounded_lines(file: gzip.GzipFile | BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield lines with their numbers; a few bytes of gzip can hold a line that fills memory, or blank ones for days."""
+    blank = 0
+    for number in itertools.count(1):
+        line = file.readline(_LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{path}, line {number} has more than {_LONGEST_LINE >> 20} MB; is it a manifest of cuts?")
+        blank = 0 if line.strip() else blank + 1
+        if blank > _MOST_BLANK:
+            raise UserError(f"{path} has more than {_MOST_BLANK} blank lines from line {number - blank + 1} on")
+        if not blank:
+            yield number, line
 
 
 def _is_plain(cut: Cut) -> bool:
@@ -257,7 +316,8 @@ def _load_joined(cut: MixedCut) -> NDArray[np.float32]:
 
 
 def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
-    """Load cuts of other programs, with augmentation or with other sources than files."""
+    """Load cuts of other programs, with augmentation or with samples in memory."""
+    check_files(cut.to_dict(), f"cut {cut.id}")
     use_libsndfile()
     try:
         audio = cut.load_audio()

@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdial.config.recipe import Recipe, load_recipe
+from layerdial.config.recipe import Recipe, load_recipe, with_defaults
 from layerdial.demo.card import NAMES, WORDS, write_card
 from layerdial.errors import UserError
 from layerdial.evaluation.latency import Timing
@@ -79,7 +79,7 @@ def _check_models(out: Path) -> None:
         meta = out / method / "model" / "meta.json"
         if not meta.is_file():
             continue
-        stored, asked = read_json(meta)["recipe"], demo_recipe(method, out).model_dump(mode="json")
+        stored, asked = with_defaults(read_json(meta)["recipe"]), demo_recipe(method, out).model_dump(mode="json")
         differ = [key for key in asked if key not in ("out", "reference", "data") and stored.get(key) != asked[key]]
         if differ:
             raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
 from layerdial.recognizer import FeatureBatch, Recognizer
 from layerdial.subset import Blocks
@@ -48,7 +49,10 @@ class Evaluation:
 
 
 def evaluate(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Blocks) -> Evaluation:
-    """Recognise every batch with `subset`. References and hypotheses are normalised alike."""
+    """Recognise every batch with `subset`. References and hypotheses are normalised alike.
+
+    Raises `UserError` where there is no word to score: an error rate of nothing is no measurement.
+    """
     ids: list[str] = []
     references: list[str] = []
     hypotheses: list[str] = []
@@ -58,4 +62,9 @@ def evaluate(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Bl
         references += map(normalise, batch.texts)
         ids += batch.ids
         seconds += batch.audio_seconds
+    if not any(references):
+        found = (
+            f"the {len(ids)} cuts that can be read have no words" if ids else "the cuts hold no utterance to be read"
+        )
+        raise UserError(f"nothing to score: {found}")
     return Evaluation(tuple(ids), tuple(references), tuple(hypotheses), seconds)

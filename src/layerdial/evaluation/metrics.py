@@ -43,9 +43,9 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per reference unit, a fraction. Without reference units: 0 if nothing was inserted, else infinity."""
+        """Errors per reference unit, a fraction. Without reference units: infinity, or NaN if nothing was inserted."""
         if self.words == 0:
-            return float("inf") if self.errors else 0.0
+            return float("inf") if self.errors else float("nan")
         return self.errors / self.words
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -18,7 +17,7 @@ from layerdial.evaluation.plots import draw_sweep
 from layerdial.evaluation.tables import latest_rows
 from layerdial.recognizer import Recognizer
 from layerdial.subset import Blocks
-from layerdial.utils.files import write_text
+from layerdial.utils.files import json_text, write_text
 from layerdial.utils.rows import Row, append_row, read_rows
 
 # The keys that identify a measurement: one with the same values is not repeated.
@@ -143,4 +142,4 @@ def utterance_lines(evaluation: Evaluation) -> str:
         }
         for i, reference, hypothesis, words, chars in zip(*columns, strict=True)
     ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(json_text(line) + "\n" for line in lines)

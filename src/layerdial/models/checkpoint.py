@@ -14,9 +14,13 @@ from typing import Any
 from layerdial.errors import UserError, installing
 from layerdial.ladder import Ladder
 from layerdial.models.conformer_ctc import load_conformer
+from layerdial.models.description import read_description
+from layerdial.models.family import load_family
 from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.files import read_json, replacing, write_json
+
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 def save_model(
@@ -43,7 +47,12 @@ def load_network(model: Path) -> tuple[Network, Tokenizer]:
     folder = resolve_model(model)
     if is_hugging_face(folder):
         return hugging_face().load_hugging_face(folder)  # type: ignore[no-any-return]
-    return load_conformer(folder)
+    return (load_conformer if is_conformer(folder) else load_family)(folder)
+
+
+def is_conformer(folder: Path) -> bool:
+    """Whether a model folder that is not Hugging Face's holds a Conformer, and not a network of a user's family."""
+    return read_description(folder).family == "conformer"
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -56,10 +65,18 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def resolve_model(model: Path) -> Path:
-    """Return the folder of a model: itself, or for a hub id such as ORG/NAME the folder of its downloaded files."""
-    if model.exists() or not _may_be_hub_id(model):
-        return model
-    return hugging_face().download(str(model))  # type: ignore[no-any-return]
+    """Return the folder of a model: itself, or for a hub id such as ORG/NAME the folder of its downloaded files.
+
+    Raises `UserError` for a folder with an adapter (LoRA and its like, of the library PEFT), which would be ignored.
+    """
+    folder: Path = model if model.exists() or not _may_be_hub_id(model) else hugging_face().download(str(model))
+    found = next((name for name in _ADAPTER if (folder / name).is_file()), None)
+    if found is not None:
+        raise UserError(
+            f"{model} holds an adapter ({found}), which layerdial does not apply; merge it into its base model "
+            "(PEFT's merge_and_unload, then save_pretrained) and give the merged folder"
+        )
+    return folder
 
 
 def fingerprint(folder: Path) -> str:

@@ -7,32 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layerdial.audio.features import LogMel
-from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.config.network import ConformerConfig
 from layerdial.config.old_keys import without_gone
 from layerdial.config.strict import parse
-from layerdial.errors import UserError
+from layerdial.models.description import check_frame_rate, read_description, tokenizer_of
 from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
-from layerdial.models.network import EncoderOutput, Network
-from layerdial.models.tensors import load_weights, save_tensors
+from layerdial.models.network import Blueprint, EncoderOutput, Network
+from layerdial.models.tensors import load_weights
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
 from layerdial.subset import SelectorDepth
-from layerdial.text.tokenizer import Tokenizer, load_tokenizer
-from layerdial.utils.files import write_json
-from layerdial.utils.records import read_record
-
-FORMAT = 1
+from layerdial.text.tokenizer import Tokenizer
 
 
 class ConformerCTC(Network):
@@ -43,6 +37,7 @@ class ConformerCTC(Network):
     def __init__(self, config: ConformerConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
+        self.blueprint = Blueprint(config, vocab_size)
         self.skip = config.skip
         self.normalise = UtteranceNorm()
         self.front_end = ConvSubsampling(N_MELS, config.width, config.dropout)
@@ -145,20 +140,6 @@ class ConformerCTC(Network):
             return own[0], own[1]
         return self.norm, self.head
 
-    def save(self, folder: Path) -> None:
-        save_tensors(folder / "model.safetensors", self.state_dict())
-        write_json(folder / "config.json", describe_network(self))
-
-
-def describe_network(network: ConformerCTC) -> dict[str, Any]:
-    """Return the contents of config.json."""
-    return {
-        "format": FORMAT,
-        "vocab_size": network.head.out_features,
-        "frame_rate": SAMPLE_RATE / network.features.samples_per_frame,
-        "model": network.config.model_dump(exclude_none=True),
-    }
-
 
 def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     """Return the network (in `eval()`, on the CPU) and its tokenizer.
@@ -166,19 +147,12 @@ def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     Raises `UserError` that names what is missing or does not fit.
     """
     config_file = folder / "config.json"
-    stored = read_record(config_file, "copy it again", format=FORMAT)
-    missing = sorted({"vocab_size", "frame_rate", "model"} - set(stored))
-    if missing:
-        raise UserError(f"{config_file} lacks {', '.join(missing)}; copy it again")
-    rate = SAMPLE_RATE / ConformerCTC.features.samples_per_frame
-    if stored["frame_rate"] != rate:
-        raise UserError(f"{folder} has {stored['frame_rate']} frames a second, this layerdial's Conformers {rate}")
-    tokenizer = load_tokenizer(folder)
-    if len(tokenizer.tokens) != stored["vocab_size"]:
-        raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {stored['vocab_size']}")
+    description = read_description(folder)
+    check_frame_rate(folder, description, ConformerCTC.features, "this layerdial's Conformers")
+    tokenizer = tokenizer_of(folder, description)
     with torch.device("meta"):
-        config = parse(ConformerConfig, without_gone(stored["model"], str(config_file)), str(config_file))
-        network = ConformerCTC(config, stored["vocab_size"])
+        config = parse(ConformerConfig, without_gone(description.model, str(config_file)), str(config_file))
+        network = ConformerCTC(config, description.vocab_size)
     load_weights(network, folder / "model.safetensors")
     return network.eval(), tokenizer
 

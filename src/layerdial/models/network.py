@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE
+from layerdial.config.network import NetworkConfig
+from layerdial.models.description import write_description
 from layerdial.models.dynamic import Choice, SkipRule
+from layerdial.models.tensors import save_tensors
 
 
 class EncoderOutput(NamedTuple):
@@ -26,16 +30,26 @@ class EncoderOutput(NamedTuple):
     exits_BTV: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """What a network was built from: its settings, and for how many tokens."""
+
+    settings: NetworkConfig
+    vocab_size: int
+
+
 class Network(nn.Module):
-    """The base of Conformer and Hugging Face networks. Which blocks run is an argument of every call.
+    """The base of Conformer, Hugging Face and a user's networks. Which blocks run is an argument of every call.
 
     `head` is the last layer, from the encoder's width to the vocabulary. `skip` is the rule for a skipped block.
+    `blueprint` is what it was built from; none for Hugging Face networks, whose config has it.
     """
 
     __call__: Callable[..., EncoderOutput]
     features: Features
     head: nn.Module
     skip: SkipRule = "identity"
+    blueprint: Blueprint | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +80,9 @@ class Network(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config and weights into a folder that exists."""
-        raise NotImplementedError
+        assert self.blueprint is not None
+        save_tensors(folder / "model.safetensors", self.state_dict())
+        write_description(folder, self.blueprint.settings, self.blueprint.vocab_size, self.features)
 
     def example_inputs(self, seconds: float) -> tuple[Tensor, Tensor]:
         """Return noise of `seconds` as the network takes it, and its length: one utterance, on the network's device."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder, select
-from layerdial.models.checkpoint import hugging_face, is_hugging_face, resolve_model, save_model
+from layerdial.models.checkpoint import hugging_face, is_conformer, is_hugging_face, resolve_model, save_model
 from layerdial.models.conformer_ctc import ConformerCTC, load_conformer
 from layerdial.models.tensors import disk_errors
 from layerdial.subset import BlockSubset
@@ -25,8 +25,13 @@ def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
     folder = resolve_model(model)
     if out.exists():
         raise UserError(f"{out} exists already; choose another folder")
-    prune = _prune_hugging_face if is_hugging_face(folder) else _prune_conformer
-    return prune(folder, out, depth)
+    if is_hugging_face(folder):
+        return _prune_hugging_face(folder, out, depth)
+    if not is_conformer(folder):
+        raise UserError(
+            f"{folder} is of a family that is not built in; Conformers and Hugging Face models can be pruned"
+        )
+    return _prune_conformer(folder, out, depth)
 
 
 def _subset(folder: Path, n_blocks: int, depth: int) -> BlockSubset:

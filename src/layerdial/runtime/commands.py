@@ -6,7 +6,6 @@ The device's own command line uses argparse alone: typer would also need pydanti
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -23,6 +22,7 @@ from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.utils.files import check_writable
+from layerdial.utils.printing import printable_json, show_every_name
 
 
 def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Request, as_json: bool) -> int:
@@ -37,7 +37,7 @@ def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Req
             print(f"layerdial: {error}", file=sys.stderr)
             continue
         if as_json:
-            print(json.dumps(_row(path, result), ensure_ascii=False))
+            print(printable_json(_row(path, result)))
             continue
         print((f"{path}: " if len(audio) > 1 else "") + result.text)
         if result.reason:  # not among the texts, which scripts read
@@ -76,6 +76,7 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
 
 def main() -> NoReturn:
     """Run the command line of a device, which has these two commands and exported models only."""
+    show_every_name()
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
     try:

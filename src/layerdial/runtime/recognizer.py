@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
-from layerdial.audio.files import SAMPLE_RATE, probe
+from layerdial.audio.files import SAMPLE_RATE, PipedAudio, hold, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError
@@ -134,6 +134,8 @@ class OnnxRecognizer:
         scheduler = None
         if request.constraints:  # may measure where there is no profile; that is not part of the request
             scheduler = Scheduler(self.run, self.controller, self.n_blocks)
+        if request.deadline_ms is not None and isinstance(audio, str | Path):
+            audio = hold(audio)  # looked at twice, and a pipe can be read once
         start = time.perf_counter()
         constraint = self._constraint(audio, request, start)
         ids, chunks, seconds = recognize_windows(
@@ -257,7 +259,7 @@ def _fixed(subset: Blocks) -> BlockSubset:
 
 
 def _seconds_of(audio: Audio) -> float:
-    return probe(audio).seconds if isinstance(audio, str | Path) else np.size(audio) / SAMPLE_RATE
+    return probe(audio).seconds if isinstance(audio, str | Path | PipedAudio) else np.size(audio) / SAMPLE_RATE
 
 
 def confidence_of(logp_TV: NDArray[np.float32], frame_ids: NDArray[np.int64]) -> float:

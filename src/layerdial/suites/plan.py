@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.config.old_keys import gone_key, upgraded
+from layerdial.config.recipe import own_code
 from layerdial.errors import UserError
 from layerdial.suites.rows import all_rows, missing_rows
 from layerdial.suites.run_one import run_job
@@ -37,7 +38,7 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
     """
     entry = suite.methods[name]
     recipe = suite.recipe_of(name, seed)
-    key = recipe.model_dump(mode="json", exclude={"out"}, exclude_defaults=brief)
+    key = recipe.model_dump(mode="json", exclude={"out", "plugins"}, exclude_defaults=brief)
     for part, keys in _WITHOUT_EFFECT.items():
         for unimportant in keys:
             key[part].pop(unimportant, None)
@@ -49,6 +50,8 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
         "training data": contents(recipe.data.train),
         "dev data": contents(recipe.data.dev),
     }
+    if own := own_code(recipe):
+        asked["own code"] = own
     if entry.continues is not None:
         chain = "continues", "rounds", "rounds_like", "min_gain"
         asked |= {part: getattr(entry, part) for part in chain} | {"metric": suite.metric}

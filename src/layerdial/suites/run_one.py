@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerdial.config.plugins import load_plugins
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.sweep import measure_subset, utterance_lines
 from layerdial.ladder import select_all
@@ -25,6 +26,7 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
     from layerdial.evaluation.run import search_model
     from layerdial.models.checkpoint import fingerprint
 
+    load_plugins(suite.plugins)  # the network may be theirs, and trained already
     folder, model, device = suite.folder(name, seed), suite.model(name, seed), device_of_suites()
     if not (folder / "asked.json").is_file():
         write_json(folder / "asked.json", origin.asked)

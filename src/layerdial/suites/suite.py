@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from layerdial.config.network import ConformerConfig
 from layerdial.config.old_keys import refuse_old_suite
+from layerdial.config.plugins import with_plugins
 from layerdial.config.recipe import RECIPE_VERSION, Recipe
 from layerdial.config.strict import Strict, parse, read_yaml, set_key
 from layerdial.errors import UserError
@@ -68,12 +68,13 @@ class Method(Strict):
 
 
 class Suite(Strict):
-    """Methods by seeds on one corpus, as the file defines them."""
+    """Methods by seeds on one corpus, as the file defines them. `plugins` are those of every recipe."""
 
     suite: Literal[2]
     name: str
     out: Path
     corpus: str
+    plugins: tuple[Path, ...] = ()
     test: dict[str, Path] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
@@ -129,7 +130,8 @@ class Suite(Strict):
             starts = [self.model(continued, seed), *(folder / "model" for folder in rounds)]
             data |= {"out": str(rounds[-1]), "init": str(starts[round_ - 1])}
             data["train"]["seed"] = seed + _ROUND_SEEDS * round_
-        return parse(Recipe, data, f"suite {self.name}, method {name}")
+        # loaded here, since each worker of a suite is a process of its own
+        return parse(Recipe, with_plugins(data | {"plugins": self.plugins}), f"suite {self.name}, method {name}")
 
     def select_of(self, name: str) -> Selection:
         """Return the rule for the blocks at a depth: the entry's, or one that follows from its training.
@@ -155,9 +157,8 @@ class Suite(Strict):
             if (depths := self.methods[link].depths) is not None:
                 return depths
         model = self.recipe_of(name, self.seeds_of(name)[0]).model
-        if self.select_of(name) == "full" and isinstance(model, ConformerConfig):
-            return (model.n_blocks,)
-        return self.depths
+        blocks = model.block_count() if model is not None else None
+        return (blocks,) if self.select_of(name) == "full" and blocks is not None else self.depths
 
     def order(self) -> list[str]:
         """Return the entries, each after those that it needs, otherwise as in the file."""
@@ -195,7 +196,7 @@ class Origin:
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite and check all of it: every recipe, the needed entries, seeds and depths."""
     data = read_yaml(path, "suite", SUITE_VERSION, "experiments/suites/smoke.yaml", overrides, refuse_old_suite)
-    suite = parse(Suite, data, f"suite {path}")
+    suite = parse(Suite, with_plugins(data), f"suite {path}")
     for check in (_check_names, _check_references, _check_keys, _check_runs, _check_labels, _check_report):
         try:
             check(suite)
@@ -247,7 +248,7 @@ def _check_runs(suite: Suite) -> None:
                 raise UserError(
                     f"suite {suite.name}: methods.{name} has seed {min(missing)}, {other}, which it needs, has {seeds}"
                 )
-        blocks = recipe.model.n_blocks if isinstance(recipe.model, ConformerConfig) else None
+        blocks = recipe.model.block_count() if recipe.model is not None else None
         if blocks is not None and max(suite.depths_of(name)) > blocks:
             raise UserError(
                 f"suite {suite.name}: methods.{name} has {blocks} blocks and is tested at depth "
@@ -273,6 +274,10 @@ def _check_keys(suite: Suite) -> None:
         for key, given in (("out", "out" in changed), ("train.seed", isinstance(train, dict) and "seed" in train)):
             if given:
                 raise UserError(f"suite {suite.name}: methods.{name} has {key}, which the suite sets by itself")
+        if "plugins" in changed:
+            raise UserError(
+                f"suite {suite.name}: methods.{name} has plugins; they are a key of the suite, for all of it"
+            )
 
 
 def _check_labels(suite: Suite) -> None:

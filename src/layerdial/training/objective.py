@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from layerdial.audio.features import Features
-from layerdial.config.recipe import ExitsConfig, ObjectiveConfig, SpecAugmentConfig
+from layerdial.config.objective import ObjectiveConfig, ObjectiveSettings
+from layerdial.config.recipe import SpecAugmentConfig
 from layerdial.data.batching import Batch
+from layerdial.errors import UserError
 from layerdial.models.network import EncoderOutput
 from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
 from layerdial.subset import Blocks
@@ -55,68 +59,111 @@ class Teachers:
     in_place_BTV: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One pass that has been made: its batch, its subset, its teachers.
+
+    `frames_B` says how many frames of each output count; it is on the CPU.
+    """
+
+    batch: Batch
+    frames_B: Tensor
+    subset: Blocks
+    teachers: Teachers
+
+    def ctc(self, logp_BTV: Tensor) -> Tensor:
+        """Return the CTC loss per label of an output."""
+        tokens_BU = self.batch.tokens_BU.to(logp_BTV.device, non_blocking=True)
+        return ctc(logp_BTV, self.frames_B, tokens_BU, self.batch.token_lengths_B)
+
+    def distillation(self, teacher_BTV: Tensor, logp_BTV: Tensor) -> Tensor:
+        """Return KL(teacher || output), mean over the frames that count."""
+        return distillation(teacher_BTV, logp_BTV, self.frames_B)
+
+
+class Objective(ObjectiveSettings, ABC):
+    """The base of an objective of one's own. Its fields are its settings in a recipe, beside `name`.
+
+    The methods that it inherits say what it asks for: `asks_reference`, `exits_at`, `asks_full_pass`.
+    """
+
+    @abstractmethod
+    def loss(self, output: EncoderOutput, passed: Pass) -> LossTerms:
+        """Return the losses of one pass; its gradients are those of `total`.
+
+        `output.exits_BTV` are the outputs that `exits_at` asked for, in that order; `teachers` hold what
+        `asks_reference` and `asks_full_pass` asked for, else none. Give `posteriors_BTV` where other passes learn from
+        it.
+        """
+
+
 def loss_terms(
     student: nn.Module,
     batch: Batch,
     inputs: NetworkInputs,
     subset: Blocks,
     teachers: Teachers,
-    objective: ObjectiveConfig,
+    objective: ObjectiveSettings,
 ) -> LossTerms:
-    """Compute the losses of one pass with `subset`, as `ObjectiveConfig` says."""
-    exits = objective.exits
-    depths = exit_depths(exits, subset.depth)
+    """Make one pass with `subset` and compute its losses, as the objective says."""
+    depths = objective.exits_at(subset.depth)
     output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths)
-    own = _output_loss(output.log_probs_BTV, batch, inputs, teachers, objective)
+    passed = Pass(batch, inputs.frames_B, subset, teachers)
+    if isinstance(objective, ObjectiveConfig):
+        return _ctc_losses(output, depths, passed, objective)
+    if not isinstance(objective, Objective):
+        raise UserError(
+            f"objective {objective.name} has no loss; derive it from layerdial.training.objective.Objective"
+        )
+    found: Any = objective.loss(output, passed)
+    if not isinstance(found, LossTerms) or found.total.numel() != 1:
+        raise UserError(f"objective {objective.name} returned {found!r:.80}; loss returns LossTerms of scalars")
+    return found
+
+
+def _ctc_losses(output: EncoderOutput, depths: tuple[int, ...], passed: Pass, objective: ObjectiveConfig) -> LossTerms:
+    """Compute CTC and what the groups of `ObjectiveConfig` add to it, at every output of a pass."""
+    own = _output_loss(output.log_probs_BTV, passed, objective)
+    exits, subset = objective.exits, passed.subset
     if exits is None:
         return own
     weights = (subset.n_blocks / subset.depth) ** exits.power
     total = weights * own.total
     for depth, exit_BTV in zip(depths, output.exits_BTV, strict=True):
         weight = exits.weight * (subset.n_blocks / depth) ** exits.power
-        terms = _output_loss(exit_BTV, batch, inputs, teachers, objective)
+        terms = _output_loss(exit_BTV, passed, objective)
         total, weights = total + weight * terms.total, weights + weight
         if exits.distil_weight:
-            kl = distillation(output.log_probs_BTV.detach(), exit_BTV, inputs.frames_B)
+            kl = passed.distillation(output.log_probs_BTV.detach(), exit_BTV)
             total = total + weight * exits.distil_weight * kl
     return replace(own, total=total / weights)
 
 
-def exit_depths(exits: ExitsConfig | None, depth: int) -> tuple[int, ...]:
-    """Return after how many of the `depth` blocks of a pass there is an output besides the last."""
-    if exits is None:
-        return ()
-    if exits.at == "all":
-        return tuple(range(1, depth))
-    return (depth // 2,) if depth > 1 else ()
-
-
-def _output_loss(
-    logp_BTV: Tensor, batch: Batch, inputs: NetworkInputs, teachers: Teachers, objective: ObjectiveConfig
-) -> LossTerms:
+def _output_loss(logp_BTV: Tensor, passed: Pass, objective: ObjectiveConfig) -> LossTerms:
     """Compute the CTC loss of one output, and its divergences from the teachers that there are."""
-    frames_B = inputs.frames_B
-    ctc_loss = ctc(logp_BTV, frames_B, batch.tokens_BU.to(logp_BTV.device, non_blocking=True), batch.token_lengths_B)
+    teachers = passed.teachers
+    ctc_loss = passed.ctc(logp_BTV)
     total, kl = ctc_loss, torch.zeros_like(ctc_loss)
     if objective.in_place is not None and teachers.in_place_BTV is not None:
         diverge = alpha_divergence if objective.in_place.divergence == "alpha" else distillation
-        divergence = diverge(teachers.in_place_BTV, logp_BTV, frames_B)
+        divergence = diverge(teachers.in_place_BTV, logp_BTV, passed.frames_B)
         total = objective.in_place.ctc_weight * ctc_loss + objective.in_place.weight * divergence
     if objective.distil is not None and teachers.reference_BTV is not None:
-        kl = distillation(teachers.reference_BTV, logp_BTV, frames_B)
+        kl = passed.distillation(teachers.reference_BTV, logp_BTV)
         total = total + objective.distil.weight * kl
     return LossTerms(total, ctc_loss.detach(), kl.detach(), logp_BTV.detach())
 
 
 def ask_reference(
-    reference: Reference | None, batch: Batch, inputs: NetworkInputs, objective: ObjectiveConfig
+    reference: Reference | None, batch: Batch, inputs: NetworkInputs, objective: ObjectiveSettings
 ) -> Teachers:
-    """Return the reference's posteriors: those that the batch brings, else of the inputs that `teacher` says."""
+    """Return the reference's posteriors: those that the batch brings, else of the inputs that the objective says."""
     if batch.posteriors is not None:
         return Teachers(batch.posteriors.expand(inputs.masked.device))
-    if reference is None or objective.distil is None:
+    asked = objective.asks_reference()
+    if reference is None or asked is None:
         return Teachers()
-    given = inputs.unmasked if objective.distil.teacher == "clean" else inputs.masked
+    given = inputs.unmasked if asked.inputs == "clean" else inputs.masked
     return Teachers(reference.posteriors(given, inputs.lengths_B))
 
 

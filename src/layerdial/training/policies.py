@@ -1,116 +1,88 @@
-"""Drop policies: which blocks run at a training step.
+"""The drop policy of a run: it draws by (seed, step), and says what is measured and which ladder a run ends with.
 
-A policy is a pure function of (seed, step): every rank of a distributed run draws the same subset without a
-message, and a resumed run repeats itself. Every draw keeps at least one block. Each policy returns the subsets of
-one step, one for all but the sandwich, whose last is the full one (so that under data parallelism the backward
-pass that synchronises gradients reaches every block).
+Each policy returns the subsets of one step, one for all but the sandwich, whose last is the full one (so that under
+data parallelism the backward pass that synchronises gradients reaches every block).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
-from layerdial.config.recipe import PolicyConfig, Recipe
-from layerdial.ladder import Ladder, select
-from layerdial.subset import Blocks, BlockSubset
+from layerdial.config.policies import Policy, Searched, Stack
+from layerdial.config.recipe import Recipe
+from layerdial.errors import UserError
+from layerdial.ladder import Ladder
+from layerdial.subset import Blocks, BlockSubset, SelectorDepth
 
-Policy = Callable[[int], tuple[Blocks, ...]]
-Draw = Callable[["_DrawContext"], tuple[Blocks, ...]]
-
-
-def make_policy(config: PolicyConfig, n_blocks: int, seed: int, ladder: Ladder | None = None) -> Policy:
-    """step -> the subsets to train at that step. `ladder` is what `subsets: ladder` takes them from."""
-    draw = _DRAWS[config.name]
-
-    def policy(step: int) -> tuple[Blocks, ...]:
-        rng = random.Random(f"policy/{config.name}/{seed}/{step}")
-        return draw(_DrawContext(rng, config, n_blocks, ladder))
-
-    return policy
+DrawBlocks = Callable[[int], tuple[Blocks, ...]]
 
 
-def trained_rule(recipe: Recipe) -> str:
-    """By which rule of `select` each depth's blocks were chosen in training, or random; so too where none drops."""
-    exits = recipe.objective.exits
-    early_exit = exits is not None and exits.at == "all" and recipe.policy.name == "none"
-    if early_exit or recipe.policy.name == "prefix":
-        return "prefix"
-    return recipe.policy.subsets or "random"
+def make_policy(policy: Policy, n_blocks: int, seed: int, ladder: Ladder | None = None) -> DrawBlocks:
+    """Return step -> the subsets to train at that step. `ladder` is what `subsets: ladder` takes them from.
+
+    Raises `UserError` for a policy that draws what is no subset of these blocks.
+    """
+    stack = Stack(n_blocks, ladder)
+
+    def draw(step: int) -> tuple[Blocks, ...]:
+        rng = random.Random(f"policy/{policy.name}/{seed}/{step}")
+        try:
+            drawn = policy.draw(step, stack, rng)
+        except UserError as error:
+            raise UserError(f"policy {policy.name} at step {step}: {error}") from None
+        return _checked_draw(policy, drawn, stack)
+
+    return draw
+
+
+def subset_at(recipe: Recipe, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks | Searched:
+    """Return the subset of a depth that was trained; where training draws several, the one to measure until a search.
+
+    Without dropping, an exit after every block trains the first blocks of each depth. Raises `UserError` for a policy
+    that names what is no subset of that depth.
+    """
+    if not recipe.policy.drops and recipe.objective.trains_every_depth(n_blocks):
+        return BlockSubset.prefix(n_blocks, depth)
+    found = recipe.policy.subset_at(depth, Stack(n_blocks, ladder))
+    blocks = found.subset if isinstance(found, Searched) else found
+    if not _is_choice(blocks, n_blocks) or blocks.depth != depth:
+        raise UserError(
+            f"policy {recipe.policy.name} says that depth {depth} of {n_blocks} blocks runs {_say(found)}; "
+            f"subset_at returns a BlockSubset of {depth} blocks, or Searched with one"
+        )
+    return found
 
 
 def evaluated_subset(recipe: Recipe, n_blocks: int, depth: int, ladder: Ladder | None = None) -> Blocks:
-    """What runs at `depth` when a network trained by this recipe is measured on dev."""
-    rule = trained_rule(recipe)
-    return select("even" if rule == "random" else rule, n_blocks, depth, ladder)
+    """Return what runs at `depth` when a network trained by this recipe is measured on dev."""
+    found = subset_at(recipe, n_blocks, depth, ladder)
+    return found.subset if isinstance(found, Searched) else found
 
 
-@dataclass(frozen=True)
-class _DrawContext:
-    """Hold what a draw may use: its generator, the settings, the ladder that `subsets: ladder` takes blocks from."""
-
-    rng: random.Random
-    config: PolicyConfig
-    n_blocks: int
-    ladder: Ladder | None
-
-    @property
-    def keep_prob(self) -> float:
-        return self.config.keep_prob or 1.0
-
-    def of_depth(self, depth: int) -> Blocks:
-        """The blocks of a depth by the rule `subsets`."""
-        return select(self.config.subsets or "random", self.n_blocks, depth, self.ladder, self.rng)
-
-    def depth(self) -> int:
-        """Draw a depth from 1 to N with equal chances."""
-        return self.rng.randint(1, self.n_blocks)
+def check_policy(recipe: Recipe, n_blocks: int, ladder: Ladder | None) -> None:
+    """Ask a policy before the first step for what it will be asked for later; `UserError` where an answer is wrong."""
+    for depth in range(1, n_blocks + 1):
+        subset_at(recipe, n_blocks, depth, ladder)
+    make_policy(recipe.policy, n_blocks, recipe.train.seed, ladder)(0)
 
 
-def _none(draw: _DrawContext) -> tuple[Blocks, ...]:
-    return (BlockSubset.full(draw.n_blocks),)
+def _checked_draw(policy: Policy, drawn: Any, stack: Stack) -> tuple[Blocks, ...]:
+    if not isinstance(drawn, tuple) or not drawn or not all(_is_choice(blocks, stack.n_blocks) for blocks in drawn):
+        raise UserError(
+            f"policy {policy.name} drew {_say(drawn)} for {stack.n_blocks} blocks; draw returns a tuple of BlockSubset"
+        )
+    if policy.last_is_full and drawn[-1] != BlockSubset.full(stack.n_blocks):
+        raise UserError(f"policy {policy.name} says last_is_full, but drew {_say(drawn)}, which ends otherwise")
+    return drawn
 
 
-def _bernoulli(draw: _DrawContext) -> tuple[Blocks, ...]:
-    """Each block runs with `keep_prob`, independently (LDASR, LayerDrop); an empty draw is drawn again."""
-    return (_gated(draw.rng, [draw.keep_prob] * draw.n_blocks),)
+def _is_choice(blocks: Any, n_blocks: int) -> bool:
+    return isinstance(blocks, BlockSubset | SelectorDepth) and blocks.n_blocks == n_blocks
 
 
-def _stochastic_depth(draw: _DrawContext) -> tuple[Blocks, ...]:
-    """Keep probability falls linearly from 1 before the first block to `keep_prob` at the last (Huang 2016)."""
-    n_blocks = draw.n_blocks
-    return (_gated(draw.rng, [1.0 - (i + 1) / n_blocks * (1.0 - draw.keep_prob) for i in range(n_blocks)]),)
-
-
-def _uniform_count(draw: _DrawContext) -> tuple[Blocks, ...]:
-    """A depth from 1 to N with equal chances, then that many blocks, by default every choice equally likely (DLD)."""
-    return (draw.of_depth(draw.depth()),)
-
-
-def _prefix(draw: _DrawContext) -> tuple[Blocks, ...]:
-    """The first n blocks, n from 1 to N with equal chances: one early exit a step."""
-    return (BlockSubset.prefix(draw.n_blocks, draw.rng.randint(1, draw.n_blocks)),)
-
-
-def _sandwich(draw: _DrawContext) -> tuple[Blocks, ...]:
-    """The smallest (one block), a random one and the full one in one step (Yu & Huang 2019, TODM)."""
-    smallest = draw.of_depth(1)
-    return (smallest, draw.of_depth(draw.depth()), BlockSubset.full(draw.n_blocks))
-
-
-def _gated(rng: random.Random, keep_probs: list[float]) -> BlockSubset:
-    while True:
-        kept = tuple(i for i, p in enumerate(keep_probs) if rng.random() < p)
-        if kept:
-            return BlockSubset(len(keep_probs), kept)
-
-
-_DRAWS: dict[str, Draw] = {
-    "none": _none,
-    "bernoulli": _bernoulli,
-    "stochastic_depth": _stochastic_depth,
-    "uniform_count": _uniform_count,
-    "prefix": _prefix,
-    "sandwich": _sandwich,
-}
+def _say(value: Any) -> str:
+    if isinstance(value, BlockSubset | SelectorDepth):
+        return value.key
+    return f"({', '.join(map(_say, value))})" if isinstance(value, tuple) else repr(value)

@@ -42,8 +42,9 @@ def stored_posteriors(recipe: Recipe, reference: Reference, accelerator: Acceler
     beside the manifest, in a folder whose name is a hash of the reference's weights, its features and `top_k`.
     Raises `UserError` when something is to be computed and the place cannot be written.
     """
-    assert recipe.objective.distil is not None
-    top_k = recipe.objective.distil.top_k
+    asked = recipe.objective.asks_reference()
+    assert asked is not None
+    top_k = asked.top_k
     vocabulary = len(reference.tokenizer.tokens)
     made_by = {
         "format": _FORMAT,

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from layerdial.audio.features import Features
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.network import Network
@@ -62,9 +63,9 @@ class Reference:
         return self._network(inputs, lengths_B, full).log_probs_BTV
 
 
-def _detail(own: object, other: object) -> str:
-    """The first setting that differs, where two ways of hearing read alike."""
-    mine, theirs = getattr(own, "settings", {}), getattr(other, "settings", {})
+def _detail(own: Features, other: Features) -> str:
+    """Return the first setting that differs, where the two read alike."""
+    mine, theirs = own.settings, other.settings
     name = next((name for name in mine if name in theirs and mine[name] != theirs[name]), None)
     if name is None or repr(own) != repr(other):
         return ""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from layerdial.config.recipe import Recipe
-from layerdial.data.batching import FeatureBatches
+from layerdial.data.batching import FeatureBatches, check_scorable
 from layerdial.data.manifest import open_cuts
 from layerdial.data.posteriors import PosteriorStore
 from layerdial.ladder import Ladder
@@ -20,7 +21,7 @@ from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
 from layerdial.training.log_window import LogWindow
 from layerdial.training.optim import make_optimizer
-from layerdial.training.policies import Policy, make_policy
+from layerdial.training.policies import DrawBlocks, check_policy, make_policy
 from layerdial.training.precompute import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
@@ -46,7 +47,7 @@ class Run:
     network: Network
     student: nn.Module
     optimizer: torch.optim.Optimizer
-    policy: Policy
+    policy: DrawBlocks
     ladder: Ladder | None
     dev: FeatureBatches
     progress: checkpoints.TrainState
@@ -55,22 +56,23 @@ class Run:
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer inside accelerate's wrapper."""
-        plain: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return plain
+        wrapped = isinstance(self.optimizer, AcceleratedOptimizer)
+        return self.optimizer.optimizer if wrapped else self.optimizer  # type: ignore[attr-defined, no-any-return]
 
 
 def prepare_run(recipe: Recipe, resume: bool) -> Run:
     """Everything up to the first step. Raises `UserError` for input that does not fit together."""
     accelerator = make_accelerator(recipe)
-    for cuts in (recipe.data.train, recipe.data.dev):
-        open_cuts(cuts)  # a mistake is said before anything is written, not at the first evaluation
+    open_cuts(recipe.data.train)  # a mistake is said before anything is written, not at the first evaluation
+    check_scorable(recipe.data.dev)
     reference = Reference.load(recipe.reference, accelerator.device) if recipe.reference else None
     reference_weights = fingerprint(reference.folder) if reference else None
     network, tokenizer = make_student(recipe, reference)
     check_abilities(recipe, network)
     ladder = starting_ladder(recipe, network.n_blocks)
-    distil = recipe.objective.distil
-    if distil is None:
+    check_policy(recipe, network.n_blocks, ladder)
+    asked = recipe.objective.asks_reference()
+    if asked is None:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
     folder = RunFolder(recipe, resume, accelerator.process_index, reference_weights)
     network.to(accelerator.device)
@@ -78,7 +80,7 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     latest = folder.latest if resume else None
     state = checkpoints.load(latest, network, optimizer) if latest else checkpoints.TrainState()
     posteriors = None
-    cached = distil is not None and distil.teacher == "cached"
+    cached = asked is not None and asked.inputs == "cached"
     if reference is not None and cached and not is_over(recipe, folder, state):
         began = time.perf_counter()
         posteriors = stored_posteriors(recipe, reference, accelerator)

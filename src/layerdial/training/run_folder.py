@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import layerdial
-from layerdial.config.old_keys import gone_key, upgraded
-from layerdial.config.recipe import Recipe
+from layerdial.config.old_keys import gone_key
+from layerdial.config.recipe import Recipe, own_code, with_defaults
 from layerdial.data.manifest import Rejected
 from layerdial.errors import UserError
 from layerdial.training import checkpoints
@@ -55,7 +55,8 @@ class RunFolder:
             )
         if (gone := gone_key(meta["recipe"])) is not None:
             raise UserError(f"--resume: {self.path} was begun with {gone}; begin anew with --set out=ELSEWHERE")
-        before, now = _with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
+        self._check_own_code(meta.get("own_code", {}), own_code(recipe))
+        before, now = with_defaults(meta["recipe"]), recipe.model_dump(mode="json")
         for key, value in now.items():
             for part in value if isinstance(value, dict) else [None]:
                 old = before.get(key) if part is None else (before.get(key) or {}).get(part)
@@ -63,6 +64,14 @@ class RunFolder:
                 if old != new and (key, part) not in _FREE:
                     name = key if part is None else f"{key}.{part}"
                     raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
+
+    def _check_own_code(self, before: dict[str, str], now: dict[str, str]) -> None:
+        """Raise `UserError` if a policy, objective or network of the user's has been changed since the run began."""
+        for what in [what for what in now if what in before and before[what] != now[what]]:
+            raise UserError(
+                f"--resume: {what} has changed since {self.path} was begun; change it back, or begin anew with "
+                "--set out=ELSEWHERE"
+            )
 
     def begin(self, recipe: Recipe, step: int, evaluated: bool) -> None:
         """Say what made this run, and drop what a killed run logged after `step`, since those steps come again.
@@ -104,7 +113,7 @@ class RunFolder:
         meta = self.model / "meta.json"
         if not meta.is_file():
             return False
-        before, now = _with_defaults(read_json(meta)["recipe"])["train"], recipe.model_dump(mode="json")["train"]
+        before, now = with_defaults(read_json(meta)["recipe"])["train"], recipe.model_dump(mode="json")["train"]
         decides = [key for key in now if ("train", key) not in _FREE or key == "average_best"]
         return all(key in before and before[key] == now[key] for key in decides)
 
@@ -114,18 +123,11 @@ class RunFolder:
 
 
 # how a run is logged, fed and averaged may change, what it computes may not
-_FREE = {("train", key) for key in ("log_every", "average_best", "threads")} | {
-    ("data", key) for key in ("workers", "cache_mb", "posteriors")
+_FREE: set[tuple[str, str | None]] = {
+    *(("train", key) for key in ("log_every", "average_best", "threads")),
+    *(("data", key) for key in ("workers", "cache_mb", "posteriors")),
+    ("plugins", None),  # where the files are; what they register is compared by itself
 }
-
-
-def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a stored recipe with the keys that layerdial has now; those that it lacks are at their defaults."""
-    recipe = upgraded(stored)
-    try:
-        return Recipe.model_validate(recipe).model_dump(mode="json")
-    except ValueError:  # a recipe that is refused by now; what differs will be named
-        return recipe
 
 
 def _meta(recipe: Recipe) -> dict[str, Any]:
@@ -133,6 +135,7 @@ def _meta(recipe: Recipe) -> dict[str, Any]:
         "layerdial": layerdial.__version__,
         "commit": code_version(),
         "recipe": recipe.model_dump(mode="json"),
+        "own_code": own_code(recipe),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),

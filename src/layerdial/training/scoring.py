@@ -6,15 +6,15 @@ from layerdial.config.recipe import Recipe
 from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.search import measure
-from layerdial.ladder import Ladder, select_all
+from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import save_model
 from layerdial.models.network import Network
 from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.modules.selector import LearnedScores
-from layerdial.subset import BlockSubset
+from layerdial.subset import BlockSubset, SelectorDepth
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
-from layerdial.training.policies import evaluated_subset, trained_rule
+from layerdial.training.policies import evaluated_subset, subset_at
 from layerdial.training.run_folder import RunFolder
 from layerdial.utils.files import write_json
 from layerdial.utils.version import code_version
@@ -28,7 +28,7 @@ def dev_scores(
     Left out, the depths are all blocks and, where shallower ones are trained too, a quarter.
     """
     n_blocks = network.n_blocks
-    whole = recipe.policy.name == "none" and trained_rule(recipe) == "random"
+    whole = not recipe.policy.drops and not recipe.objective.trains_every_depth(n_blocks)
     default = (n_blocks,) if whole else (n_blocks, max(1, n_blocks // 4))
     recognizer = TorchRecognizer(network, tokenizer)
     row: dict[str, float] = {}
@@ -80,18 +80,22 @@ def write_final_model(
 
 
 def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list[BlockSubset] | None:
-    """The one subset of each depth that the network was trained at, shallowest first; none where there are several.
+    """Return the one subset of each depth that was trained, shallowest first; none where there are several.
 
     `ladder` is that of the model that the run started from, for `policy.subsets: ladder`.
     """
-    n_blocks, depths = network.n_blocks, range(1, network.n_blocks + 1)
-    rule = trained_rule(recipe)
-    if rule == "chosen" and isinstance(network.selector, LearnedScores):
-        best_first = network.selector.score_N.argsort(descending=True).tolist()
-        return [BlockSubset(n_blocks, tuple(sorted(best_first[:depth]))) for depth in depths]
-    if rule in ("random", "chosen"):
+    found = [subset_at(recipe, network.n_blocks, depth, ladder) for depth in range(1, network.n_blocks + 1)]
+    fixed = [_by_scores(network, blocks) if isinstance(blocks, SelectorDepth) else blocks for blocks in found]
+    subsets = [blocks for blocks in fixed if isinstance(blocks, BlockSubset)]
+    return subsets if len(subsets) == len(found) else None
+
+
+def _by_scores(network: Network, chosen: SelectorDepth) -> BlockSubset | None:
+    """Return what a selector with a score a block chooses, for every utterance alike; none for another selector."""
+    if not isinstance(network.selector, LearnedScores):
         return None
-    return [subset for subset in select_all(rule, None, n_blocks, ladder) if isinstance(subset, BlockSubset)]
+    best_first = network.selector.score_N.argsort(descending=True).tolist()
+    return BlockSubset(chosen.n_blocks, tuple(sorted(best_first[: chosen.depth])))
 
 
 def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:

@@ -18,6 +18,7 @@ from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.family import build_network
 from layerdial.models.network import Network
 from layerdial.subset import check_depth
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
@@ -53,9 +54,8 @@ def expect_unused_parts(accelerator: Accelerator, recipe: Recipe, network: Netwo
     The search for unused parameters costs a walk through the graph a step. The sandwich ends with all blocks, but a
     pass of all blocks asks no selector, nor, without exits, the heads of other depths.
     """
-    drops = recipe.policy.name not in ("none", "sandwich")
-    exits = recipe.objective.exits
-    idle_heads = bool(network.optional_heads) and (exits is None or exits.at != "all")
+    drops = not recipe.policy.last_is_full
+    idle_heads = bool(network.optional_heads) and not recipe.objective.trains_every_depth(network.n_blocks)
     assert accelerator.ddp_handler is not None
     accelerator.ddp_handler.find_unused_parameters = drops or idle_heads or network.selector is not None
 
@@ -68,34 +68,33 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
         )
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)
-    if recipe.policy.subsets == "chosen" and network.selector is None:
+    if recipe.policy.needs() == "selector" and network.selector is None:
         raise UserError(
-            "policy.subsets is 'chosen', but the network has no selector; set model.selector: input or scores"
+            f"{recipe.policy.needing()}, but the network has no selector; set model.selector: input or scores"
         )
-    if recipe.objective.exits is not None and network.skip == "norm":
+    if network.skip == "norm" and any(recipe.objective.exits_at(n + 1) for n in range(network.n_blocks)):
         raise UserError(
-            "objective.exits leaves out the norms that skip 'norm' keeps of later blocks; set model.skip: identity"
+            f"{recipe.objective.part('exits')} leaves out the norms that skip 'norm' keeps of later blocks; "
+            "set model.skip: identity"
         )
 
 
 def starting_ladder(recipe: Recipe, n_blocks: int) -> Ladder | None:
-    """The ladder of the model that the run starts from, where `policy.subsets` asks for it."""
-    if recipe.policy.subsets != "ladder":
+    """The ladder of the model that the run starts from, where the policy asks for it."""
+    if recipe.policy.needs() != "ladder":
         return None
     folder = recipe.reference if recipe.init == "reference" else Path(recipe.init)
     assert folder is not None  # the recipe's own check
     ladder = Ladder.beside(resolve_model(folder), n_blocks)
     if ladder is None:
-        raise UserError(
-            f"policy.subsets is 'ladder', but {folder} has no ladder.json; run layerdial search there first"
-        )
+        raise UserError(f"{recipe.policy.needing()}, but {folder} has no ladder.json; run layerdial search there first")
     return ladder
 
 
 def make_student(recipe: Recipe, reference: Reference | None) -> tuple[Network, Tokenizer]:
     """The network as training begins, and its tokenizer, both checked against the reference's."""
     start = _start(recipe, reference)
-    make = _hugging_face_student if _wants_hugging_face(recipe, start, reference) else _conformer_student
+    make = _hugging_face_student if _wants_hugging_face(recipe, start, reference) else _own_student
     network, tokenizer = make(recipe, start, reference)
     if reference is not None:
         reference.check_vocabulary(tokenizer)
@@ -124,18 +123,21 @@ def _wants_hugging_face(recipe: Recipe, start: Path | None, reference: Reference
     return found
 
 
-# ------------------------------------------------------------------------------------------------------- Conformer
+# ------------------------------------------------------------------------------------- Conformers, and a user's own
 
 
-def _conformer_student(recipe: Recipe, start: Path | None, reference: Reference | None) -> tuple[Network, Tokenizer]:
+def _own_student(recipe: Recipe, start: Path | None, reference: Reference | None) -> tuple[Network, Tokenizer]:
     tokenizer = _make_tokenizer(recipe, start, reference)
     if start is not None:
-        return _conformer_from(start, recipe, tokenizer), tokenizer
-    config = recipe.model or getattr(reference.network if reference else None, "config", None)
-    if not isinstance(config, ConformerConfig):
+        return _network_from(start, recipe, tokenizer), tokenizer
+    of_reference = reference.network.blueprint if reference is not None else None
+    settings = recipe.model or (of_reference.settings if of_reference is not None else None)
+    if settings is None:
         raise UserError("model is missing; for example model: {size: xs}")
     torch.manual_seed(recipe.train.seed)
-    return ConformerCTC(config, len(tokenizer.tokens)), tokenizer
+    if isinstance(settings, ConformerConfig):
+        return ConformerCTC(settings, len(tokenizer.tokens)), tokenizer
+    return build_network(settings, len(tokenizer.tokens)), tokenizer
 
 
 def _make_tokenizer(recipe: Recipe, start: Path | None, reference: Reference | None) -> Tokenizer:
@@ -152,27 +154,41 @@ def _make_tokenizer(recipe: Recipe, start: Path | None, reference: Reference | N
     return build_tokenizer(config.kind, _texts(recipe.data.train), config.size)
 
 
-def _conformer_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> ConformerCTC:
+def _network_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Network:
+    """Return the network of a folder, which the recipe's model may change where no weights depend on it."""
     network, its_tokenizer = load_network(folder)
-    assert isinstance(network, ConformerCTC)
     if its_tokenizer.tokens != tokenizer.tokens:
         raise UserError(
             f"init: {folder} has another vocabulary ({len(its_tokenizer.tokens)} tokens) than this run "
             f"({len(tokenizer.tokens)}); set tokenizer={{path: {folder}}}"
         )
-    if not isinstance(recipe.model, ConformerConfig):
+    if recipe.model is None:
         return network
+    if isinstance(network, ConformerCTC) and isinstance(recipe.model, ConformerConfig):
+        return _conformer_from(network, folder, recipe.model, recipe.train.seed)
+    assert network.blueprint is not None
+    if recipe.model != network.blueprint.settings:
+        raise UserError(
+            f"init: {folder} is of family {network.blueprint.settings.family} and has other settings than the recipe's "
+            "model; leave `model` out"
+        )
+    return network
+
+
+def _conformer_from(network: ConformerCTC, folder: Path, model: ConformerConfig, seed: int) -> ConformerCTC:
+    """Return a Conformer with the settings of `model` and the weights of another; `UserError` where they do not fit."""
     shape = ("n_blocks", "width", "heads", "ffn_width", "kernel", "block_norm")
     for name in shape:
-        asked, found = getattr(recipe.model, name), getattr(network.config, name)
+        asked, found = getattr(model, name), getattr(network.config, name)
         if asked != found:
             raise UserError(f"init: {folder} has {name} {found}, the recipe's model {asked}; leave `model` out")
     # without it, blocks would get other inputs than they were trained on
-    if network.config.self_condition and not recipe.model.self_condition:
+    if network.config.self_condition and not model.self_condition:
         raise UserError(f"init: {folder} has self_condition, the recipe's model has not; set model.self_condition=true")
     # dropout and the skip rule have no weights: the recipe may change them
-    torch.manual_seed(recipe.train.seed)  # for what the folder has not
-    rebuilt = ConformerCTC(recipe.model, len(tokenizer.tokens))
+    torch.manual_seed(seed)  # for what the folder has not
+    assert network.blueprint is not None
+    rebuilt = ConformerCTC(model, network.blueprint.vocab_size)
     rebuilt.start_from(network)
     return rebuilt
 

@@ -79,7 +79,7 @@ def _order_of_passes(
     On many GPUs it stays last, because its pass is the one whose gradients are exchanged: its posteriors, the second
     value, are then computed beforehand.
     """
-    if run.recipe.objective.in_place is None or len(subsets) == 1:
+    if not run.recipe.objective.asks_full_pass() or len(subsets) == 1:
         return subsets, None
     if not distributed:
         return subsets[::-1], None

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -24,7 +25,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON that can be written in UTF-8, also where it has file names that are no UTF-8."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def read_json(path: Path) -> Any:
@@ -91,7 +102,7 @@ def contents(manifest: Path) -> str:
         return _hash(manifest, found.st_mtime_ns, found.st_size)
     except FileNotFoundError:
         raise UserError(f"{manifest} does not exist; give a manifest that `layerdial prepare` wrote") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
 
 
@@ -99,7 +110,10 @@ def contents(manifest: Path) -> str:
 def _hash(manifest: Path, changed: int, size: int) -> str:
     """Return the hash of a manifest of this time and size, cached: every run of a suite needs the same few files."""
     with gzip.open(manifest, "rb") if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):  # never the whole: a few bytes of gzip can hold more than memory
+            digest.update(block)
+        return digest.hexdigest()[:16]
 
 
 def model_name(model: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.utils.files import wait_for_lock
+from layerdial.utils.files import json_text, wait_for_lock
 
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     Numbers that JSON does not have (NaN, infinity) become null. A line torn by an earlier kill is removed first. Raises
     `UserError` when the place is read-only or full; what was written before stays.
     """
-    line = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    line = (json_text(_plain(row)) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file:

@@ -7,7 +7,6 @@ its path without extension.
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import MixedCut
 from lhotse.cut.mixed import MixTrack
 
-from layerdial.audio.files import AudioInfo, AudioProblem
+from layerdial.audio.files import AudioInfo, AudioProblem, without_extension
 from layerdial.data.corpora.prepare import (
     Found,
     ProgressFn,
@@ -31,6 +30,7 @@ from layerdial.data.corpora.prepare import (
     in_order,
     write_splits,
 )
+from layerdial.data.corpora.table import TableRow, read_table
 from layerdial.data.manifest import CorpusReport, Rejected, cut_speaker
 from layerdial.errors import UserError
 
@@ -157,39 +157,28 @@ def _tables(source: Path) -> list[tuple[str, Path]]:
 
 
 def _read_table(source: Path, split: str, table: Path, needs_speaker: bool) -> Iterator[MetadataRow]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            _check_columns(table, reader.fieldnames or (), needs_speaker)
-            yield from (_row(source, split, table, reader.line_num, fields) for fields in reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} is not a CSV file in UTF-8 ({error})") from None
-    except OSError as error:
-        raise UserError(f"{table} cannot be read: {error.strerror or error}") from None
-
-
-def _check_columns(table: Path, columns: Sequence[str], needs_speaker: bool) -> None:
     needed = ["file_name", "transcription", *(["speaker_id"] if needs_speaker else [])]
-    missing = [column for column in needed if column not in columns]
-    if missing:
-        why = "; joining is within a speaker" if missing == ["speaker_id"] else ""
-        raise UserError(
-            f"{table} lacks the column {', '.join(missing)}{why}; found {', '.join(columns) or 'no columns at all'}"
-        )
+    why = "; joining is within a speaker" if needs_speaker else ""
+    yield from (_row(source, split, table, row) for row in read_table(table, needed, why))
 
 
-def _row(source: Path, split: str, table: Path, line: int, fields: Mapping[str, str | None]) -> MetadataRow:
-    name = (fields["file_name"] or "").strip()
+def _row(source: Path, split: str, table: Path, row: TableRow) -> MetadataRow:
+    name = row.fields.get("file_name", "").strip()
     path = table.parent / name
-    own = path.with_suffix("").relative_to(source) if name and path.is_relative_to(source) else Path(path.stem)
     return MetadataRow(
         split=split,
-        id=own.as_posix() if name else f"{table.parent.name}/metadata.csv:{line}",
+        id=_id_of(path, source) if name else f"{table.parent.name}/metadata.csv:{row.line}",
         path=path,
-        text=fields["transcription"] or "",
-        speaker=(fields.get("speaker_id") or "").strip() or path.stem,
-        problem="" if name else "its row has no file_name",
+        text=row.fields.get("transcription", ""),
+        speaker=row.fields.get("speaker_id", "").strip() or without_extension(path).name,
+        problem=row.problem if name else "its row has no file_name",
     )
+
+
+def _id_of(path: Path, source: Path) -> str:
+    """Return the path below the source, without extension; the whole path of a file that lies elsewhere."""
+    own = path.relative_to(source) if path.is_relative_to(source) else path
+    return without_extension(own).as_posix()
 
 
 def _move_speakers(rows: list[MetadataRow], hold_out: Mapping[str, Sequence[str]]) -> list[MetadataRow]:

@@ -6,7 +6,6 @@ chapters of a corpus are in memory at a time.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -21,11 +20,11 @@ from typing import NamedTuple, TypeVar
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
-from layerdial.audio.files import AudioInfo, AudioProblem, probe, verify
+from layerdial.audio.files import AudioInfo, AudioProblem, check_is_file, probe, verify
 from layerdial.data.manifest import SUFFIX, CorpusReport, CutWriter, Rejected, cut_writer
 from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
-from layerdial.utils.files import replacing
+from layerdial.utils.files import json_text, replacing
 
 ProgressFn = Callable[[str, int, int | None], None]
 """Called as `progress(description, done, total)`; total is None where it is unknown."""
@@ -76,6 +75,7 @@ def check_audio(path: Path, rate: int | None, decode: bool) -> AudioInfo:
 
     Raises `AudioProblem` with the path, what was found and what would be right.
     """
+    check_is_file(path)
     info = verify(path) if decode else probe(path)
     if info.channels != 1:
         raise AudioProblem(f"{path} has {info.channels} channels, training takes 1; mix it down first")
@@ -162,7 +162,7 @@ def _open_writer(path: Path, stack: ExitStack, files: ExitStack) -> CutWriter:
 
 
 def _as_line(rejected: Rejected) -> str:
-    return json.dumps({"id": rejected.cut_id, "reason": rejected.reason}, ensure_ascii=False) + "\n"
+    return json_text({"id": rejected.cut_id, "reason": rejected.reason}) + "\n"
 
 
 def _nothing_left(out: Path, rejected: list[Rejected]) -> str:

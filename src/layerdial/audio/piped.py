@@ -1,0 +1,49 @@
+"""Audio that comes through a pipe (`-`, `/dev/stdin`, a FIFO, `<(…)`): read once, and held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerdial.audio.layout import AudioProblem
+
+LARGEST = 1 << 30
+"""Bytes that are taken from a pipe."""
+
+_STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+
+@dataclass(frozen=True)
+class PipedAudio:
+    """The bytes that came through a pipe, and its name."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AudioPath = str | Path | PipedAudio
+"""What names audio: a path, or what a pipe gave."""
+
+
+def hold(path: AudioPath) -> Path | PipedAudio:
+    """Return `path`, or, where it is a pipe, which can be read only once, what comes out of it.
+
+    Raises `AudioProblem` for more than `LARGEST` bytes, `OSError` for what cannot be read.
+    """
+    if isinstance(path, PipedAudio):
+        return path
+    place = Path(path)
+    if str(path) != "-" and (not place.exists() or place.is_file() or place.is_dir()):
+        return place
+    if str(path) in _STDIN:
+        with open(0, "rb", closefd=False) as pipe:
+            content = pipe.read(LARGEST + 1)
+    else:
+        with place.open("rb") as pipe:
+            content = pipe.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise AudioProblem(f"{path} gives more than {LARGEST >> 20} MB; write long audio to a file")
+    return PipedAudio("standard input" if str(path) in _STDIN else str(path), content)

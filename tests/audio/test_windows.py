@@ -12,6 +12,7 @@ import soundfile
 
 from layerdial.audio.files import to_target_rate
 from layerdial.audio.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows
+from tiny import write_hour
 
 SECOND = 16000
 
@@ -39,11 +40,7 @@ def test_windows_of_a_file_are_those_of_its_resampled_samples(tmp_path: Path) ->
 
 @pytest.fixture
 def one_hour(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "hour.wav"
-    minute = (0.1 * np.random.default_rng(0).standard_normal(60 * 8000)).astype(np.float32)
-    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_U8") as file:
-        for _ in range(60):
-            file.write(minute)
+    path = write_hour(tmp_path / "hour.wav")
     yield path
     path.unlink()
 

@@ -23,7 +23,7 @@ from layerdial.models.checkpoint import load_network
 from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.recognizer import collate_features
 from layerdial.text.tokenizer import build_tokenizer
-from tiny import LOG_MEL, sentences, speak, tiny_network
+from tiny import LOG_MEL, sentences, speak, tiny_network, write_hour
 
 TEXT = "low high middle high low low"
 SECOND = 16000
@@ -200,11 +200,7 @@ def test_long_audio_in_windows_equals_one_pass() -> None:
 
 @pytest.fixture
 def one_hour(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "hour.wav"
-    minute = (0.1 * np.random.default_rng(0).standard_normal(60 * 8000)).astype(np.float32)
-    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_U8") as file:
-        for _ in range(60):
-            file.write(minute)
+    path = write_hour(tmp_path / "hour.wav")
     yield path
     path.unlink()
 

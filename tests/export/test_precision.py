@@ -28,6 +28,7 @@ def texts(recognizer: Recognizer | TorchRecognizer, cuts: Path, subset: BlockSub
     return evaluate(recognizer, FeatureBatches(cuts, recognizer.features, workers=0), subset).hypotheses
 
 
+@pytest.mark.medium
 def test_float16_halves_the_weights_and_keeps_the_texts(
     traced: Traced, edge: Recognizer, recognizer: TorchRecognizer, corpus: Any, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_a_block_that_int8_ruins_ends_in_float(traced: Traced, corpus: Any, tmp_
     assert not found.rows[0]["int8_errors"]  # the block runs alone at depth 1
 
 
+@pytest.mark.medium
 def test_an_int8_export_writes_down_how_it_was_checked(
     traced: Traced, laddered: Path, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,14 +22,23 @@ if TYPE_CHECKING:
     from layerdial.models.torch_recognizer import TorchRecognizer
 
 
+pytest.register_assert_rewrite("tiny_graphs", "tiny_training")  # what they assert is explained as in a test
+
 # what takes seconds to make; a test that uses one of these fixtures is left out of `make test-fast`
-TAKES_SECONDS = {"trace_tiny", "exported_old", "workshop", "demo_run"}
+TAKES_SECONDS = {"trace_tiny", "exported_old", "workshop", "demo_run", "profiled"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TAKES_SECONDS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.medium)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is imported stays to the end: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -327,6 +327,12 @@ def test_a_page_stays_short(document: str, lines: int) -> None:
     assert len((ROOT / document).read_text(encoding="utf-8").splitlines()) <= lines
 
 
+@each_document
+def test_tests_that_a_document_names_are_there(document: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", document.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_every_recipe_is_in_the_table_of_recipes() -> None:
     table = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     missing = [f"{file.parent.name}/{file.name}" for file in RECIPES if not _is_in_table(file, table)]

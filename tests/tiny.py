@@ -101,6 +101,15 @@ def write_cut(folder: Path, name: str, samples: np.ndarray, text: str, rate: int
     return MonoCut(name, 0.0, seconds, 0, supervisions=[segment], recording=recording)
 
 
+def write_hour(path: Path) -> Path:
+    """An hour of noise as a file of 8 kHz and 8 bits, written in moments."""
+    minute = (0.1 * np.random.default_rng(0).standard_normal(60 * 8000)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_U8") as file:
+        for _ in range(60):
+            file.write(minute)
+    return path
+
+
 def write_corpus(path: Path, texts: Sequence[str]) -> Path:
     """Each text spoken once; the manifest `path` lists them."""
     cuts = (write_cut(path.parent / "audio", f"{path.stem}-{i}", speak(text, i), text) for i, text in enumerate(texts))

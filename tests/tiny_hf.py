@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -43,6 +44,14 @@ VARIANTS: tuple[str, ...] = (
     "hubert-large",
     "parakeet",
 )
+# of each family and each kind of normalisation one; the others wait for `make test`
+QUICK = ("wavlm-base", "wav2vec2-large", "parakeet")
+
+
+def variants(*names: str) -> list[Any]:
+    """For `parametrize`: `names` (default: all), those that are not quick marked as medium."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.medium) for name in names or VARIANTS]
+
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "wavlm": (WavLMConfig, WavLMForCTC),

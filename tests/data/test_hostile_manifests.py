@@ -128,6 +128,7 @@ def peak_while_refused(path: Path, words: str) -> int:
     return found
 
 
+@pytest.mark.medium
 def test_a_few_bytes_of_gzip_do_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "_LONGEST_LINE", 1 << 20)
     path = tmp_path / "bomb.cuts.jsonl.gz"

@@ -48,6 +48,7 @@ def test_a_big_manifest_passes_through_in_bounded_memory(tmp_path: Path) -> None
     assert summary.hours == pytest.approx(16_000 / 3600)
 
 
+@pytest.mark.medium
 def test_streaming_a_manifest_allocates_no_more_for_a_longer_one(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         write_cuts(many_cuts(count), tmp_path / "a.cuts.jsonl.gz")
@@ -168,6 +169,7 @@ def test_two_cuts_of_one_id_are_refused_when_a_manifest_is_opened(tmp_path: Path
     assert [cut.id for cut in open_cuts(joined)] == ["train/0001", "train/0002"]
 
 
+@pytest.mark.medium
 def test_ids_are_compared_in_bounded_memory(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         path = tmp_path / f"{count}.cuts.jsonl.gz"

@@ -30,7 +30,7 @@ from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.subset import BlockSubset
 from layerdial.text.ctc import greedy_ctc
 from layerdial.training.reference import Reference
-from tiny_hf import VARIANTS, save_tiny
+from tiny_hf import save_tiny, variants
 
 N_BLOCKS = 4
 FULL = BlockSubset.full(N_BLOCKS)
@@ -97,7 +97,7 @@ def load_pair(folder: Path, dtype: torch.dtype = torch.float32) -> Pair:
     return Pair(folder, network.to(dtype), tokenizer, theirs.to(dtype), processor)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=variants())
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("hf") / request.param, request.param)
 
@@ -354,7 +354,7 @@ def test_the_statistics_of_batch_norms_stay(exact: Pair) -> None:
     assert made.training and not any(m.training for m in made.modules() if isinstance(m, nn.BatchNorm1d))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_the_library_drops_and_masks_nothing_by_itself(tmp_path: Path, variant: str) -> None:
     """Its LayerDrop and SpecAugment are switched on in the config of many checkpoints."""
     own = {} if variant == "parakeet" else {"mask_time_prob": 0.9, "mask_feature_prob": 0.9, "apply_spec_augment": True}

@@ -31,12 +31,12 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import fingerprint, load_network, save_model
 from layerdial.subset import BlockSubset
 from tiny import command, equal, speak
-from tiny_hf import LOWER, UPPER, VARIANTS, letters, save_tiny, tiny_model, tiny_processor
+from tiny_hf import LOWER, UPPER, letters, save_tiny, tiny_model, tiny_processor, variants
 
 Harm = Callable[[Path], object]
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=variants())
 def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("original") / request.param, request.param)
 
@@ -149,6 +149,7 @@ def with_an_old_preprocessor(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(config["feature_extractor"]))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "rewrite", [in_half, in_shards, with_names_of_old, pickled, without_the_mask, with_an_old_preprocessor]
 )

@@ -23,14 +23,16 @@ from layerdial.models.prune import prune_model
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import build_tokenizer
 from tiny import command, equal, in_child, noise, sentences, speak, tiny_network
-from tiny_hf import save_tiny
+from tiny_hf import save_tiny, variants
 
 FULL = BlockSubset.full
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 
 
-@pytest.fixture(scope="module", params=["wavlm-base", "wavlm-large", "wav2vec2-base", "hubert-large", "parakeet"])
+@pytest.fixture(
+    scope="module", params=variants("wavlm-base", "wavlm-large", "wav2vec2-base", "hubert-large", "parakeet")
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every rung of its ladder but the last leaves block 0 out."""
     folder = save_tiny(tmp_path_factory.mktemp("prune") / request.param, request.param)

@@ -222,6 +222,7 @@ def stack(corpus, tmp_path: Path) -> Recipe:
     return recipe_with(tmp_path, corpus, CONV_STACK, model)
 
 
+@pytest.mark.medium
 def test_a_family_of_ones_own_trains_is_stored_and_starts_others(stack: Recipe, corpus, tmp_path: Path) -> None:
     model = train(stack)
     network, _ = load_network(model)
@@ -299,6 +300,7 @@ def test_a_family_that_builds_no_network_is_one_line(corpus, tmp_path: Path, wha
 # ------------------------------------------------------------------------------------------------------------ resuming
 
 
+@pytest.mark.medium
 def test_a_run_goes_on_with_a_plugin_that_moved_and_not_with_one_that_changed(corpus, tmp_path: Path) -> None:
     file = write_policy(tmp_path / "mine.py")
     recipe = recipe_with(tmp_path, corpus, file, "policy.name=own", "train.steps=4")

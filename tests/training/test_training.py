@@ -254,6 +254,7 @@ def test_half_precision_trains_selectors_and_exits(corpus, tmp_path: Path, chang
     assert found[0] != found[1] and found[0][0] == pytest.approx(found[1][0], rel=0.1)
 
 
+@pytest.mark.medium
 def test_half_precision_trains_after_a_run_in_full_precision(corpus, learnt: Path, tmp_path: Path) -> None:
     changes = (f"reference={learnt}", "init=reference", "objective.distil.weight=1", "train.steps=2")
     found = []

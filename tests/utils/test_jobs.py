@@ -102,6 +102,7 @@ def test_failures_are_told_apart_and_stop_only_what_needs_them(tmp_path: Path) -
     assert file.read_text() == "other\n"
 
 
+@pytest.mark.medium
 def test_a_process_that_failed_by_our_fault_does_nothing_more(tmp_path: Path) -> None:
     """Of a GPU, an illegal access would fail all that comes after it in that process."""
     files = [tmp_path / name for name in ("before", "between", "after")]

@@ -1,0 +1,78 @@
+"""A ladder comes back as it was saved, is refused where it does not belong, and rules choose blocks by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerdial.errors import UserError
+from layerdial.evaluation.search import search_ladder
+from layerdial.ladder import Ladder, select_all
+from layerdial.subset import BlockSubset
+from tiny_evaluation import additive, make_batches, rugged
+
+
+def test_ladder_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    ladder = search_ladder(rugged(4, 3), make_batches(2), cuts="dev")
+    ladder.save(tmp_path / "ladder.json")
+    assert Ladder.load(tmp_path / "ladder.json", n_blocks=4) == ladder
+    stored = json.loads((tmp_path / "ladder.json").read_text())
+    assert stored["format"] == 1
+    assert set(stored["rungs"][0]) == {"depth", "subset", "loss", "wer", "errors", "words"}
+    assert ladder.subset(4) == BlockSubset.full(4)
+    with pytest.raises(UserError, match="depth 5 does not exist in an encoder of 4 blocks"):
+        ladder.subset(5)
+
+
+def test_ladder_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.json"
+    search_ladder(rugged(4, 3), make_batches(2)).save(path)
+    with pytest.raises(UserError, match=r"ladder\.json is for 4 blocks, this model has 6"):
+        Ladder.load(path, n_blocks=6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d | {"format": 2}, "has format 2; this layerdial reads format 1"),
+        (lambda d: [d], "it holds no JSON object"),
+        (lambda d: {k: v for k, v in d.items() if k != "rungs"}, "is damaged"),
+        (lambda d: d | {"rungs": d["rungs"][1:]}, r"rungs 1 to 3, found \[2, 3\]"),
+        (lambda d: d | {"rungs": "abc"}, "is damaged"),
+        (lambda d: d | {"rungs": [d["rungs"][0] | {"subset": "110"}, *d["rungs"][1:]]}, "cannot have the subset 110"),
+        (lambda d: d | {"rungs": [d["rungs"][0] | {"subset": "x"}, *d["rungs"][1:]]}, "made of 0 and 1"),
+        (lambda d: d | {"rungs": [d["rungs"][0] | {"errors": None}, *d["rungs"][1:]]}, "is damaged"),
+    ],
+)
+def test_a_damaged_ladder_is_one_clear_line(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
+    path = tmp_path / "ladder.json"
+    search_ladder(rugged(3, 0), make_batches(2)).save(path)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=message) as caught:
+        Ladder.load(path)
+    assert "\n" not in str(caught.value)
+    path.write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        Ladder.load(path)
+
+
+def test_selection_rules() -> None:
+    ladder = search_ladder(additive([1, 4, 2, 3]), make_batches(2))
+    keys = {rule: [s.key for s in select_all(rule, [1, 3], 4, ladder)] for rule in ("ladder", "prefix", "even")}
+    assert keys == {"ladder": ["0100", "0111"], "prefix": ["1000", "1110"], "even": ["1000", "1011"]}
+    assert [s.depth for s in select_all("random", None, 4, seed=3)] == [1, 2, 3, 4]
+    assert select_all("random", None, 8, seed=3) == select_all("random", None, 8, seed=3)
+    assert select_all("random", None, 8, seed=3) != select_all("random", None, 8, seed=4)
+
+
+def test_selection_refuses_what_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"no ladder\.json; run layerdial search first, or choose --select even"):
+        select_all("ladder", [1], 4)
+    with pytest.raises(UserError, match="choose one of ladder, prefix, even, random"):
+        select_all("best", [1], 4)
+    with pytest.raises(UserError, match="depth 0 does not exist"):
+        select_all("even", [0], 4)

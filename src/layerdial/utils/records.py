@@ -30,7 +30,7 @@ def parsing(file: Path, remedy: str) -> Iterator[None]:
     """Convert errors from taking a record apart to a `UserError` that names the file and the remedy."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{file} is damaged ({error!r}); {remedy}") from error
     except UserError as error:
         raise UserError(f"{file} is damaged ({error}); {remedy}") from error

@@ -7,8 +7,6 @@ import json
 import sys
 from typing import Any
 
-from layerdial.utils.files import json_text
-
 
 def show_every_name() -> None:
     """From now on print what the output cannot show as its code, where Python would stop with an error."""
@@ -19,6 +17,8 @@ def show_every_name() -> None:
 
 def printable_json(value: Any) -> str:
     """Return JSON in the characters that standard output has, others as JSON's own codes."""
+    from layerdial.utils.files import json_text  # when it is needed: --help loads this module
+
     text = json_text(value)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -41,6 +41,7 @@ for _name, _prepare in (
     corpora.command(_name)(_prepare)
 for _command in (
     train.train,
+    train.pseudo_label,
     evaluate.search,
     evaluate.sweep,
     deploy.transcribe,
@@ -96,7 +97,8 @@ def _how_to_go_on(words: Sequence[str]) -> str:
     kept = "; what was finished is kept, the same command goes on"
     if words[:1] == ["train"]:
         return f"{kept} (train: with --resume)"
-    resumed = words[:1] in (["search"], ["demo"], ["bench"]) or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
+    resumed = words[:1] in (["search"], ["demo"], ["bench"], ["pseudo-label"])
+    resumed = resumed or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
     if resumed or (words[:1] == ["sweep"] and any(word.split("=")[0] == "--out" for word in words)):
         return kept
     return ""

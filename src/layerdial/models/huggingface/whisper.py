@@ -153,7 +153,7 @@ class WhisperNetwork(Network):
         Frames of padding are zero before each convolution, as beyond the ends of a single utterance.
         """
         encoder = self.encoder
-        x_BDT = inputs.transpose(1, 2)
+        x_BDT = inputs.transpose(1, 2).to(encoder.conv1.weight.dtype)
         if real_BT is not None:
             x_BDT = x_BDT * real_BT.unsqueeze(1)
         x_BDT = F.gelu(encoder.conv1(x_BDT))

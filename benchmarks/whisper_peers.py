@@ -1,0 +1,181 @@
+"""Whisper as others run it on a manifest: what a dynamic Whisper is compared with.
+
+    python benchmarks/whisper_peers.py CUTS OUT --faster-whisper base=FOLDER tiny.en=FOLDER [--compute int8 float32]
+    python benchmarks/whisper_peers.py CUTS OUT --transformers base=FOLDER
+    python benchmarks/whisper_peers.py CUTS OUT --faster-whisper base=FOLDER --time 20
+
+Greedy, English, no timestamps, no text of earlier windows, one thread. faster-whisper takes a CTranslate2 folder
+(`pip install faster-whisper`), transformers the folder that `layerdial convert ctranslate2` makes of it. Texts are
+appended to `OUT/utterances/<split>-<peer>.jsonl` as they are made, so an interrupted run goes on. `OUT/peers.jsonl`
+gets a row for each peer, normaliser, and use of the fallback by temperature. With `--time N` only times are measured,
+of N utterances of the middle lengths, on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.data.manifest import cut_text, load_samples, open_cuts
+from layerdial.evaluation.metrics import bootstrap_interval, score, total
+from layerdial.text.normalise import normalise
+from layerdial.text.whisper_normalise import whisper_english
+from layerdial.utils.rows import Row, append_row, read_rows
+
+Samples = NDArray[np.float32]
+Transcribe = Callable[[Samples], Row]
+NORMALISERS: Mapping[str, Callable[[str], str]] = {"basic": normalise, "whisper-english": whisper_english}
+REPEATS, LOG_PROBABILITY, NO_SPEECH = 2.4, -1.0, 0.6  # faster-whisper's own thresholds of a fallback
+WINDOW = 30 * SAMPLE_RATE
+TIMED = 3
+
+
+def main() -> None:
+    options = parse()
+    split = options.cuts.name.split(".")[0]
+    for peer, transcribe in peers(options):
+        if options.time:
+            append_row(options.out / "times.jsonl", {"peer": peer, "cuts": split, **times(options, transcribe)})
+            continue
+        texts = options.out / "utterances" / f"{split}-{peer.replace(' ', '-')}.jsonl"
+        recognise(options.cuts, texts, transcribe)
+        for row in summary(read_rows(texts)):
+            append_row(options.out / "peers.jsonl", {"peer": peer, "cuts": split, **row})
+            print(peer, split, row, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cuts", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--faster-whisper", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--compute", nargs="+", default=["int8", "float32"])
+    parser.add_argument("--transformers", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--time", type=int, default=0, metavar="N")
+    return parser.parse_args()
+
+
+def peers(options: argparse.Namespace) -> Iterator[tuple[str, Transcribe]]:
+    for named in options.faster_whisper:
+        name, _, folder = named.partition("=")
+        for compute in options.compute:
+            yield f"faster-whisper {name} {compute}", faster_whisper(folder, compute)
+    for named in options.transformers:
+        name, _, folder = named.partition("=")
+        yield f"transformers {name} float32", transformers(folder)
+
+
+def faster_whisper(folder: str, compute: str) -> Transcribe:
+    """Return a function that gives the greedy text, and the text after a fallback where the greedy one needs it."""
+    import ctranslate2
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(folder, device="cpu", compute_type=compute, cpu_threads=1, num_workers=1)
+    settings = {"language": "en", "beam_size": 1, "without_timestamps": True, "condition_on_previous_text": False}
+
+    def transcribe(samples: Samples) -> Row:
+        segments = list(model.transcribe(samples, temperature=0.0, **settings)[0])
+        row: Row = {"text": "".join(segment.text for segment in segments)}
+        if any(needs_fallback(segment) for segment in segments):
+            ctranslate2.set_random_seed(0)
+            row["fallback"] = "".join(segment.text for segment in model.transcribe(samples, **settings)[0])
+        return row
+
+    return transcribe
+
+
+def needs_fallback(segment: Any) -> bool:
+    """Return whether faster-whisper would decode the segment again at a higher temperature, if it could."""
+    unlikely = segment.avg_logprob < LOG_PROBABILITY
+    return (segment.compression_ratio > REPEATS or unlikely) and not (unlikely and segment.no_speech_prob > NO_SPEECH)
+
+
+def transformers(folder: str) -> Transcribe:
+    """Return a function that gives the greedy text of the first 30 s, padded to 30 s, without any safeguard."""
+    import torch
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    torch.set_num_threads(1)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = WhisperProcessor.from_pretrained(folder)
+    settings = {"language": "en", "task": "transcribe"} if model.generation_config.is_multilingual else {}
+
+    def transcribe(samples: Samples) -> Row:
+        inputs = processor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        ids = model.generate(inputs, num_beams=1, do_sample=False, **settings)
+        row: Row = {"text": processor.batch_decode(ids, skip_special_tokens=True)[0]}
+        return row | {"cut_to_s": 30} if len(samples) > WINDOW else row
+
+    return transcribe
+
+
+def recognise(cuts: Path, texts: Path, transcribe: Transcribe) -> None:
+    """Append a row for each utterance that has none yet."""
+    done = {row["id"] for row in read_rows(texts)}
+    for cut in open_cuts(cuts):
+        if cut.id not in done:
+            row = {"id": cut.id, "reference": cut_text(cut), "seconds": round(cut.duration, 3)}
+            append_row(texts, row | transcribe(load_samples(cut)))
+
+
+def summary(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield errors and intervals, by normaliser, with and without the fallback."""
+    for fallback in sorted({False, any("fallback" in row for row in rows)}):
+        texts: list[str] = [row.get("fallback", row["text"]) if fallback else row["text"] for row in rows]
+        for name, normal in NORMALISERS.items():
+            pairs = [(normal(row["reference"]), normal(text)) for row, text in zip(rows, texts, strict=True)]
+            counts = score(pairs)
+            low, high = bootstrap_interval([c.errors for c in counts], [c.words for c in counts])
+            sums = total(counts)
+            yield {
+                "fallback": fallback,
+                "normalizer": name,
+                "wer": sums.rate,
+                "wer_low": low,
+                "wer_high": high,
+                "errors": sums.errors,
+                "words": sums.words,
+                "substitutions": sums.substitutions,
+                "deletions": sums.deletions,
+                "insertions": sums.insertions,
+                "utterances": len(rows),
+                "fell_back": sum("fallback" in row for row in rows),
+                "audio_seconds": round(sum(row["seconds"] for row in rows), 1),
+            }
+
+
+def times(options: argparse.Namespace, transcribe: Transcribe) -> Row:
+    """Return the real-time factor of whole requests: the fastest of a few repetitions, summed over utterances."""
+    cuts = sorted(open_cuts(options.cuts), key=lambda cut: float(cut.duration))
+    start = max(0, (len(cuts) - options.time) // 2)
+    chosen = cuts[start : start + options.time]
+    best, audio = [], 0.0
+    for cut in chosen:
+        samples, taken = load_samples(cut), []
+        for _ in range(TIMED):
+            begin = time.perf_counter()
+            transcribe(samples)
+            taken.append(time.perf_counter() - begin)
+        best.append(min(taken))
+        audio += len(samples) / SAMPLE_RATE
+    return {
+        "utterances": len(chosen),
+        "audio_seconds": round(audio, 2),
+        "rtf": round(sum(best) / audio, 4),
+        "request_ms": round(1000 * statistics.median(best), 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

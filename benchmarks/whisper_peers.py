@@ -125,17 +125,16 @@ def recognise(cuts: Path, texts: Path, transcribe: Transcribe) -> None:
     done = {row["id"] for row in read_rows(texts)}
     for cut in open_cuts(cuts):
         if cut.id not in done:
-            row = {"id": cut.id, "reference": cut_text(cut), "seconds": round(cut.duration, 3)}
+            row = {"id": cut.id, "reference": cut_text(cut) or "", "seconds": round(cut.duration, 3)}
             append_row(texts, row | transcribe(load_samples(cut)))
 
 
 def summary(rows: Sequence[Row]) -> Iterator[Row]:
     """Yield errors and intervals, by normaliser, with and without the fallback."""
     for fallback in sorted({False, any("fallback" in row for row in rows)}):
-        texts: list[str] = [row.get("fallback", row["text"]) if fallback else row["text"] for row in rows]
+        texts = [str(row.get("fallback", row["text"]) if fallback else row["text"]) for row in rows]
         for name, normal in NORMALISERS.items():
-            pairs = [(normal(row["reference"]), normal(text)) for row, text in zip(rows, texts, strict=True)]
-            counts = score(pairs)
+            counts = score((normal(row["reference"]), normal(text)) for row, text in zip(rows, texts, strict=True))
             low, high = bootstrap_interval([c.errors for c in counts], [c.words for c in counts])
             sums = total(counts)
             yield {

@@ -17,7 +17,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,11 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
 from layerdial.evaluation.metrics import bootstrap_interval, score, total
-from layerdial.text.normalise import normalise
-from layerdial.text.whisper_normalise import whisper_english
+from layerdial.text.normalisers import NORMALIZERS
 from layerdial.utils.rows import Row, append_row, read_rows
 
 Samples = NDArray[np.float32]
 Transcribe = Callable[[Samples], Row]
-NORMALISERS: Mapping[str, Callable[[str], str]] = {"basic": normalise, "whisper-english": whisper_english}
 REPEATS, LOG_PROBABILITY, NO_SPEECH = 2.4, -1.0, 0.6  # faster-whisper's own thresholds of a fallback
 WINDOW = 30 * SAMPLE_RATE
 TIMED = 3
@@ -133,7 +131,7 @@ def summary(rows: Sequence[Row]) -> Iterator[Row]:
     """Yield errors and intervals, by normaliser, with and without the fallback."""
     for fallback in sorted({False, any("fallback" in row for row in rows)}):
         texts = [str(row.get("fallback", row["text"]) if fallback else row["text"]) for row in rows]
-        for name, normal in NORMALISERS.items():
+        for name, normal in NORMALIZERS.items():
             counts = score((normal(row["reference"]), normal(text)) for row, text in zip(rows, texts, strict=True))
             low, high = bootstrap_interval([c.errors for c in counts], [c.words for c in counts])
             sums = total(counts)

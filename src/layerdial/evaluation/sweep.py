@@ -17,11 +17,13 @@ from layerdial.evaluation.plots import draw_sweep
 from layerdial.evaluation.tables import latest_rows
 from layerdial.recognizer import Recognizer
 from layerdial.subset import Blocks
+from layerdial.text.normalisers import Normalizer
 from layerdial.utils.files import json_text, write_text
 from layerdial.utils.rows import Row, append_row, read_rows
 
 # The keys that identify a measurement: one with the same values is not repeated.
 _MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
+_NORMALIZER = "normalizer"  # a key of rows that were not normalised by "basic"
 
 
 def sweep(
@@ -34,6 +36,7 @@ def sweep(
     timing: Times | None = None,
     title: str = "",
     progress: Callable[[int, str], None] | None = None,
+    normalizer: Normalizer = "basic",
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
 
@@ -44,6 +47,8 @@ def sweep(
     are there already are yielded without measuring again. At the end `out/sweep.png` shows all rows of these cuts.
     """
     labels = dict(extra or {}) | {"device": recognizer.device, "threads": recognizer.threads}
+    if normalizer != "basic":
+        labels[_NORMALIZER] = normalizer
     subsets = list(dict.fromkeys(subsets))
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
@@ -55,7 +60,7 @@ def sweep(
     for done, (subset, row) in enumerate(zip(subsets, wanted, strict=True), 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
-            evaluation = evaluate(recognizer, batches, subset)
+            evaluation = evaluate(recognizer, batches, subset, normalizer)
             made = labels | measure_subset(recognizer, evaluation, subset) | times[subset]
             made["rejected"] = len(batches.rejected)
             if out:
@@ -68,13 +73,14 @@ def sweep(
             progress(done, f"depth {subset.depth}: WER {100 * made['wer']:.2f} %" if made["wer"] is not None else "")
         yield made
     if out:
-        same = ("cuts", "cuts_contents")
+        same = ("cuts", "cuts_contents", _NORMALIZER)
         rows = [row for row in read_rows(out / "sweep.jsonl") if all(row.get(key) == labels.get(key) for key in same)]
         draw_sweep(latest_rows(rows), out / "sweep.png", title)
 
 
 def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
+    values = tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
+    return (*values, row[_NORMALIZER]) if row.get(_NORMALIZER) else values
 
 
 def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:
@@ -105,6 +111,15 @@ def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Block
     }
 
 
+def measure_again(evaluation: Evaluation, normalizer: Normalizer) -> Row:
+    """Return errors and interval of the same texts in another normal form, by names such as `wer_whisper_english`."""
+    evaluation = evaluation.normalized_by(normalizer)
+    counts, words, ending = evaluation.word_counts, evaluation.wer, normalizer.replace("-", "_")
+    low, high = bootstrap_interval([count.errors for count in counts], [count.words for count in counts])
+    found = {"wer": words.rate, "wer_low": low, "wer_high": high, "errors": words.errors, "words": words.words}
+    return {f"{name}_{ending}": _finite(value) for name, value in found.items()}
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -122,9 +137,13 @@ def _write_utterances(out: Path, row: Row, evaluation: Evaluation) -> str:
 
 
 def utterance_lines(evaluation: Evaluation) -> str:
-    """Return a JSON line an utterance: id, reference, hypothesis, errors in words and in characters."""
+    """Return a JSON line an utterance: id, reference, hypothesis, errors in words and in characters.
+
+    Where the recogniser wrote more than capitals that the hypothesis lacks, its text is there too.
+    """
     columns = (
         evaluation.ids,
+        evaluation.recognized,
         evaluation.references,
         evaluation.hypotheses,
         evaluation.word_counts,
@@ -140,6 +159,7 @@ def utterance_lines(evaluation: Evaluation) -> str:
             "char_errors": chars.errors,
             "chars": chars.words,
         }
-        for i, reference, hypothesis, words, chars in zip(*columns, strict=True)
+        | ({} if text.lower() == hypothesis else {"text": text})
+        for i, text, reference, hypothesis, words, chars in zip(*columns, strict=True)
     ]
     return "".join(json_text(line) + "\n" for line in lines)

@@ -6,9 +6,10 @@
 
 Greedy, English, no timestamps, no text of earlier windows, one thread. faster-whisper takes a CTranslate2 folder
 (`pip install faster-whisper`), transformers the folder that `layerdial convert ctranslate2` makes of it. Texts are
-appended to `OUT/utterances/<split>-<peer>.jsonl` as they are made, so an interrupted run goes on. `OUT/peers.jsonl`
-gets a row for each peer, normaliser, and use of the fallback by temperature. With `--time N` only times are measured,
-of N utterances of the middle lengths, on a machine that does nothing else.
+appended to `OUT/texts/<split>-<peer>.jsonl` as they are made, so an interrupted run goes on. `OUT/peers.jsonl` gets a
+row for each peer, normaliser, and use of the fallback by temperature; the errors of each utterance are in the file that
+it names, as those of a sweep. With `--time N` only times are measured, of N utterances of the middle lengths, on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -28,8 +29,10 @@ from numpy.typing import NDArray
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
-from layerdial.evaluation.metrics import bootstrap_interval, score, total
-from layerdial.text.normalisers import NORMALIZERS
+from layerdial.evaluation.evaluate import Evaluation
+from layerdial.evaluation.sweep import measure_errors, utterance_lines
+from layerdial.text.normalisers import Normalizer
+from layerdial.utils.files import write_text
 from layerdial.utils.rows import Row, append_row, read_rows
 
 Samples = NDArray[np.float32]
@@ -46,11 +49,14 @@ def main() -> None:
         if options.time:
             append_row(options.out / "times.jsonl", {"peer": peer, "cuts": split, **times(options, transcribe)})
             continue
-        texts = options.out / "utterances" / f"{split}-{peer.replace(' ', '-')}.jsonl"
+        texts = options.out / "texts" / f"{split}-{peer.replace(' ', '-')}.jsonl"
         recognise(options.cuts, texts, transcribe)
-        for row in summary(read_rows(texts)):
-            append_row(options.out / "peers.jsonl", {"peer": peer, "cuts": split, **row})
-            print(peer, split, row, flush=True)
+        for labels, evaluation in evaluations(read_rows(texts)):
+            name = f"utterances/{texts.stem}-{evaluation.normalizer}{'-fallback' * labels['fallback']}.jsonl"
+            write_text(options.out / name, utterance_lines(evaluation))
+            row = {"peer": peer, "cuts": split, **labels, **measure_errors(evaluation), "utterances_file": name}
+            append_row(options.out / "peers.jsonl", row)
+            print(f"{peer} on {split}, {evaluation.normalizer}: WER {100 * row['wer']:.2f} %", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -127,29 +133,15 @@ def recognise(cuts: Path, texts: Path, transcribe: Transcribe) -> None:
             append_row(texts, row | transcribe(load_samples(cut)))
 
 
-def summary(rows: Sequence[Row]) -> Iterator[Row]:
-    """Yield errors and intervals, by normaliser, with and without the fallback."""
-    for fallback in sorted({False, any("fallback" in row for row in rows)}):
-        texts = [str(row.get("fallback", row["text"]) if fallback else row["text"]) for row in rows]
-        for name, normal in NORMALIZERS.items():
-            counts = score((normal(row["reference"]), normal(text)) for row, text in zip(rows, texts, strict=True))
-            low, high = bootstrap_interval([c.errors for c in counts], [c.words for c in counts])
-            sums = total(counts)
-            yield {
-                "fallback": fallback,
-                "normalizer": name,
-                "wer": sums.rate,
-                "wer_low": low,
-                "wer_high": high,
-                "errors": sums.errors,
-                "words": sums.words,
-                "substitutions": sums.substitutions,
-                "deletions": sums.deletions,
-                "insertions": sums.insertions,
-                "utterances": len(rows),
-                "fell_back": sum("fallback" in row for row in rows),
-                "audio_seconds": round(sum(row["seconds"] for row in rows), 1),
-            }
+def evaluations(rows: Sequence[Row]) -> Iterator[tuple[Row, Evaluation]]:
+    """Yield the texts with and without the fallback, by normaliser, and what a row says of them."""
+    ids, references = tuple(row["id"] for row in rows), tuple(row["reference"] for row in rows)
+    seconds, fell_back = sum(row["seconds"] for row in rows), sum("fallback" in row for row in rows)
+    for fallback in sorted({False, fell_back > 0}):
+        texts = tuple(str(row.get("fallback", row["text"]) if fallback else row["text"]) for row in rows)
+        for normalizer in get_args(Normalizer):
+            labels = {"normalizer": normalizer, "fallback": fallback, "fell_back": fell_back}
+            yield labels, Evaluation(ids, references, texts, seconds, normalizer)
 
 
 def times(options: argparse.Namespace, transcribe: Transcribe) -> Row:

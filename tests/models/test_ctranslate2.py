@@ -121,6 +121,10 @@ def with_relu(weights: Weights) -> None:
     weights["decoder/activation"] = np.array(0, np.int8)
 
 
+def of_three_heads(weights: Weights) -> None:
+    weights["decoder/num_heads"] = np.array(3, np.int16)
+
+
 def without_decoder(weights: Weights) -> None:
     for name in [name for name in weights if name.startswith("decoder/")]:
         del weights[name]
@@ -136,6 +140,7 @@ def without_decoder(weights: Weights) -> None:
         (with_biased_keys, "has a bias for keys"),
         (of_three_and_a_bit, "cannot be cut into 3 equal parts"),
         (with_relu, "decoder/activation is 0, in OpenAI's Whisper it is 3"),
+        (of_three_heads, "decoder/num_heads is 3, which does not divide the width 8"),
         (without_decoder, "has no decoder/embeddings/weight"),
     ],
 )
@@ -202,9 +207,14 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path, tmp_path: P
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}, "merges": []}}))
     with pytest.raises(UserError, match="do not belong together"):
         convert_ctranslate2(folder, tmp_path / "hf")
-    (folder / "tokenizer.json").write_text(json.dumps({"model": []}))
-    with pytest.raises(UserError, match=r"is not the tokenizer\.json of a Whisper model"):
-        convert_ctranslate2(folder, tmp_path / "hf")
+    for model in ([], {"vocab": {"a": 0}, "merges": ["x y"]}, {"vocab": {"a": "b"}, "merges": []}, {"vocab": 1}):
+        (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+        with pytest.raises(UserError, match=r"is not the tokenizer\.json of a Whisper model"):
+            convert_ctranslate2(folder, tmp_path / "hf")
+    for notes in ([], {"suppress_ids": 1}, {"suppress_ids": ["a"]}, {"alignment_heads": [[1, 2, 3]]}):
+        (folder / "config.json").write_text(json.dumps(notes))
+        with pytest.raises(UserError, match=r"is not the config\.json of a CTranslate2 Whisper model"):
+            convert_ctranslate2(folder, tmp_path / "hf")
 
 
 # ------------------------------------------------------------------------------------------------------ real models

@@ -85,14 +85,18 @@ def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:
     """Return errors, intervals and costs of one subset. Raises `UserError` where there is no utterance."""
+    cost = recognizer.cost(subset)
+    costs = {"macs_per_second": cost.macs_per_second, "parameters": cost.parameters}
+    return {"subset": subset.key, "depth": subset.depth} | measure_errors(evaluation) | costs
+
+
+def measure_errors(evaluation: Evaluation) -> Row:
+    """Return errors and intervals. Raises `UserError` where there is no utterance."""
     if not evaluation.ids:
         raise UserError("nothing to evaluate: the cuts hold no utterance")
-    words, chars = evaluation.wer, evaluation.cer
-    counts, cost = evaluation.word_counts, recognizer.cost(subset)
+    counts, words, chars = evaluation.word_counts, evaluation.wer, evaluation.cer
     low, high = bootstrap_interval([count.errors for count in counts], [count.words for count in counts])
     return {
-        "subset": subset.key,
-        "depth": subset.depth,
         "wer": _finite(words.rate),
         "wer_low": _finite(low),
         "wer_high": _finite(high),
@@ -106,18 +110,13 @@ def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Block
         "chars": chars.words,
         "utterances": len(evaluation.ids),
         "audio_seconds": round(evaluation.audio_seconds, 3),
-        "macs_per_second": cost.macs_per_second,
-        "parameters": cost.parameters,
     }
 
 
 def measure_again(evaluation: Evaluation, normalizer: Normalizer) -> Row:
     """Return errors and interval of the same texts in another normal form, by names such as `wer_whisper_english`."""
-    evaluation = evaluation.normalized_by(normalizer)
-    counts, words, ending = evaluation.word_counts, evaluation.wer, normalizer.replace("-", "_")
-    low, high = bootstrap_interval([count.errors for count in counts], [count.words for count in counts])
-    found = {"wer": words.rate, "wer_low": low, "wer_high": high, "errors": words.errors, "words": words.words}
-    return {f"{name}_{ending}": _finite(value) for name, value in found.items()}
+    found, ending = measure_errors(evaluation.normalized_by(normalizer)), normalizer.replace("-", "_")
+    return {f"{name}_{ending}": found[name] for name in ("wer", "wer_low", "wer_high", "errors", "words")}
 
 
 def _finite(value: float) -> float | None:

@@ -37,6 +37,7 @@ _SETTINGS = {  # what transformers' Whisper computes
     "decoder/scale_embeddings": 0,
     "decoder/start_from_zero_embedding": 0,
 }
+_LISTS = ("suppress_ids", "suppress_ids_begin", "alignment_heads")  # in config.json
 _MULTILINGUAL_TOKENS = 51865  # OpenAI's rule: English models have one token fewer
 _LATEST_FIRST_TIMESTAMP = 50  # of 0.02 s
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -91,10 +92,14 @@ def _read_whisper(file: Path) -> CTranslate2File:
 def _read_notes(file: Path) -> Mapping[str, Any]:
     """Return config.json: the tokens that are never written, and the heads that align words."""
     notes = read_json(file)
-    wanted = ("suppress_ids", "suppress_ids_begin", "alignment_heads")
-    if not isinstance(notes, dict) or any(not isinstance(notes.get(key) or [], list) for key in wanted):
-        raise UserError(f"{file} is not the config.json of a CTranslate2 Whisper model, with lists {', '.join(wanted)}")
-    return notes
+    lists = [notes.get(key) or [] for key in _LISTS] if isinstance(notes, dict) else [None]
+    if not all(isinstance(found, list) and all(map(_is_number_or_pair, found)) for found in lists):
+        raise UserError(f"{file} is not the config.json of a CTranslate2 Whisper model, with lists {', '.join(_LISTS)}")
+    return notes  # type: ignore[no-any-return]
+
+
+def _is_number_or_pair(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value))
 
 
 def _read_vocabulary(folder: Path) -> Vocabulary:
@@ -150,7 +155,7 @@ def _sizes(model: CTranslate2File, part: str, folder: Path) -> dict[str, int]:
     blocks = {found[1] for name in model.variables if (found := re.match(rf"{part}/layer_(\d+)/", name))}
     return {
         f"{part}_layers": len(blocks),
-        f"{part}_attention_heads": _number(model, f"{part}/num_heads", folder),
+        f"{part}_attention_heads": _heads(model, part, folder),
         f"{part}_ffn_dim": _shape(model, f"{part}/layer_0/ffn/linear_0/weight", 2, folder)[0],
     }
 
@@ -162,11 +167,14 @@ def _shape(model: CTranslate2File, name: str, n_dimensions: int, folder: Path) -
     return array.shape
 
 
-def _number(model: CTranslate2File, name: str, folder: Path) -> int:
-    array = model.variables.get(name)
-    if array is None or array.ndim:
-        raise UserError(f"{folder / 'model.bin'} has no number {name}, as Whisper models have")
-    return int(array)
+def _heads(model: CTranslate2File, part: str, folder: Path) -> int:
+    """Return the number of heads. Raises `UserError` where there is none, or the width cannot be cut into as many."""
+    name, width = f"{part}/num_heads", _shape(model, "decoder/embeddings/weight", 2, folder)[1]
+    found = model.variables.get(name)
+    heads = int(found) if found is not None and found.ndim == 0 and found.dtype.kind == "i" else 0
+    if heads < 1 or width % heads:
+        raise UserError(f"{folder / 'model.bin'}: {name} is {heads}, which does not divide the width {width}")
+    return heads
 
 
 _NAMES = (  # of CTranslate2, of transformers
@@ -264,19 +272,29 @@ def _generation_config(config: WhisperConfig, tokens: Vocabulary, notes: Mapping
 
 def _tokenizer(file: Path, tokens: Vocabulary) -> WhisperTokenizer:
     """Return the tokenizer of tokenizer.json, with the special tokens and timestamps of the vocabulary."""
-    try:
-        model = read_json(file)["model"]
-        merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-        tokenizer = WhisperTokenizer(vocab=model["vocab"], merges=merges)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is not the tokenizer.json of a Whisper model: {error}") from None
+    tokenizer = _plain_tokenizer(file)
     end = _id_of(tokens, "<|endoftext|>")
     behind = [token for token, i in tokens.items() if i > end]
     special = [token for token in behind if not _TIMESTAMP.fullmatch(token)]
     tokenizer.add_special_tokens({"extra_special_tokens": special})
-    times = [AddedToken(token, normalized=False) for token in behind if _TIMESTAMP.fullmatch(token)]
-    tokenizer.add_tokens(times)
-    wrong = [token for token in behind if tokenizer.convert_tokens_to_ids(token) != tokens[token]]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in behind if _TIMESTAMP.fullmatch(token)])
+    found = tokenizer.convert_tokens_to_ids(list(tokens))
+    wrong = [token for (token, i), its_own in zip(tokens.items(), found, strict=True) if i != its_own]
     if wrong:
         raise UserError(f"{file} and the vocabulary do not belong together: {wrong[0]} has another id in each")
     return tokenizer
+
+
+def _plain_tokenizer(file: Path) -> WhisperTokenizer:
+    """Return the tokenizer of the pieces and merges in tokenizer.json; its own special tokens are left out."""
+    stored = read_json(file)
+    model = stored.get("model") if isinstance(stored, dict) else None
+    pieces, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
+    if not isinstance(pieces, dict) or not isinstance(merges, list):  # the library would open a file of a name
+        raise UserError(f"{file} is not the tokenizer.json of a Whisper model: it has no pieces or no merges")
+    try:
+        pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
+        return WhisperTokenizer(vocab=pieces, merges=pairs)
+    except Exception as error:  # the library raises bare ones
+        problem = " ".join(str(error).split())
+        raise UserError(f"{file} is not the tokenizer.json of a Whisper model: {problem}") from None

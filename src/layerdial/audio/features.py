@@ -137,36 +137,25 @@ class NemoMel:
 
 @dataclass(frozen=True)
 class WhisperMel:
-    """Whisper's log-mel, and a front end of two convolutions that halves the frames, rounded up.
-
-    `padded` pads with silence to 30 s and cuts what is longer, as Whisper was trained; else the input is as long as the
-    audio. transformers' WhisperFeatureExtractor gives the same to four decimals.
-    """
+    """Whisper's log-mel, and its front end, which makes a frame of two. Audio is not padded to 30 s."""
 
     n_mels: int
-    padded: bool = False
     per_second: int = FRAMES_PER_SECOND
 
     @property
-    def convolutions(self) -> tuple[Convolution, ...]:
-        return (3, 1, 1), (3, 2, 1)
-
-    @property
     def samples_per_frame(self) -> int:
-        return SHIFT * math.prod(stride for _, stride, _ in self.convolutions)
+        return 2 * SHIFT
 
     @property
     def settings(self) -> Mapping[str, Any]:
         return asdict(self)
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.padded:
-            return whisper_mel.log_mel(whisper_mel.pad_to_full(samples), self.n_mels)
-        missing = max(0, whisper_mel.FEWEST_SAMPLES - len(samples))
-        return whisper_mel.log_mel(np.pad(samples, (0, missing)), self.n_mels)
+        return whisper_mel.log_mel(samples, self.n_mels)
 
     def frames(self, lengths: Lengths) -> Lengths:
-        return frames_after(self.convolutions, lengths)
+        longer: Any = lengths
+        return (longer + 1) // 2  # type: ignore[no-any-return]
 
 
 def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengths:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, filter_energies
-from layerdial.audio.slaney_mel import mel_filters
 
 _FFT = 512
 _PREEMPHASIS = 0.97
 _LOG_FLOOR, _STD_FLOOR = 2.0**-24, 1e-5
+_BREAK_HERTZ, _HERTZ_A_MEL, _LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0  # Slaney's mel scale
 FEWEST_SAMPLES = 2 * SHIFT  # a variance needs two frames
 
 
@@ -42,5 +44,27 @@ def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), np.arange(_FFT // 2 + 1))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
     spectrum = window[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-    filters = mel_filters(_FFT, n_mels)
+    filters = slaney_filters(n_mels, _FFT)
     return spectrum.astype(np.float32), np.concatenate([filters] * 2).astype(np.float32)
+
+
+def slaney_filters(n_mels: int, fft: int) -> NDArray[np.float64]:
+    """Return filters (fft / 2 + 1, n_mels) that are triangles in hertz, of equal area, evenly spaced on Slaney's scale.
+
+    They are those of librosa's default, which NeMo and Whisper use.
+    """
+    hertz = np.arange(fft // 2 + 1)[:, None] * SAMPLE_RATE / fft
+    edges = _to_hertz(np.linspace(0.0, _to_mel(SAMPLE_RATE / 2), n_mels + 2))
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((hertz - left) / (centre - left), (right - hertz) / (right - centre))
+    filters: NDArray[np.float64] = np.maximum(triangles, 0.0) * 2.0 / (right - left)
+    return filters
+
+
+def _to_mel(hertz: float) -> float:
+    return float(_BREAK_HERTZ / _HERTZ_A_MEL + np.log(hertz / _BREAK_HERTZ) / _LOG_STEP)
+
+
+def _to_hertz(mel: Any) -> Any:
+    at_break = _BREAK_HERTZ / _HERTZ_A_MEL
+    return np.where(mel < at_break, mel * _HERTZ_A_MEL, _BREAK_HERTZ * np.exp(_LOG_STEP * (mel - at_break)))

@@ -1,43 +1,51 @@
-"""The log-mel features of OpenAI's Whisper, without torch: as transformers' WhisperFeatureExtractor makes them.
+"""Whisper's log-mel features (Radford et al. 2022), for audio of any length, without torch.
 
-The audio need not be padded to 30 s. All frames but the last two are the same either way: the floor, 80 dB below the
-loudest bin, does not depend on silence.
+The frames of audio are the first frames of the same audio padded with silence to 30 s, and all of them that hold any of
+its samples. So silence can be added later, to the features: all of it has the value `silence`.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, filter_energies
-from layerdial.audio.slaney_mel import mel_filters
+from layerdial.audio.nemo_fbank import slaney_filters
 
-FULL_SECONDS = 30  # of the input that Whisper was trained with
-FULL_SAMPLES = FULL_SECONDS * SAMPLE_RATE
-FEWEST_SAMPLES = WINDOW
-_FLOOR, _RANGE = 1e-10, 8.0  # of energies; in powers of ten
+WINDOW_FRAMES = 3000  # 30 s, the only length that published checkpoints were trained on
+Values = Any  # an array or a tensor
+_LEAST, _RANGE = 1e-10, 8.0  # of energies, and of their decimal logarithms in an utterance
 
 
 def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
-    """Return log-mel features (S // 160, n_mels) of samples (S,) at 16 kHz in [-1, 1]; S at least `FEWEST_SAMPLES`.
+    """Return log-mel features (T, n_mels) of samples (S,) at 16 kHz; T is `num_frames(S)`.
 
-    25 ms Hann windows every 10 ms, centred, the signal mirrored at its ends.
+    25 ms Hann windows every 10 ms, centred; the signal is mirrored at its start and followed by silence.
     """
-    padded = np.pad(np.asarray(samples, np.float32), WINDOW // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT][: len(samples) // SHIFT]
+    signal = np.asarray(samples, np.float32)
+    count = num_frames(len(signal))
+    followed = np.pad(signal, (0, WINDOW))
+    padded = np.pad(followed, (WINDOW // 2, 0), mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT][:count]
     energies_TF = filter_energies(np.ascontiguousarray(frames), *_matrices(n_mels))
-    powers_TF = np.log10(np.maximum(energies_TF, np.float32(_FLOOR)))
-    features: NDArray[np.float32] = (np.maximum(powers_TF, powers_TF.max() - np.float32(_RANGE)) + 4) / 4
-    return features
+    log_TF = np.log10(np.maximum(energies_TF, np.float32(_LEAST)))
+    log_TF = np.maximum(log_TF, log_TF.max() - np.float32(_RANGE))
+    scaled: NDArray[np.float32] = (log_TF + np.float32(4.0)) / np.float32(4.0)
+    return scaled
 
 
-def pad_to_full(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the first 30 s of samples (S,), padded with silence to 30 s: (480000,)."""
-    cut = samples[:FULL_SAMPLES]
-    return np.pad(cut, (0, FULL_SAMPLES - len(cut)))
+def num_frames(n_samples: int) -> int:
+    """Return how many frames hold any of `n_samples` samples; 30 s have the 3000 that they have as padded audio."""
+    touched = -(-(n_samples + WINDOW // 2) // SHIFT)
+    return min(touched, WINDOW_FRAMES) if n_samples <= WINDOW_FRAMES * SHIFT else touched
+
+
+def silence(loudest: Values) -> Values:
+    """Return the value of silence in the features of an utterance, of which `loudest` is the largest."""
+    return (loudest - _RANGE / 4.0).clip((np.log10(_LEAST) + 4.0) / 4.0)
 
 
 @cache
@@ -49,5 +57,5 @@ def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     angle = 2 * np.pi / WINDOW * np.outer(np.arange(WINDOW), np.arange(WINDOW // 2 + 1))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     spectrum = window[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-    filters = mel_filters(WINDOW, n_mels)
+    filters = slaney_filters(n_mels, WINDOW)
     return spectrum.astype(np.float32), np.concatenate([filters] * 2).astype(np.float32)

@@ -141,8 +141,7 @@ def _in_words(features: Features) -> str:
     if isinstance(features, NemoMel):
         return f"NeMo log-mel, {features.n_mels} bins, 25 ms / 10 ms, zero mean and unit variance of each bin"
     if isinstance(features, WhisperMel):
-        length = "padded to 30 s" if features.padded else "as long as the audio"
-        return f"Whisper log-mel, {features.n_mels} bins, 25 ms / 10 ms, {length}"
+        return f"Whisper log-mel, {features.n_mels} bins, 25 ms / 10 ms, not padded to 30 s"
     assert isinstance(features, Samples)
     return "samples at 16 kHz, " + ("zero mean and unit variance" if features.normalise else "in [-1, 1]")
 
@@ -152,7 +151,7 @@ def describe_features(features: Features) -> dict[str, Any]:
     if isinstance(features, LogMel):
         return {"kind": "log-mel", "subsampling": features.subsampling}
     if isinstance(features, WhisperMel):
-        return {"kind": "whisper-mel", "n_mels": features.n_mels, "padded": features.padded}
+        return {"kind": "whisper-mel", "n_mels": features.n_mels}
     if isinstance(features, Samples | NemoMel):
         convolutions = [list(part) for part in features.convolutions]
         if isinstance(features, NemoMel):
@@ -166,7 +165,7 @@ def read_features(stored: dict[str, Any]) -> Features:
     if stored["kind"] == "log-mel":
         return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
     if stored["kind"] == "whisper-mel":
-        return WhisperMel(_between("n_mels", stored["n_mels"], 1, 1000), bool(stored["padded"]))
+        return WhisperMel(_between("n_mels", stored["n_mels"], 1, 1000))
     if stored["kind"] in ("samples", "nemo-mel"):
         parts = tuple(_convolution(*part) for part in stored["convolutions"])
         if stored["kind"] == "nemo-mel":

@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
-from layerdial.audio.features import Convolution, Lengths, WhisperMel, fewest_inputs, frames_after
+from layerdial.audio.features import Convolution, Lengths, fewest_inputs, frames_after
 from layerdial.audio.files import SAMPLE_RATE
-from layerdial.audio.kaldi_fbank import SHIFT, WINDOW
-from layerdial.audio.whisper_mel import FULL_SAMPLES
 from layerdial.audio.windows import CONTEXT_SECONDS
 from layerdial.errors import UserError
 from layerdial.utils.temporary import temporary_folder
@@ -93,23 +91,6 @@ class HuggingFaceFeatures:
 
     def _identity(self) -> tuple[Any, ...]:
         return self.convolutions, self.settings
-
-
-_WHISPER = {  # the settings that `WhisperMel` computes
-    "sampling_rate": SAMPLE_RATE,
-    "n_fft": WINDOW,
-    "hop_length": SHIFT,
-    "n_samples": FULL_SAMPLES,
-    "dither": 0.0,
-}
-
-
-def whisper_features(extractor: Any, where: str, padded: bool = False) -> WhisperMel:
-    """Return what a WhisperFeatureExtractor computes. Raises `UserError` for other settings than OpenAI's."""
-    found = {name: getattr(extractor, name, None) for name in _WHISPER}
-    if found != _WHISPER:
-        raise UserError(f"{where}: its features have {found}; Whisper's have {_WHISPER}")
-    return WhisperMel(int(extractor.feature_size), padded)
 
 
 class HuggingFaceTokenizer:

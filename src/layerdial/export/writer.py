@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from layerdial import __version__
-from layerdial.audio.features import Features, LogMel, NemoMel, Samples
+from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -106,7 +106,7 @@ def device_features(features: Features) -> Features:
 
     Raises `UserError` for settings that devices do not have.
     """
-    if isinstance(features, LogMel):
+    if isinstance(features, LogMel | WhisperMel):
         return features
     extractor, convolutions = features.extractor, features.convolutions  # type: ignore[attr-defined]
     if features.takes_samples:  # type: ignore[attr-defined]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.windows import pieces
 from layerdial.errors import UserError
 from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
 from layerdial.recognizer import Audio, Chunk, FeatureBatch, WindowResult, collate_features, recognize_windows
-from layerdial.subset import Blocks
+from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import batch_texts, greedy_ctc
 from layerdial.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from layerdial.models.huggingface.whisper import WhisperNetwork
+    from layerdial.models.huggingface.whisper import Memory, WhisperNetwork
+    from layerdial.models.huggingface.whisper_decoding import Written
 
+_LOOPED = "all blocks, because the text repeated itself"
 Transcribed = tuple[str, tuple[Chunk, ...], float]
 
 
@@ -130,9 +135,40 @@ class TokenDecoding(_Decoding):
             losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
             return float(losses_B.sum()), self._write(memory, batch)
 
-    def _write(self, memory: Any, batch: FeatureBatch) -> list[str]:
+    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
+        """Return the text of audio of any length, cut where it is quiet.
+
+        A piece whose text repeats itself is decoded again with all blocks.
+        """
+        texts: list[str] = []
+        chunks: list[Chunk] = []
+        begin = 0.0
+        for samples in pieces(audio):
+            chunk = Chunk(begin, begin + len(samples) / SAMPLE_RATE, subset)
+            written = self._piece(samples, subset)
+            full = BlockSubset.full(self.network.n_blocks)
+            if written.looped and subset != full:
+                written, chunk = self._piece(samples, full), replace(chunk, subset=full, reason=_LOOPED)
+            texts.append(self._text(written))
+            chunks.append(chunk)
+            begin = chunk.end
+        return " ".join(filter(None, texts)), tuple(chunks), max(begin, 1 / SAMPLE_RATE)
+
+    def _piece(self, samples: Any, subset: Any) -> Written:
+        batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
+        self.network.eval()
+        with torch.inference_mode():
+            memory, _ = self.network.encode(*self._inputs(batch), subset)
+            return self._written(memory, batch)[0]
+
+    def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
+        return [self._text(row) for row in self._written(memory, batch)]
+
+    def _written(self, memory: Memory, batch: FeatureBatch) -> list[Written]:
         from layerdial.models.huggingface.whisper_decoding import decode_greedily
 
         seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]
-        written = decode_greedily(self.network, memory, seconds, self.rules)
-        return [self.tokenizer.decode(row.tokens) for row in written]
+        return decode_greedily(self.network, memory, seconds, self.rules)
+
+    def _text(self, written: Written) -> str:
+        return "" if written.is_silence else self.tokenizer.decode(written.tokens)

@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,7 +41,8 @@ _Missing = Iterator[tuple[Any, tuple[float, ...]]]  # cuts, and the speeds at wh
 def stored_posteriors(recipe: Recipe, reference: Reference, accelerator: Accelerator) -> PosteriorStore:
     """The posteriors of every training cut at every speed; what is not stored yet is computed now, by the first rank.
 
-    Computed in full precision, whatever the run's, from the audio as it is. They lie in `data.posteriors`, by default
+    Computed from the audio as it is: in full precision for CTC, whatever the run's, and for a decoder, whose audio is
+    padded to 30 s, in the run's. They lie in `data.posteriors`, by default
     beside the manifest, in a folder whose name is a hash of the reference's weights, its features and `top_k`.
     Raises `UserError` when something is to be computed and the place cannot be written.
     """
@@ -56,13 +57,15 @@ def stored_posteriors(recipe: Recipe, reference: Reference, accelerator: Acceler
         "vocabulary": vocabulary,
         "top_k": top_k,
     }
+    if reference.network.labels.teacher_forced:
+        made_by["precision"] = recipe.train.precision
     folder = _place(recipe.data) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
     if accelerator.is_main_process:
         source = _Source(reference.network.features, reference.network.labels, reference.tokenizer)
         _forget_changed(PosteriorStore(folder, vocabulary), recipe.data, source)
         if missing := sum(len(speeds) for _, speeds in _missing(recipe.data, PosteriorStore(folder, vocabulary))):
             _begin(folder, {**made_by, "reference": str(reference.folder)})
-            _compute(folder, recipe.data, reference, source, accelerator.device, top_k, missing)
+            _compute(folder, recipe.data, reference, source, accelerator, top_k, missing)
     accelerator.wait_for_everyone()
     return PosteriorStore(folder, vocabulary)
 
@@ -145,7 +148,7 @@ def _compute(
     data: DataConfig,
     reference: Reference,
     source: _Source,
-    device: torch.device,
+    accelerator: Accelerator,
     top_k: int,
     missing: int,
 ) -> None:
@@ -155,7 +158,7 @@ def _compute(
     seconds, done = 0.0, 0
     with progress("posteriors of the reference", missing) as update:
         for batch in _batches(data, PosteriorStore(folder, len(reference.tokenizer.tokens)), source):
-            utterances += _utterances(batch, reference, device, top_k)
+            utterances += _utterances(batch, reference, accelerator, top_k)
             seconds += batch.lengths_B.sum().item() / features.per_second
             done += batch.asked
             if seconds >= _SHARD_SECONDS:
@@ -178,12 +181,14 @@ class _Batch:
     asked: int
 
 
-def _utterances(batch: _Batch, reference: Reference, device: torch.device, top_k: int) -> Iterator[Stored]:
+def _utterances(batch: _Batch, reference: Reference, accelerator: Accelerator, top_k: int) -> Iterator[Stored]:
     if not batch.keys:
         return
-    network = reference.network
+    network, device = reference.network, accelerator.device
     given = (pad_labels(batch.labels).to(device),) if network.labels.teacher_forced else ()
-    top = TopPosteriors.of(reference.posteriors(batch.inputs.to(device), batch.lengths_B, *given), top_k)
+    with accelerator.autocast() if given else nullcontext():
+        logp = reference.posteriors(batch.inputs.to(device), batch.lengths_B, *given)
+    top = TopPosteriors.of(logp, top_k)
     tokens_BTK, logp_BTK = top.tokens.cpu(), top.logp.cpu()
     for row, n_frames in enumerate(network.features.frames(batch.lengths_B).tolist()):
         frames = network.labels.positions(n_frames, batch.labels[row])

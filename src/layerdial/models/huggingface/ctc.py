@@ -156,13 +156,7 @@ class HuggingFaceCTC(Network):
             raise UserError("model.freeze_decoder is for encoder-decoder models such as Whisper; leave it out")
         if settings.freeze_front_end:
             self.front_end.requires_grad_(False)
-        # the method's name: from version 5.23 on, and before
-        called = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
-        if settings.gradient_checkpointing:
-            keywords = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
-            getattr(self.model, f"{called}_checkpointing_enable")(**keywords)
-        else:  # some checkpoints' configs switch it on
-            getattr(self.model, f"{called}_checkpointing_disable")()
+        switch_checkpointing(self.model, settings.gradient_checkpointing)
 
     @property
     def front_end(self) -> nn.Module:
@@ -261,6 +255,17 @@ class FastConformerCTC(HuggingFaceCTC):
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
         encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
         return encoded.last_hidden_state  # type: ignore[no-any-return]
+
+
+def switch_checkpointing(model: PreTrainedModel, on: bool) -> None:
+    """Recompute blocks in the backward pass, or do not: some checkpoints' configs switch it on."""
+    # the method's name: from version 5.23 on, and before
+    called = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        keywords = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
+        getattr(model, f"{called}_checkpointing_enable")(**keywords)
+    else:
+        getattr(model, f"{called}_checkpointing_disable")()
 
 
 def norm_over_real_frames(norm: nn.GroupNorm, x_BCT: Tensor, frames_B: Tensor) -> Tensor:

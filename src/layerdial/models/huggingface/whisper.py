@@ -24,7 +24,7 @@ from layerdial.audio.whisper_mel import WINDOW_FRAMES, silence
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.errors import UserError
 from layerdial.models.dynamic import Choice, run_blocks
-from layerdial.models.huggingface.ctc import BlocksAsOneLayer, silence_transformers
+from layerdial.models.huggingface.ctc import BlocksAsOneLayer, silence_transformers, switch_checkpointing
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
@@ -73,11 +73,24 @@ class WhisperNetwork(Network):
         self.model = model
         self.features = features
         self.prompt = tuple(prompt)
-        self.encoder = _dynamic(model.model.encoder, BlocksAsOneLayer)
-        self.decoder = _dynamic(model.model.decoder, DecoderBlocksAsOneLayer)
+        _make_dynamic(model.model.encoder, BlocksAsOneLayer)
+        _make_dynamic(model.model.decoder, DecoderBlocksAsOneLayer)
         self.labels = TokenLabels(self.most_tokens)
         self.decoder_subset = BlockSubset.full(len(self.decoder.layers.blocks))
+        if model.config.tie_word_embeddings:
+            self.register_state_dict_post_hook(_leave_out_tied)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_put_back_tied)  # type: ignore[no-untyped-call]
         self.train(model.training)
+
+    @property
+    def encoder(self) -> Any:
+        """The library's encoder."""
+        return self.model.model.encoder
+
+    @property
+    def decoder(self) -> Any:
+        """The library's decoder."""
+        return self.model.model.decoder
 
     @property
     def head(self) -> nn.Module:  # type: ignore[override]
@@ -214,10 +227,7 @@ class WhisperNetwork(Network):
             self.decoder.requires_grad_(False)
         if settings.freeze_decoder != "none":  # which are the output layer too
             self.decoder.embed_tokens.requires_grad_(False)
-        if settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.model.gradient_checkpointing_disable()
+        switch_checkpointing(self.model, settings.gradient_checkpointing)
 
     def save(self, folder: Path) -> None:
         with disk_errors(folder), silence_transformers():
@@ -239,8 +249,20 @@ def pad_to_window(inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     return padded, torch.full_like(lengths_B, WINDOW_FRAMES)
 
 
-def _dynamic(part: Any, layers: type[BlocksAsOneLayer]) -> Any:
+def _make_dynamic(part: Any, layers: type[BlocksAsOneLayer]) -> None:
     """Make the encoder or decoder dynamic in place, with its own layer drop switched off."""
     part.layers = layers(part.layers)
     part.layerdrop = 0.0
-    return part
+
+
+_TIED, _TIED_TO = "model.proj_out.weight", "model.model.decoder.embed_tokens.weight"
+
+
+def _leave_out_tied(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Leave the output layer out of a state dict: its weights are the token embeddings', and files hold them once."""
+    state.pop(prefix + _TIED, None)
+
+
+def _put_back_tied(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    if prefix + _TIED_TO in state:
+        state[prefix + _TIED] = state[prefix + _TIED_TO]

@@ -18,6 +18,7 @@ _TOKENS_PER_SECOND = 12  # more than anybody says: a text that is longer for its
 _FEWEST_TOKENS = 16
 _REPEATS = 4  # of a phrase of at least two tokens, one after the other; a single token twice as often
 _LONGEST_PHRASE = 40
+_NO_SPEECH, _UNSURE = 0.6, -1.0  # as in openai-whisper
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Written:
     mean_logp: float
     no_speech: float
     looped: bool
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether nobody speaks, by OpenAI's rule: that is likely, and the text is not."""
+        return self.no_speech > _NO_SPEECH and self.mean_logp < _UNSURE
 
 
 def decode_greedily(

@@ -18,7 +18,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,11 +51,12 @@ def main() -> None:
             continue
         texts = options.out / "texts" / f"{split}-{peer.replace(' ', '-')}.jsonl"
         recognise(options.cuts, texts, transcribe)
-        for labels, evaluation in evaluations(read_rows(texts)):
+        for labels, evaluation in evaluations(options.cuts, texts):
             name = f"utterances/{texts.stem}-{evaluation.normalizer}{'-fallback' * labels['fallback']}.jsonl"
             write_text(options.out / name, utterance_lines(evaluation))
             row = {"peer": peer, "cuts": split, **labels, **measure_errors(evaluation), "utterances_file": name}
-            append_row(options.out / "peers.jsonl", row)
+            if row not in read_rows(options.out / "peers.jsonl"):
+                append_row(options.out / "peers.jsonl", row)
             print(f"{peer} on {split}, {evaluation.normalizer}: WER {100 * row['wer']:.2f} %", flush=True)
 
 
@@ -129,19 +130,20 @@ def recognise(cuts: Path, texts: Path, transcribe: Transcribe) -> None:
     done = {row["id"] for row in read_rows(texts)}
     for cut in open_cuts(cuts):
         if cut.id not in done:
-            row = {"id": cut.id, "reference": cut_text(cut) or "", "seconds": round(cut.duration, 3)}
-            append_row(texts, row | transcribe(load_samples(cut)))
+            append_row(texts, {"id": cut.id, **transcribe(load_samples(cut))})
 
 
-def evaluations(rows: Sequence[Row]) -> Iterator[tuple[Row, Evaluation]]:
+def evaluations(cuts: Path, texts: Path) -> Iterator[tuple[Row, Evaluation]]:
     """Yield the texts with and without the fallback, by normaliser, and what a row says of them."""
-    ids, references = tuple(row["id"] for row in rows), tuple(row["reference"] for row in rows)
-    seconds, fell_back = sum(row["seconds"] for row in rows), sum("fallback" in row for row in rows)
+    rows = {row["id"]: row for row in read_rows(texts)}
+    spoken = {cut.id: (str(cut_text(cut) or ""), float(cut.duration)) for cut in open_cuts(cuts)}
+    ids, references = tuple(spoken), tuple(text for text, _ in spoken.values())
+    seconds, fell_back = sum(time for _, time in spoken.values()), sum("fallback" in rows[i] for i in ids)
     for fallback in sorted({False, fell_back > 0}):
-        texts = tuple(str(row.get("fallback", row["text"]) if fallback else row["text"]) for row in rows)
+        written = tuple(str(rows[i].get("fallback" if fallback else "text", rows[i]["text"])) for i in ids)
         for normalizer in get_args(Normalizer):
             labels = {"normalizer": normalizer, "fallback": fallback, "fell_back": fell_back}
-            yield labels, Evaluation(ids, references, texts, seconds, normalizer)
+            yield labels, Evaluation(ids, references, written, seconds, normalizer)
 
 
 def times(options: argparse.Namespace, transcribe: Transcribe) -> Row:

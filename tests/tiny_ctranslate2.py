@@ -21,21 +21,24 @@ TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 Weights = dict[str, NDArray[Any]]
 
 
-def tiny_whisper(n_mels: int = 80) -> WhisperForConditionalGeneration:
+def tiny_whisper(n_mels: int = 80, **changes: Any) -> WhisperForConditionalGeneration:
     """Two encoder blocks and one decoder block of width 8, two heads; positions for half a second of audio."""
     torch.manual_seed(0)
+    size = {
+        "d_model": 8,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 12,
+        "decoder_ffn_dim": 16,
+        "max_source_positions": 25,
+        "max_target_positions": 20,
+    }
     config = WhisperConfig(
         vocab_size=len(TOKENS),
         num_mel_bins=n_mels,
-        d_model=8,
-        encoder_layers=2,
-        decoder_layers=1,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
-        encoder_ffn_dim=12,
-        decoder_ffn_dim=16,
-        max_source_positions=25,
-        max_target_positions=20,
+        **(size | changes),
         pad_token_id=TOKENS.index("<|endoftext|>"),
         bos_token_id=TOKENS.index("<|endoftext|>"),
         eos_token_id=TOKENS.index("<|endoftext|>"),

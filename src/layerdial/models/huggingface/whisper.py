@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from layerdial.audio.features import WhisperMel
-from layerdial.audio.whisper_mel import WINDOW_FRAMES, silence
+from layerdial.audio.whisper_mel import silence
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.errors import UserError
 from layerdial.models.dynamic import Choice, run_blocks
@@ -138,12 +138,13 @@ class WhisperNetwork(Network):
     ) -> tuple[Memory, list[Memory]]:
         """Run the blocks of `subset` on log-mel (B, T, F). Each number n in `exits` adds the output after n of them.
 
-        Raises `UserError` for more than 30 s.
+        Raises `UserError` for more than the encoder takes: 30 s.
         """
-        if inputs.shape[1] > WINDOW_FRAMES:
-            raise UserError(f"{inputs.shape[1]} frames of log-mel; Whisper takes up to {WINDOW_FRAMES}, which are 30 s")
+        longest = 2 * self.model.config.max_source_positions
+        if inputs.shape[1] > longest:
+            raise UserError(f"{inputs.shape[1]} frames of log-mel; the encoder takes up to {longest}, of 10 ms")
         if self.pads_input:
-            inputs, lengths_B = pad_to_window(inputs, lengths_B)
+            inputs, lengths_B = pad_with_silence(inputs, lengths_B, longest)
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
         lengths_B = lengths_B.to(inputs.device, non_blocking=True)
@@ -239,14 +240,14 @@ def new_cache() -> EncoderDecoderCache:
     return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
-def pad_to_window(inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log-mel (B, 3000, F) of utterances followed by silence, as of padded audio, and the new lengths."""
+def pad_with_silence(inputs: Tensor, lengths_B: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
+    """Return log-mel (B, n_frames, F) of utterances followed by silence, as of padded audio, and the new lengths."""
     real_BT1 = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1]).unsqueeze(2)
     loudest_B11 = inputs.masked_fill(~real_BT1, -torch.inf).amax(dim=(1, 2), keepdim=True)
     silence_B11 = silence(loudest_B11)
-    padded = silence_B11.expand(-1, WINDOW_FRAMES, inputs.shape[2]).clone()
+    padded = silence_B11.expand(-1, n_frames, inputs.shape[2]).clone()
     padded[:, : inputs.shape[1]] = torch.where(real_BT1, inputs, silence_B11)
-    return padded, torch.full_like(lengths_B, WINDOW_FRAMES)
+    return padded, torch.full_like(lengths_B, n_frames)
 
 
 def _make_dynamic(part: Any, layers: type[BlocksAsOneLayer]) -> None:

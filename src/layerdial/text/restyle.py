@@ -37,7 +37,8 @@ def restyle(transcript: str, recognised: str) -> str:
             found += _as_written(words[from_a:to_a], written, owners, from_b)
         elif to_a > from_a:
             replaced = [written[owners[i]].text for i in range(from_b, to_b)]
-            found += _in_place_of(words[from_a:to_a], replaced)
+            begins = not found or found[-1][-1:] in ".!?"
+            found += _in_place_of(words[from_a:to_a], replaced, begins)
         elif found:  # words that nobody said: their last sign ends what stands before them
             found[-1] = _TAIL.sub("", found[-1]) + _tail(written[owners[to_b - 1]].text)
     return " ".join(found)
@@ -73,10 +74,11 @@ def _as_written(words: list[str], written: list[_Written], owners: list[int], st
             i += 1
 
 
-def _in_place_of(words: list[str], replaced: list[str]) -> list[str]:
+def _in_place_of(words: list[str], replaced: list[str], begins: bool) -> list[str]:
+    """Return words with the capital and the last sign of others; `begins`: a sentence begins, as with a number."""
     if not replaced:
         return words
-    if replaced[0][:1].isupper():
+    if replaced[0][:1].isupper() or (begins and replaced[0][:1].isdigit()):
         words = [words[0][0].upper() + words[0][1:], *words[1:]]
     return [*words[:-1], words[-1] + _tail(replaced[-1])]
 

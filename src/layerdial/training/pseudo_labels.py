@@ -96,8 +96,8 @@ def _write(cuts: Path, out: Path, texts: dict[str, str], words: str, max_wer: fl
             cut.supervisions[0].text = restyle(transcript, text) if words == "transcript" else text
             writer.write(cut)
             kept += 1
-    if not kept:
-        raise UserError(f"{cuts}: no text was recognised within {max_wer:.0%} of its transcript; is it this model's?")
+        if not kept:
+            raise UserError(f"{cuts}: no text was recognised within {max_wer:.0%} of its transcript")
     return PseudoLabels(kept, left_out, unread)
 
 

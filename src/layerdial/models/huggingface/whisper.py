@@ -221,6 +221,7 @@ class WhisperNetwork(Network):
     def prepare_training(self, settings: HuggingFaceConfig) -> None:
         """Freeze what the recipe says, recompute blocks in the backward pass if it says so, and take any length."""
         self.pads_input = False
+        self.encoder.embed_positions.requires_grad_(False)  # sinusoids, which the library thaws when it loads weights
         if settings.freeze_front_end:
             self.encoder.conv1.requires_grad_(False)
             self.encoder.conv2.requires_grad_(False)

@@ -155,6 +155,18 @@ def test_freezing_a_decoder_that_is_not_there_is_refused(published: Path, cuts: 
         train(recipe)
 
 
+def test_another_tokenizer_and_training_from_scratch_are_refused(published: Path, cuts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave `tokenizer` out"):
+        train(
+            fine_tune(
+                tmp_path / "run", cuts, published, "tokenizer={kind: char}", "reference=null", f"init={published}"
+            )
+        )
+    scratch = ("model={family: hf, config: {model_type: whisper}, freeze_front_end: false}", "init=scratch")
+    with pytest.raises(UserError, match="Whisper is not trained from scratch"):
+        train(fine_tune(tmp_path / "run", cuts, published, *scratch, "tokenizer={kind: char}", "reference=null"))
+
+
 @pytest.mark.slow
 def test_it_learns_six_utterances_by_heart_at_every_depth(published: Path, cuts: Path, tmp_path: Path) -> None:
     changes = ("policy={name: sandwich, subsets: even}", "optim.lr=5e-3", "train.steps=500", "train.eval_every=500")

@@ -91,8 +91,12 @@ def with_new_head(
 
     Its inputs are as before: the feature extractor stays the checkpoint's.
     """
-    processor.feature_extractor = extractor_for(folder, {})
     config = _read_config(folder, changes)
+    if config.model_type == "whisper":
+        raise UserError(
+            f"{folder} is Whisper, whose decoder writes its own tokens; leave `tokenizer` out of the recipe"
+        )
+    processor.feature_extractor = extractor_for(folder, {})
     for key, value in _vocabulary(processor).items():
         setattr(config, key, value)
     model = _load_model(folder, config, new_head=True)
@@ -108,8 +112,9 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
     kind = settings.get("model_type")
     if kind not in _FAMILIES:
         raise UserError(f"model.config.model_type is {kind!r}; choose wavlm, wav2vec2 or hubert")
-    if kind == "parakeet_ctc":  # its batch norms keep the statistics that they begin with
-        raise UserError("Parakeet is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
+    if kind in ("parakeet_ctc", "whisper"):  # Parakeet's batch norms keep the statistics that they begin with
+        name = {"parakeet_ctc": "Parakeet", "whisper": "Whisper"}[kind]
+        raise UserError(f"{name} is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
     given = {k: v for k, v in settings.items() if k != "model_type"} | _vocabulary(processor)
     default = AutoConfig.for_model(kind)
     _check_keys(default, given, "model.config")

@@ -1,30 +1,29 @@
-"""Deadlines while other processes take the CPU away: with the controller, at full depth, and at the shallowest."""
+"""Deadlines while other processes take the CPU away: with the controller, and at fixed depths.
+
+`deadline_replay.py` does the same on recorded load, with an oracle.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from layerdial.runtime import Recognizer, Transcript
+from load_trace import bursts
 
-DEADLINES = (1.25, 2.0)  # times what the full depth needs on the idle machine
+DEADLINES = (1.5, 2.5)  # times what the full depth needs on the idle machine
 TOLERANCE = 1.1
 
 
-def deadlines(folder: Path, samples: np.ndarray, requests: int, seed: int = 0) -> dict[str, Any]:
+def deadlines(
+    folder: Path, samples: np.ndarray, requests: int, seed: int = 0, load_kind: str = "long"
+) -> dict[str, Any]:
     """Requests one after another under bursts of load; each kind of request in turns, so that all meet the same load.
 
     A round counts where the shallowest depth kept the deadline: only then was there something to keep. It runs once
@@ -35,11 +34,11 @@ def deadlines(folder: Path, samples: np.ndarray, requests: int, seed: int = 0) -
     idle_ms = statistics.median(timed(recognizer, samples, None)[0] for _ in range(15))
     draw = random.Random(seed)
     rows: list[dict[str, Any]] = []
-    with bursts(seed) as load:
+    with bursts(seed, load_kind) as load:
         for number in range(requests):
             deadline_ms = idle_ms * DEADLINES[number % len(DEADLINES)]
             row: dict[str, Any] = {"deadline_ms": deadline_ms, "load": load.hogs}
-            kinds = ["controlled", "full", "shallowest", "shallowest again"]
+            kinds = ["controlled", "full", "half", "shallowest", "shallowest again"]
             draw.shuffle(kinds)
             for kind in kinds:
                 took, result = timed(recognizer, samples, kind, deadline_ms)
@@ -64,7 +63,8 @@ def timed(
     if kind == "controlled":
         result = recognizer.transcribe(samples, deadline_ms=deadline_ms)
     else:
-        result = recognizer.transcribe(samples, depth=1 if kind and kind.startswith("shallowest") else None)
+        depths = {"shallowest": 1, "shallowest again": 1, "half": recognizer.n_blocks // 2}
+        result = recognizer.transcribe(samples, depth=depths.get(kind or "full"))
     return 1000.0 * (time.perf_counter() - start), result
 
 
@@ -75,53 +75,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         f"{kind}_within_{limit:g}": round(
             sum(row[kind] <= limit * row["deadline_ms"] for row in counting) / len(counting), 4
         )
-        for kind in ("controlled", "full", "shallowest again")
+        for kind in ("controlled", "full", "half", "shallowest again")
         for limit in (1.0, TOLERANCE)
     }
     depths = {
         "mean_depth_idle": statistics.fmean([row["depth"] for row in counting if not row["load"]] or [0]),
         "mean_depth_loaded": statistics.fmean([row["depth"] for row in counting if row["load"]] or [0]),
     }
-    return {"requests": len(rows), "counting": len(counting), **kept} | {k: round(v, 2) for k, v in depths.items()}
+    counts = {"requests": len(rows), "counting": len(counting)}
+    return counts | kept | {name: round(value, 2) for name, value in depths.items()}
 
 
 def by_deadline(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     times = sorted({row["deadline_ms"] for row in rows})
     return [{"deadline_ms": round(ms, 1), **summary([row for row in rows if row["deadline_ms"] == ms])} for ms in times]
-
-
-class Load:
-    """How many busy processes run at the moment."""
-
-    hogs = 0
-
-
-@contextlib.contextmanager
-def bursts(seed: int) -> Iterator[Load]:
-    """One or two busy processes a core for 1 to 30 s, then none for 1 to 30 s, and so on."""
-    cores = os.cpu_count() or 1
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cores)]
-    for process in busy:
-        process.send_signal(signal.SIGSTOP)
-    load, ended, draw = Load(), threading.Event(), random.Random(seed)
-
-    def drive() -> None:
-        while not ended.wait(30 ** draw.random()):
-            load.hogs = draw.choice((cores, 2 * cores))
-            for process in busy[: load.hogs]:
-                process.send_signal(signal.SIGCONT)
-            ended.wait(30 ** draw.random())
-            for process in busy:
-                process.send_signal(signal.SIGSTOP)
-            load.hogs = 0
-
-    driver = threading.Thread(target=drive)
-    driver.start()
-    try:
-        yield load
-    finally:
-        ended.set()
-        driver.join()
-        for process in busy:
-            process.kill()
-            process.wait()

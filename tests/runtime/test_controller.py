@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from statistics import mean, median
@@ -15,6 +16,8 @@ import pytest
 
 from layerdial.ladder import Ladder, Rung
 from layerdial.runtime.controller import CostTable, DepthController, DepthOption, Load, worthwhile
+from layerdial.runtime.scheduler import Constraint, PassResult, Scheduler, TimedWindow
+from layerdial.runtime.session import Cancel, Cancelled
 from layerdial.subset import BlockSubset
 
 N = 12
@@ -36,10 +39,10 @@ OPTIONS = tuple(DepthOption(depth, BlockSubset.prefix(N, depth), 1 / depth) for 
 
 @dataclass(frozen=True)
 class Served:
-    """One request: when it came, which depth was planned and which made the result, how long it took."""
+    """One request: when it came, which depth was tried and which made the result, how long it took."""
 
     at: float
-    planned: int
+    tried: int
     depth: int
     took_ms: float
     reason: str
@@ -47,11 +50,14 @@ class Served:
 
     @property
     def stopped(self) -> bool:
-        return self.depth != self.planned
+        return self.depth != self.tried
 
 
 class Device:
-    """Serves one request after the other as `Recognizer` does, `slow(now)` times slower than its costs say."""
+    """Serves one request after the other by the runtime's scheduler, `slow(now)` times slower than its costs say.
+
+    It is the clock and the watchdog of the scheduler, and its network.
+    """
 
     def __init__(
         self,
@@ -62,9 +68,10 @@ class Device:
         costs: CostTable = COSTS,
     ) -> None:
         self.controller = DepthController(costs, options)
+        self.scheduler = Scheduler(self._run, self.controller, N, clock=lambda: self.now, timer=self)
         self.costs = costs
         self.slow, self.noise, self.rng = slow, noise, np.random.default_rng(seed)
-        self.now = 0.0
+        self.now, self.due = 0.0, math.inf
 
     def serve(self, count: int, every: float = 0.2, deadline_ms: float = DEADLINE_MS, seconds: float = 10.0) -> list:
         """So many requests, one each `every` seconds, or as soon as the one before is done."""
@@ -76,30 +83,30 @@ class Device:
         return served
 
     def request(self, deadline_ms: float = DEADLINE_MS, seconds: float = 10.0) -> Served:
-        begin, controller = self.now, self.controller
-        features_ms = self._work(self.costs.features(seconds))
-        controller.observe_features(seconds, features_ms, self.now)
-        plan = controller.choose(seconds, deadline_ms - features_ms, self.now)
-        depth, least = plan.option.depth, controller.shallowest.depth
-        could = self.slow(self.now) * self.costs.total(least, seconds) <= deadline_ms
-        if not self._run(depth, seconds, plan.rescue_ms):
-            depth = least
-            self._run(depth, seconds, None)
-        return Served(begin, plan.option.depth, depth, 1000 * (self.now - begin), plan.reason, could)
+        begin = self.now
+        features_ms = self._ms(self.costs.features(seconds))
+        self.now += features_ms / 1000
+        self.controller.observe_features(seconds, features_ms, self.now)
+        window = TimedWindow(np.zeros(0, np.float32), seconds, seconds, begin + deadline_ms / 1000)
+        self.seconds, self.tried = seconds, 0
+        could = self.slow(self.now) * self.costs.total(self.controller.shallowest.depth, seconds) <= deadline_ms
+        result = self.scheduler.run(window, Constraint(deadline=window.deadline))
+        return Served(begin, self.tried, result.subset.depth, 1000 * (self.now - begin), result.reason, could)
 
-    def _run(self, depth: int, seconds: float, at_most_ms: float | None) -> bool:
+    @contextmanager
+    def at(self, when: float, action: Callable[[], object]) -> Iterator[None]:
+        self.due = when
+        yield
+
+    def _run(self, inputs: np.ndarray, subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
         """Run to the end, or until it is stopped."""
-        took = self._ms(self.costs.network(depth, seconds))
-        stopped = at_most_ms is not None and took > at_most_ms
-        took = at_most_ms if stopped and at_most_ms is not None else took
-        self.now += took / 1000
-        self.controller.observe_network(depth, seconds, took, self.now, unfinished=stopped)
-        return not stopped
-
-    def _work(self, idle_ms: float) -> float:
-        took = self._ms(idle_ms)
-        self.now += took / 1000
-        return took
+        self.tried = max(self.tried, subset.depth)
+        done = self.now + self._ms(self.costs.network(subset.depth, self.seconds)) / 1000
+        if cancel is not None and done > self.due:
+            self.now = max(self.now, self.due)
+            raise Cancelled
+        self.now = done
+        return PassResult([], 1.0, subset)
 
     def _ms(self, idle_ms: float) -> float:
         return idle_ms * self.slow(self.now) * math.exp(self.noise * self.rng.standard_normal())
@@ -112,7 +119,7 @@ def late(served: Sequence[Served], deadline_ms: float = DEADLINE_MS, factor: flo
 
 
 def depths(served: Sequence[Served]) -> list[int]:
-    return [request.planned for request in served]
+    return [request.tried for request in served]
 
 
 def foreseen(factor: float) -> int:
@@ -130,7 +137,7 @@ def burst(factor: float, start: float = 10.0, end: float = 30.0) -> Callable[[fl
 def test_an_idle_device_runs_all_blocks() -> None:
     served = Device().serve(50)
     assert {request.depth for request in served} == {N}
-    assert {request.reason for request in served} == {"deepest within 74 ms"}
+    assert {request.reason for request in served} == {"deepest within 68 ms"}  # features and the shallowest come first
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.2])
@@ -144,18 +151,18 @@ def test_a_burst_of_load_leaves_the_deadlines_kept(factor: float, noise: float) 
 def test_depth_falls_within_three_requests(factor: float) -> None:
     served = Device(burst(factor)).serve(100)
     under_load = [request for request in served if 10 <= request.at < 30]
-    assert served[40].planned == N
-    assert all(request.planned <= foreseen(factor) for request in under_load[3:])
+    assert served[40].tried == N
+    assert all(request.tried <= foreseen(factor) for request in under_load[3:])
     assert sum(request.stopped for request in under_load) <= 2
     assert "times the idle time" in under_load[5].reason or "no deeper one" in under_load[5].reason
 
 
 @pytest.mark.parametrize("every", [0.1, 0.2, 1.0, 5.0])
-def test_full_depth_comes_back_within_twenty_requests(every: float) -> None:
+def test_full_depth_comes_back_within_three_requests(every: float) -> None:
     device = Device(burst(3.0, 0.0, 30.0))
     device.serve(round(30 / every), every)
     served = device.serve(30, every)
-    assert set(depths(served[20:])) == {N}
+    assert set(depths(served[3:])) == {N}
 
 
 def test_all_bursts_of_one_to_thirty_seconds_leave_the_deadlines_kept() -> None:
@@ -187,7 +194,7 @@ def test_a_ramp_up_and_down_is_followed() -> None:
     served = device.serve(400)
     assert late(served) <= 0.01
     top = [request.depth for request in served if 28 <= request.at <= 32]
-    assert max(top) <= 2 and served[0].planned == N and served[-1].planned == N
+    assert max(top) <= 2 and served[0].tried == N and served[-1].tried == N
 
 
 @pytest.mark.parametrize("every", [5.0, 10.0, 20.0, 30.0])
@@ -209,14 +216,14 @@ def test_idle_time_forgets_the_load() -> None:
     assert device.controller.load.slowdown(device.now) == pytest.approx(math.sqrt(slowdown), rel=0.01)
     device.now += 120.0
     assert device.controller.load.slowdown(device.now) == pytest.approx(1.0, rel=0.01)
-    assert device.request().planned == N
+    assert device.request().tried == N
 
 
 def test_irregular_load_is_forgotten_too_and_not_only_its_mean() -> None:
     device = Device(lambda now: 4.0 if now < 5.0 and int(now * 10) % 2 else 1.0)
     device.serve(60)
     device.now += 3600.0
-    assert device.request().planned == Device(lambda now: 1.0).request().planned
+    assert device.request().tried == Device(lambda now: 1.0).request().tried
 
 
 # ---------------------------------------------------------------------------------------------------------- noise
@@ -230,15 +237,6 @@ def steady(noise: float) -> list[list[int]]:
         depths(Device(lambda now, load=load: load, noise, seed).serve(200, deadline_ms=deadline))[20:]
         for load, deadline, seed in settings
     ]
-
-
-def changes(run: Sequence[int]) -> float:
-    return mean(a != b for a, b in itertools.pairwise(run))
-
-
-@pytest.mark.parametrize(("noise", "share"), [(0.05, 0.03), (0.1, 0.1), (0.2, 0.2)])
-def test_noise_rarely_changes_the_depth(noise: float, share: float) -> None:
-    assert mean(map(changes, steady(noise))) <= share
 
 
 @pytest.mark.parametrize(("noise", "rungs"), [(0.05, 1), (0.1, 1), (0.2, 2)])
@@ -255,17 +253,17 @@ def test_without_noise_depth_stays_where_it_is() -> None:
 def test_ample_time_keeps_all_blocks_in_spite_of_noise() -> None:
     for seed in SEEDS:
         served = Device(noise=0.15, seed=seed).serve(300, deadline_ms=2 * IDLE_MS)
-        assert mean(request.planned == N for request in served) >= 0.98
+        assert mean(request.tried == N for request in served) >= 0.98
 
 
 @pytest.mark.parametrize("factor", [3.0, 10.0, 100.0])
-def test_an_outlier_takes_depth_away_for_fifteen_requests_at_most(factor: float) -> None:
+def test_an_outlier_takes_depth_away_for_three_requests_at_most(factor: float) -> None:
     device = Device()
     device.serve(20)
     device.slow = lambda now: factor
     device.request()
     device.slow = lambda now: 1.0
-    assert device.serve(16)[-1].planned == N
+    assert device.serve(4)[-1].tried == N
 
 
 def test_one_measurement_moves_the_estimate_by_a_bounded_step() -> None:
@@ -274,7 +272,7 @@ def test_one_measurement_moves_the_estimate_by_a_bounded_step() -> None:
         load.observe(took_ms, 10.0, now=0.0)
         assert 1 / 3 < load.slowdown(0.0) < 3
         load.observe(10.0, 0.0, now=0.0)
-        assert math.isfinite(load.slowdown(0.0, deviations=3.0))
+        assert math.isfinite(load.slowdown(0.0))
 
 
 def test_the_estimate_rises_faster_than_it_falls() -> None:
@@ -299,14 +297,14 @@ def test_a_clock_that_goes_back_a_little_does_no_harm() -> None:
 
 def test_a_deadline_that_nothing_keeps_gets_the_shallowest_and_the_reason_says_so() -> None:
     plan = DepthController(COSTS, OPTIONS).choose(10.0, 3.0, 0.0)
-    assert plan.option.depth == 1 and plan.rescue_ms is None
+    assert plan.option.depth == 1 and plan.first and plan.stop_ms is None
     assert plan.reason.startswith("shallowest: nothing keeps 3 ms, expected ")
 
 
 @pytest.mark.parametrize("left_ms", [0.0, -5.0, -1e9])
 def test_time_that_has_run_out_gets_the_shallowest(left_ms: float) -> None:
     plan = DepthController(COSTS, OPTIONS).choose(10.0, left_ms, 0.0)
-    assert plan.option.depth == 1 and plan.rescue_ms is None
+    assert plan.option.depth == 1 and plan.first and plan.stop_ms is None
     assert plan.reason.startswith("shallowest: nothing keeps 0 ms")
 
 
@@ -315,28 +313,62 @@ def test_a_deadline_that_only_the_shallowest_keeps_is_told_apart() -> None:
     assert (plan.option.depth, plan.reason) == (1, "shallowest: no deeper one keeps 12 ms")
 
 
+@pytest.mark.parametrize("left_ms", [8.0, 0.0, -1e9])
+def test_after_a_result_too_little_time_adds_nothing(left_ms: float) -> None:
+    plan = DepthController(COSTS, OPTIONS).choose_after(OPTIONS[0], 10.0, left_ms, 0.0)
+    assert (plan.option, plan.stop_ms) == (OPTIONS[0], None)
+    assert plan.reason == f"nothing deeper keeps {max(left_ms, 0):.0f} ms"
+
+
+def test_ample_time_gets_all_blocks_alone() -> None:
+    """So the shallowest, which would take a tenth more, is not computed for nothing."""
+    plan = DepthController(COSTS, OPTIONS).choose(10.0, 5 * IDLE_MS, 0.0)
+    assert plan.option.depth == N and not plan.first
+    served = Device().serve(5, deadline_ms=5 * IDLE_MS)
+    assert {round(request.took_ms) for request in served} == {round(IDLE_MS)}
+
+
 def test_endless_time_gets_all_blocks() -> None:
     assert DepthController(COSTS, OPTIONS).choose(10.0, 1e12, 0.0).option.depth == N
 
 
+def chosen_within(left_ms: float, seconds: float = 10.0, options: Sequence[DepthOption] = OPTIONS) -> int:
+    """The depth on an idle device, of the plan or of what follows it."""
+    controller = DepthController(COSTS, options)
+    plan = controller.choose(seconds, left_ms, 0.0)
+    if plan.first:
+        left_ms -= COSTS.network(plan.option.depth, seconds)
+        plan = controller.choose_after(plan.option, seconds, left_ms, 0.0)
+    return plan.option.depth
+
+
 def test_more_time_never_gets_fewer_blocks() -> None:
-    chosen = [DepthController(COSTS, OPTIONS).choose(10.0, left, 0.0).option.depth for left in range(150)]
+    chosen = [chosen_within(left) for left in range(250)]
     assert chosen == sorted(chosen) and set(chosen) == set(range(1, N + 1))
 
 
 def test_longer_audio_never_gets_more_blocks() -> None:
-    lengths = np.geomspace(0.1, 3600, 200)
-    chosen = [DepthController(COSTS, OPTIONS).choose(s, DEADLINE_MS, 0.0).option.depth for s in lengths]
+    chosen = [chosen_within(DEADLINE_MS, seconds) for seconds in np.geomspace(0.1, 3600, 200)]
     assert chosen == sorted(chosen, reverse=True) and {1, N} <= set(chosen)
 
 
-def test_a_plan_leaves_the_time_to_run_the_shallowest_after_it() -> None:
-    for left in np.linspace(20, 200, 50):
+def test_a_plan_without_a_result_leaves_the_time_to_run_the_shallowest_after_it() -> None:
+    for left in np.linspace(20, 400, 50):
         plan = DepthController(COSTS, OPTIONS).choose(10.0, left, 0.0)
-        if plan.rescue_ms is None:
-            assert plan.option.depth == 1
-        else:
-            assert COSTS.network(plan.option.depth, 10.0) <= plan.rescue_ms <= left - COSTS.network(1, 10.0)
+        assert plan.first == (plan.stop_ms is None)
+        if plan.stop_ms is not None:
+            assert COSTS.network(plan.option.depth, 10.0) <= plan.stop_ms <= left - COSTS.network(1, 10.0)
+
+
+def test_a_run_is_stopped_earlier_where_others_take_the_cpu() -> None:
+    """A thread that is stopped has to be run to notice it, and others may run before."""
+    controller = DepthController(COSTS, OPTIONS)
+    alone = controller.choose_after(OPTIONS[0], 10.0, 100.0, 0.0)
+    for _ in range(20):
+        controller.observe_network(1, 10.0, 3.0 * COSTS.network(1, 10.0), 0.0)
+    shared = controller.choose_after(OPTIONS[0], 10.0, 100.0, 0.0)
+    assert alone.stop_ms is not None and shared.stop_ms is not None
+    assert alone.stop_ms - shared.stop_ms == pytest.approx(2 * controller.SLICES * controller.SLICE_MS, rel=0.01)
 
 
 def test_one_block_is_all_there_is() -> None:
@@ -363,7 +395,7 @@ def test_the_deepest_within_a_share_of_the_cpu_is_chosen() -> None:
         needed = 2.0 * (0.6 + 0.2 + 0.4 * depth) / 1000  # two threads busy for so many ms a second of audio
         assert controller.choose_by_cpu(10.0, 1.001 * needed).option.depth == depth
     plan = controller.choose_by_cpu(10.0, 1.0)
-    assert (plan.option.depth, plan.reason, plan.rescue_ms) == (N, "deepest within 1 of a CPU", None)
+    assert (plan.option.depth, plan.reason, plan.stop_ms) == (N, "deepest within 1 of a CPU", None)
 
 
 def test_a_share_of_the_cpu_that_nothing_keeps_gets_the_shallowest() -> None:
@@ -401,9 +433,7 @@ def ladder_of(*wers: float) -> Ladder:
 def test_depths_that_do_no_better_than_a_shallower_one_are_never_chosen(wers: tuple[float, ...], kept: list) -> None:
     options = worthwhile(ladder_of(*wers), len(wers))
     assert [option.depth for option in options] == kept
-    controller = DepthController(COSTS, options)
-    chosen = {controller.choose(10.0, left, 0.0).option.depth for left in range(300)}
-    assert chosen == set(kept)
+    assert {chosen_within(left, options=options) for left in range(300)} == set(kept)
 
 
 def test_without_a_ladder_every_depth_counts_with_evenly_spaced_blocks() -> None:
@@ -463,7 +493,7 @@ def test_one_controller_serves_many_threads() -> None:
         chosen = []
         for i in range(500):
             now = i / 100
-            plan = controller.choose(float(rng.uniform(1, 30)), float(rng.uniform(-10, 300)), now)
+            plan = controller.choose_after(OPTIONS[0], float(rng.uniform(1, 30)), float(rng.uniform(-10, 300)), now)
             slow = float(rng.uniform(0.9, 1.1))
             controller.observe_features(10.0, 6.0 * slow, now)
             controller.observe_network(plan.option.depth, 10.0, COSTS.network(plan.option.depth, 10.0) * slow, now)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 
 from layerdial import UserError
@@ -136,3 +137,17 @@ def test_a_folder_that_is_no_export_is_refused(laddered: Path, tmp_path: Path) -
 def test_a_folder_half_copied_is_still_known_as_an_export(copy: Path) -> None:
     (copy / "manifest.json").unlink()
     assert is_exported(copy)
+
+
+def test_onnx_runtime_prints_nothing_where_a_graph_cannot_be_loaded(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It announced a second attempt, on standard output, where results are expected."""
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("'utf-8' codec can't decode byte 0x99")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(UserError, match=r"model\.onnx cannot be loaded .*0x99.*; copy or export it again"):
+        Recognizer(exported, threads=1)
+    assert tuple(capfd.readouterr()) == ("", "")

@@ -189,7 +189,7 @@ def test_an_unsure_shallow_result_is_followed_by_what_was_asked_for(honest: Reco
 def test_an_unsure_shallow_result_is_kept_where_no_time_is_left(honest: Recognizer, heavy: TorchRecognizer) -> None:
     transcript = honest.transcribe(SAMPLES, confidence=1.0, deadline_ms=0.01)
     assert transcript.depth == 1 and transcript.text == heavy.transcribe(SAMPLES, depth=1).text
-    assert "not sure" in transcript.reason and "nothing keeps" in transcript.reason
+    assert "not sure" in transcript.reason and "nothing deeper keeps" in transcript.reason
 
 
 def test_confidence_and_a_deadline_go_together(honest: Recognizer) -> None:

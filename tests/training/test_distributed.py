@@ -109,6 +109,20 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both_with_its_ids(corpus, t
         assert f"the loss is not finite at step 0 (batch: {ended[1].out.strip()})" in e.err
 
 
+def test_a_process_that_is_killed_is_named_by_the_other_in_one_line(corpus, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev)
+
+    def killed_on_the_second(rank: int) -> None:
+        if rank == 1:
+            kill_at_step(2)
+        train(recipe)
+
+    first, second = on_two_ranks(killed_on_the_second)
+    assert (first.code, second.code) == (1, -signal.SIGKILL)
+    assert f"UserError: another process of the run in {tmp_path / 'run'} is gone (" in first.err
+    assert "--resume" in first.err.splitlines()[-1]
+
+
 # ------------------------------------------------------------------------------------------------ the launchers
 
 

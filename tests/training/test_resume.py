@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tensorboard.summary.writer import event_file_writer
 
 from layerdial.config.recipe import OptimConfig, Recipe
 from layerdial.data.manifest import open_cuts, write_cuts
@@ -96,7 +97,13 @@ def uninterrupted(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_resumed_equals_uninterrupted(
-    corpus, uninterrupted: Path, tmp_path: Path, workers: int, arrange: Callable[[], None], steps_kept: int
+    corpus,
+    uninterrupted: Path,
+    tmp_path: Path,
+    workers: int,
+    arrange: Callable[[], None],
+    steps_kept: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
     recipe = tiny_recipe(run, corpus.train, corpus.dev, *RANDOM, f"data.workers={workers}")
@@ -111,13 +118,27 @@ def test_resumed_equals_uninterrupted(
     assert steps_kept == (checkpoints.load(latest, *fresh(latest)).step if latest else 0)
     logged_before = losses(run)
     assert max(logged_before) >= steps_kept  # rows after it must be dropped and made again
+    # TensorBoard's files are in the order of their names, which tell seconds
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: time.time() + 2.0))
     train(recipe, resume=True)
     rows = read_rows(run / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 10))
     assert [row["step"] for row in rows if "loss" not in row] == [3, 6, 9]
     assert losses(run) == losses(uninterrupted)
+    assert drawn(run) == {step: figures[0] for step, figures in losses(run).items()}
     assert equal(weights(run), weights(uninterrupted))
     assert not list((run / "checkpoints").glob(".*"))
+
+
+def drawn(run: Path) -> dict[int, float]:
+    """The losses that TensorBoard shows, each step once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    points = board.Scalars("loss")
+    assert len({point.step for point in points}) == len(points)
+    return {point.step: pytest.approx(point.value, rel=1e-6) for point in points}
 
 
 def fresh(checkpoint: Path) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -449,6 +470,28 @@ def test_a_run_without_any_checkpoint_says_that_it_begins_again(
     assert in_child(killed_run).code == -signal.SIGKILL
     train(recipe, resume=True)
     assert "no checkpoint was written in its 1 steps; it begins at step 0 again" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_another_number_of_processes(corpus, tmp_path: Path) -> None:
+    """Each process takes a batch of its own. Once all updates are made, it does not matter."""
+    settings = ("train.steps=4", "train.eval_every=2")
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *settings)
+
+    def killed_run() -> None:
+        kill_at_step(3)
+        train(recipe)
+
+    assert in_child(killed_run).code == -signal.SIGKILL
+    meta = tmp_path / "run" / "meta.json"
+    stored = json.loads(meta.read_text())
+    assert stored["processes"] == 1
+    meta.write_text(json.dumps(stored | {"processes": 2}))
+    with pytest.raises(UserError, match="begun with 2 processes, each with a batch of its own, and one process would"):
+        train(recipe, resume=True)
+    meta.write_text(json.dumps({key: value for key, value in stored.items() if key != "processes"}))
+    train(recipe, resume=True)  # earlier versions did not say
+    meta.write_text(json.dumps(stored | {"processes": 2}))
+    train(recipe, resume=True)
 
 
 def test_a_run_is_trained_by_one_process(corpus, tmp_path: Path) -> None:

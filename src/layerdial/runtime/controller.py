@@ -67,24 +67,23 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
 
 
 class Load:
-    """A robust moving estimate of the device's slowdown: its time now over its time when it was profiled.
+    """A moving estimate of the device's slowdown: its time now over its time when it was profiled.
 
-    The estimate is a level and a mean deviation of the logarithm, as Jacobson and Karels estimate a round-trip time
-    (SIGCOMM 1988). It rises faster than it falls, and a single outlier changes it by a bounded step. While nothing is
-    measured it returns to one, because an old measurement says nothing about the load now.
+    It is the mean of the logarithm. It rises faster than it falls, short work counts less than long work, and a single
+    outlier changes it by a bounded step. While nothing is measured it returns to one, because an old measurement says
+    nothing about the load now.
     """
 
-    RISE, FALL, SPREAD = 0.5, 0.2, 0.15
+    RISE, FALL = 0.7, 0.3
+    SHORT_MS = 2.0  # work of this time counts half: whether it was interrupted is chance
     LARGEST_STEP = math.log(3.0)
-    FORGET_SECONDS = 15.0  # half-life of the level
-    DEVIATION = 0.1  # of a device without measurements; it decays a quarter as fast, as loads come back
+    FORGET_SECONDS = 15.0  # half-life
 
     def __init__(self) -> None:
         self._level = 0.0
-        self._deviation = self.DEVIATION
         self._when = -math.inf
 
-    def observe(self, took_ms: float, expected_ms: float, now: float, weight: float = 1.0) -> None:
+    def observe(self, took_ms: float, expected_ms: float, now: float) -> None:
         """Update the estimate: work that takes an idle device `expected_ms` took `took_ms`; `now` in seconds.
 
         `now` may be of any clock.
@@ -92,20 +91,18 @@ class Load:
         self._age(now)
         error = math.log(max(took_ms, 1e-3) / max(expected_ms, 1e-3)) - self._level
         error = max(-self.LARGEST_STEP, min(self.LARGEST_STEP, error))
-        gain = (self.RISE if error > 0 else self.FALL) * weight
-        self._level += gain * error
-        self._deviation += self.SPREAD * weight * (abs(error) - self._deviation)
+        longer = max(took_ms, expected_ms)
+        weight = longer / (longer + self.SHORT_MS)
+        self._level += (self.RISE if error > 0 else self.FALL) * weight * error
 
-    def slowdown(self, now: float, deviations: float = 0.0) -> float:
-        """Return the level, plus so many mean deviations, as a factor."""
+    def slowdown(self, now: float) -> float:
+        """Return the estimate as a factor."""
         self._age(now)
-        return math.exp(self._level + deviations * self._deviation)
+        return math.exp(self._level)
 
     def _age(self, now: float) -> None:
         if now > self._when:
-            kept = 0.5 ** ((now - self._when) / self.FORGET_SECONDS)
-            self._level *= kept
-            self._deviation = self.DEVIATION + kept**0.25 * (self._deviation - self.DEVIATION)
+            self._level *= 0.5 ** ((now - self._when) / self.FORGET_SECONDS)
             self._when = now
 
 
@@ -137,31 +134,32 @@ def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
 class Plan:
     """The depth to run, and the reason.
 
-    Unless it is done within `rescue_ms` from now, the shallowest depth must be started then.
+    Unless it is done within `stop_ms` from now, it is stopped. `first`: a deeper one may follow in the time left.
     """
 
     option: DepthOption
     reason: str
-    rescue_ms: float | None = None
+    stop_ms: float | None = None
+    first: bool = False
 
 
 class DepthController:
     """The choice of the deepest option that meets a deadline, updated by measured times. Safe for many threads at once.
 
-    A deeper option than the last one must fit with a margin, so that noise does not move the depth up and down.
+    Where time is short, the shallowest option runs first. Its result is there then, and its time says how slow the
+    device is at this moment. The deepest that fits in the time left follows.
     """
 
-    CAUTION = 1.5  # mean deviations above the level that a plan allows for
-    DECODING_MS = 0.5  # the work after the network, and the time until a thread wakes up
-    LATE = 1.25  # times the cautiously planned time
-    RESCUE = 2.0  # a rescue happens when the device is slower than estimated
-    ROOM = 1.15  # a depth above the last one must fit with this margin
+    DECODING_MS = 0.5  # the work after the network
+    AMPLE = 3.0  # times the expected time: with so much the deepest runs alone
+    SLICE_MS = 4.0  # for how long an operating system lets another program run
+    SLICES = 1.5  # of each other program, for which a run that is stopped may have to wait
+    SPARE = 0.1  # of the time left
 
     def __init__(self, costs: CostTable, options: Sequence[DepthOption]) -> None:
         self.costs = costs
         self.options = tuple(options)
         self.load = Load()
-        self._last = len(options) - 1  # the first request need not earn its depth
         self.after_fork()
         renew_after_fork(self)
 
@@ -173,28 +171,51 @@ class DepthController:
     def shallowest(self) -> DepthOption:
         return self.options[0]
 
-    def choose(self, seconds: float, left_ms: float, now: float, have_result: bool = False) -> Plan:
-        """Return the deepest option whose network ends within `left_ms` from now, for `seconds` of audio.
+    def choose(self, seconds: float, left_ms: float, now: float) -> Plan:
+        """Return the plan for `seconds` of audio whose network must be done within `left_ms` from now.
 
-        A plan leaves time to run the shallowest option after it. If it takes longer than expected, it can be stopped at
-        `rescue_ms` and the constraint still be met. With `have_result`, a result that can be returned instead, it need
-        not.
+        It is the deepest option where the time is ample, with a time at which the shallowest can still replace it. Else
+        it is the shallowest; `choose_after` says what follows.
         """
+        slow = self._slowdown(now)
+        least = self.costs.network(self.shallowest.depth, seconds) * slow
+        latest = self._latest(left_ms, slow) - least
+        deepest = self.options[-1]
+        if deepest != self.shallowest and self.AMPLE * self.costs.network(deepest.depth, seconds) * slow <= latest:
+            return Plan(deepest, _within(left_ms, slow), latest)
+        if least > left_ms:
+            reason = f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {least:.0f} ms"
+        else:
+            reason = f"shallowest: no deeper one keeps {left_ms:.0f} ms"
+        return Plan(self.shallowest, reason, first=True)
+
+    def choose_after(self, after: DepthOption, seconds: float, left_ms: float, now: float) -> Plan:
+        """Return the deepest option that can follow `after`, whose result is there, within `left_ms` from now.
+
+        It is stopped early enough to return that result in time. The plan is `after` itself where no deeper one fits.
+        """
+        slow = self._slowdown(now)
+        latest = self._latest(left_ms, slow)
+        fitting = [
+            option
+            for option in self.options
+            if option.depth > after.depth and self.costs.network(option.depth, seconds) * slow <= latest
+        ]
+        if not fitting:
+            return Plan(after, f"nothing deeper keeps {max(left_ms, 0):.0f} ms")
+        return Plan(fitting[-1], _within(left_ms, slow), latest)
+
+    def _slowdown(self, now: float) -> float:
         with self._lock:
-            slow = self.load.slowdown(now, self.CAUTION)
-            reserve = 0.0 if have_result else self.costs.network(self.shallowest.depth, seconds) * slow
-            latest = left_ms - reserve - self.DECODING_MS  # when the network must be done
-            at = self._last = self._deepest(seconds, latest, slow)
-        option = self.options[at]
-        expected = self.costs.network(option.depth, seconds) * slow
-        if at > 0:
-            slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
-            # well beyond a cautious plan it is late already; an earlier rescue is then more likely to be in time
-            rescue = max(self.LATE * expected, latest - (self.RESCUE - 1.0) * reserve)
-            return Plan(option, f"deepest within {left_ms:.0f} ms{slowness}", min(rescue, latest))
-        if expected > left_ms:
-            return Plan(option, f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {expected:.0f} ms")
-        return Plan(option, f"shallowest: no deeper one keeps {left_ms:.0f} ms")
+            return max(1.0, self.load.slowdown(now))
+
+    def _latest(self, left_ms: float, slow: float) -> float:
+        """Return when a run must be done or stopped, in milliseconds from now.
+
+        A slowdown of n means about n - 1 other programs a CPU. Each of them may run for a time slice before the thread
+        that is stopped runs again and notices it.
+        """
+        return (1.0 - self.SPARE) * left_ms - self.DECODING_MS - self.SLICES * self.SLICE_MS * (slow - 1.0)
 
     def choose_by_cpu(
         self, seconds: float, max_cpu: float, counted: float | None = None, after: DepthOption | None = None
@@ -232,15 +253,11 @@ class DepthController:
             self.load.observe(took_ms, expected, now)
 
     def observe_features(self, seconds: float, took_ms: float, now: float) -> None:
-        """Update the load by the time of the features. The shorter they take, the less weight they have."""
-        expected = self.costs.features(seconds)
+        """Update the load by the time of the features."""
         with self._lock:
-            self.load.observe(took_ms, expected, now, weight=min(1.0, expected / 20.0))
+            self.load.observe(took_ms, self.costs.features(seconds), now)
 
-    def _deepest(self, seconds: float, within_ms: float, slow: float) -> int:
-        at = 0
-        for i, option in enumerate(self.options[1:], 1):
-            room = self.ROOM if i > self._last else 1.0
-            if self.costs.network(option.depth, seconds) * slow * room <= within_ms:
-                at = i
-        return at
+
+def _within(left_ms: float, slow: float) -> str:
+    slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
+    return f"deepest within {left_ms:.0f} ms{slowness}"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,19 +73,44 @@ class PassResult:
 RunPass = Callable[[NDArray[np.float32], BlockSubset, Cancel | None], PassResult]
 
 
-class Scheduler:
-    """The runner of windows within their constraints, which reports measured times to the controller."""
+class Timer(Protocol):
+    """What calls an action unless a block of code is left before its time; see `Watchdog`."""
 
-    def __init__(self, run: RunPass, controller: DepthController, n_blocks: int) -> None:
+    def at(self, when: float, action: Callable[[], object]) -> AbstractContextManager[None]: ...
+
+
+class Scheduler:
+    """The runner of windows within their constraints, which reports measured times to the controller.
+
+    `clock` and `timer` are those of this process, unless a replay brings its own.
+    """
+
+    def __init__(
+        self,
+        run: RunPass,
+        controller: DepthController,
+        n_blocks: int,
+        clock: Callable[[], float] | None = None,
+        timer: Timer = _WATCHDOG,
+    ) -> None:
         self._run = run
         self._controller = controller
         self._n_blocks = n_blocks
+        self._clock = clock or (lambda: time.perf_counter())
+        self._timer = timer
 
     def run(self, window: TimedWindow, constraint: Constraint) -> PassResult:
         """Return the result of the blocks that the constraint allows; `reason` explains the choice."""
         if constraint.confidence is not None:
             return self._run_cascade(window, constraint, constraint.confidence)
-        return self._run_with_deadline(window, self._plan(window, constraint))
+        plan = self._plan(window, constraint)
+        done = self._run_plan(window, plan)
+        return self._run_deeper(window, done) if plan.first else done
+
+    def _run_deeper(self, window: TimedWindow, done: PassResult) -> PassResult:
+        """Run the deepest option that the time left allows, and return its result, or else `done`."""
+        plan = self._plan_after(window, self._controller.option_for(done.subset))
+        return done if plan.option.subset == done.subset else self._run_plan(window, plan, done)
 
     def _run_cascade(self, window: TimedWindow, constraint: Constraint, confidence: float) -> PassResult:
         """Run a shallow depth; where its confidence is too low, run also the depth that the constraint allows."""
@@ -97,7 +124,7 @@ class Scheduler:
         no_deeper = constraint.subset is None and plan.option.depth <= option.depth
         if plan.option.subset == option.subset or no_deeper:
             return replace(done, reason=f"{name}; not sure ({done.confidence:.3f}), but {plan.reason}")
-        second = self._run_with_deadline(window, plan, done)
+        second = self._run_plan(window, plan, done)
         return replace(second, reason=f"{second.reason}, as the {name} was not sure ({done.confidence:.3f})")
 
     def _plan(self, window: TimedWindow, constraint: Constraint, after: DepthOption | None = None) -> Plan:
@@ -109,37 +136,40 @@ class Scheduler:
             return self._controller.choose_by_cpu(window.seconds, constraint.max_cpu, window.counted, after)
         if window.deadline is None:
             return Plan(self._controller.option_for(BlockSubset.full(self._n_blocks)), "all blocks")
-        now = time.perf_counter()
-        return self._controller.choose(window.seconds, 1000.0 * (window.deadline - now), now, after is not None)
+        if after is not None:
+            return self._plan_after(window, after)
+        now = self._clock()
+        return self._controller.choose(window.seconds, 1000.0 * (window.deadline - now), now)
 
-    def _run_with_deadline(self, window: TimedWindow, plan: Plan, done: PassResult | None = None) -> PassResult:
-        """Run the plan. If it would miss the deadline, stop it and run the shallowest depth.
+    def _plan_after(self, window: TimedWindow, after: DepthOption) -> Plan:
+        assert window.deadline is not None
+        now = self._clock()
+        return self._controller.choose_after(after, window.seconds, 1000.0 * (window.deadline - now), now)
 
-        With `done`, a result that is there already, no time is kept for that.
-        """
-        if window.deadline is None or plan.rescue_ms is None:
+    def _run_plan(self, window: TimedWindow, plan: Plan, done: PassResult | None = None) -> PassResult:
+        """Run the plan. If it would miss the deadline, stop it and return `done`, or else run the shallowest depth."""
+        if plan.stop_ms is None:
             return self._run_timed(window, plan.option.subset, plan.reason)
-        now = time.perf_counter()
-        rescue_at = window.deadline if done is not None else now + plan.rescue_ms / 1000.0
+        now = self._clock()
         cancel = Cancel()
-        with _WATCHDOG.at(rescue_at, cancel):
+        with self._timer.at(now + plan.stop_ms / 1000.0, cancel):
             try:
                 return self._run_timed(window, plan.option.subset, plan.reason, cancel)
             except Cancelled:
-                taken = 1000.0 * (time.perf_counter() - now)
+                taken = 1000.0 * (self._clock() - now)
         depth = plan.option.depth
-        self._controller.observe_network(depth, window.seconds, taken, time.perf_counter(), unfinished=True)
+        self._controller.observe_network(depth, window.seconds, taken, self._clock(), unfinished=True)
         late = f"depth {depth} was stopped after {taken:.0f} ms"
-        if done is not None:
-            name = "shallowest" if done.subset == self._controller.shallowest.subset else f"depth {done.subset.depth}"
-            return replace(done, reason=f"{name}: {late}")
-        return self._run_timed(window, self._controller.shallowest.subset, f"shallowest: {late}")
+        if done is None:
+            return self._run_timed(window, self._controller.shallowest.subset, f"shallowest: {late}")
+        name = "shallowest" if done.subset == self._controller.shallowest.subset else f"depth {done.subset.depth}"
+        return replace(done, reason=f"{name}: {late}")
 
     def _run_timed(
         self, window: TimedWindow, subset: BlockSubset, reason: str, cancel: Cancel | None = None
     ) -> PassResult:
-        start = time.perf_counter()
+        start = self._clock()
         result = self._run(window.inputs, subset, cancel)
-        now = time.perf_counter()
+        now = self._clock()
         self._controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now)
         return replace(result, reason=reason)

@@ -130,7 +130,8 @@ def _open(file: Path, threads: int) -> Any:
     options.enable_mem_pattern = False  # it keeps a plan for every length of audio ever run
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep: others need the CPU
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        # its fallback tries the same again, after some lines on standard output
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # InvalidGraph, InvalidProtobuf, NoSuchFile, Fail, ...
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{file} cannot be loaded ({reason}); copy or export it again") from None

@@ -57,7 +57,7 @@ def prune(folder: Path, progress: TrainState, keep_best: int) -> None:
     for step in [s for s in progress.scores if s not in best and s != progress.step]:
         del progress.scores[step]
     for other in _stored(folder):
-        step = _step(other)
+        step = step_of(other)
         if step == progress.step:
             continue
         if step in best:
@@ -76,7 +76,7 @@ def best_steps(progress: TrainState, count: int) -> list[int]:
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint that training can go on from."""
     whole = [path for path in _stored(folder) if (path / "optimizer.safetensors").is_file()]
-    return max(whole, key=_step, default=None)
+    return max(whole, key=step_of, default=None)
 
 
 def any_stored(folder: Path) -> bool:
@@ -101,7 +101,7 @@ def load(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     network.load_state_dict(weights)
     _unflatten(network, optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
     state = read_record(checkpoint / "state.json", _REMEDY)
-    there = {_step(path) for path in _stored(checkpoint.parent)}  # some were pruned after this was written
+    there = {step_of(path) for path in _stored(checkpoint.parent)}  # some were pruned after this was written
     with parsing(checkpoint / "state.json", _REMEDY):
         state["position"] = Position(**state["position"])
         state["scores"] = {int(step): float(score) for step, score in state["scores"].items() if int(step) in there}
@@ -141,5 +141,6 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint folder."""
     return int(path.name.removeprefix("step-"))

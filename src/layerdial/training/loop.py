@@ -15,6 +15,7 @@ from layerdial.errors import UserError
 from layerdial.training import checkpoints
 from layerdial.training.interruption import InterruptedWait, Interruption, interruptions
 from layerdial.training.log_window import LogWindow
+from layerdial.training.lost_process import naming_lost_processes
 from layerdial.training.run import Run, is_over, prepare_run
 from layerdial.training.run_folder import holding_run
 from layerdial.training.scoring import dev_scores, write_final_model
@@ -25,10 +26,10 @@ from layerdial.utils.progress import Update, progress
 def train(recipe: Recipe, resume: bool = False) -> Path:
     """Run a recipe to its end and return the model folder.
 
-    Raises `UserError` for input that does not fit together, when the loss stops being finite, and while another process
-    trains in that folder.
+    Raises `UserError` for input that does not fit together, when the loss stops being finite, while another process
+    trains in that folder, and when another process of the same run is gone.
     """
-    with holding_run(recipe.out):
+    with holding_run(recipe.out), naming_lost_processes(recipe.out):
         return _train(prepare_run(recipe, resume))
 
 

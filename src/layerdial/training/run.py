@@ -79,7 +79,7 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     asked = recipe.objective.asks_reference()
     if asked is None:
         reference = None  # it gave its vocabulary and weights; nothing more is asked of it
-    folder = RunFolder(recipe, resume, accelerator.process_index, input_hashes)
+    folder = RunFolder(recipe, resume, accelerator.process_index, input_hashes, accelerator.num_processes)
     network.to(accelerator.device)
     optimizer = make_optimizer(network, recipe.optim)
     latest = folder.latest if resume else None

@@ -37,7 +37,14 @@ class RunFolder:
     corpus, teacher and vocabulary under other names, and not with others under the same names.
     """
 
-    def __init__(self, recipe: Recipe, resume: bool, process: int = 0, inputs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        resume: bool,
+        process: int = 0,
+        inputs: Mapping[str, str] | None = None,
+        processes: int = 1,
+    ) -> None:
         self.path = recipe.out
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -46,7 +53,9 @@ class RunFolder:
         self._rejected_file = self.path / ("rejected.jsonl" if process == 0 else f"rejected-{process}.jsonl")
         self._rejected: set[str] | None = None
         self._board: Any = None
+        self._begun_at = 0
         self._inputs = dict(inputs or {})
+        self._processes = processes
         checkpoints.put_back(self.checkpoints)
         self.latest = checkpoints.latest(self.checkpoints)
         self._check(recipe, resume)
@@ -69,6 +78,8 @@ class RunFolder:
         self._check_recipe(recipe, meta)
         if self.latest is None:
             self._check_start(recipe)
+        elif checkpoints.step_of(self.latest) < recipe.train.steps:
+            self._check_processes(meta.get("processes", self._processes))
 
     def _parts(self) -> list[str]:
         """Return the names of the parts of a run that are there."""
@@ -108,6 +119,15 @@ class RunFolder:
                 ):
                     raise UserError(f"--resume: {self.path} was begun with {name} {old!r}, the recipe now says {new!r}")
 
+    def _check_processes(self, before: int) -> None:
+        """Raise `UserError` for another number of processes: each takes a batch, so all together another one."""
+        if before != self._processes:
+            raise UserError(
+                f"--resume: {self.path} was begun with {_processes(before)}, each with a batch of its own, and "
+                f"{_processes(self._processes)} would make another batch; start {before}, or begin anew with "
+                "--set out=ELSEWHERE"
+            )
+
     def _check_own_code(self, before: dict[str, str], now: dict[str, str]) -> None:
         """Raise `UserError` if a policy, objective or network of the user's has been changed since the run began."""
         for what in [what for what in now if what in before and before[what] != now[what]]:
@@ -138,8 +158,9 @@ class RunFolder:
         """
         if not self.writes:
             return
+        self._begun_at = step
         inputs = {"reference_weights": self._inputs.get("reference"), "inputs": self._inputs}
-        write_json(self.path / "meta.json", {**_meta(recipe), **inputs})
+        write_json(self.path / "meta.json", {**_meta(recipe), **inputs, "processes": self._processes})
         if self._metrics.is_file():
             rows = [row for row in read_rows(self._metrics) if row["step"] < step + (evaluated or "loss" in row)]
             write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
@@ -160,9 +181,20 @@ class RunFolder:
             return
         append_row(self._metrics, row)
         if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
+            self._open_board(row)
+        self._draw(row)
 
-            self._board = SummaryWriter(str(self.path / "tensorboard"))
+    def _open_board(self, first: Mapping[str, Any]) -> None:
+        """Open TensorBoard's events; what it has of this step and later ones is replaced by what metrics.jsonl has."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self.path / "tensorboard"
+        self._board = SummaryWriter(str(folder), purge_step=self._begun_at if folder.is_dir() else None)
+        for row in read_rows(self._metrics):
+            if row["step"] >= self._begun_at and row != first:
+                self._draw(row)
+
+    def _draw(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._board.add_scalar(name, value, row["step"])
@@ -194,6 +226,10 @@ def holding_run(folder: Path) -> AbstractContextManager[None]:
     if os.environ.get("RANK", "0") != "0":
         return nullcontext()
     return holding(folder, "the run in", "wait for its end, or choose another place with --set out=ELSEWHERE")
+
+
+def _processes(count: int) -> str:
+    return "one process" if count == 1 else f"{count} processes"
 
 
 def _value(recipe: Mapping[str, Any], name: str) -> Any:

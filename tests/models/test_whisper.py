@@ -26,7 +26,9 @@ from layerdial.modules.losses import distillation
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
-from tiny_whisper import N_BLOCKS, save_whisper
+from layerdial.utils.rows import read_rows
+from tiny import command
+from tiny_whisper import N_BLOCKS, save_whisper, write_spoken
 
 FULL = BlockSubset.full(N_BLOCKS)
 EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(N_BLOCKS), depth)]
@@ -307,6 +309,22 @@ def test_weights_are_saved_once_and_load_again(network: WhisperNetwork, tmp_path
             parameter.add_(1.0)
     network.load_state_dict(state)
     assert network.head.weight is network.decoder.embed_tokens.weight
+
+
+def test_its_export_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    ended = command("export", folder, tmp_path / "out")
+    assert ended.code == 2 and "does not export yet" in ended.err and not (tmp_path / "out").exists()
+
+
+def test_all_commands_that_measure_take_it(tmp_path: Path) -> None:
+    cuts = write_spoken(tmp_path / "few.cuts.jsonl.gz", 2)
+    model = save_whisper(tmp_path / "model", max_source_positions=1500)  # timings are of ten seconds
+    assert command("search", model, cuts).code == 0
+    assert (model / "ladder.json").is_file()
+    ended = command("sweep", model, cuts, "--depths", "1,4", "--out", tmp_path / "sweep")
+    assert ended.code == 0, ended.err
+    rows = read_rows(tmp_path / "sweep" / "sweep.jsonl")
+    assert [row["depth"] for row in rows] == [1, 4] and rows[0]["macs_per_second"] < rows[1]["macs_per_second"]
 
 
 def test_pruning_equals_dropping_and_plain_transformers_loads_it(folder: Path, tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ def trace(
     folder = resolve_model(folder)
     refuse_exported(folder)
     network, tokenizer = load_network(folder)
+    if network.labels.teacher_forced:
+        raise UserError(
+            f"{folder} is an encoder-decoder model, which layerdial does not export yet; transcribe with it as it is, "
+            "or write one depth as a checkpoint of transformers: layerdial prune"
+        )
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
     pieces, silent = piece_table(tokenizer)

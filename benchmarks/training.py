@@ -152,7 +152,7 @@ def _step(
     in_blocks = _Stopwatch()
     handles = [handle for block in network.blocks for handle in in_blocks.watch(block)]
     began = time.perf_counter()
-    inputs = prepare_inputs(batch, network.features, torch.device("cpu"), SpecAugmentConfig())
+    inputs = prepare_inputs(batch, network, torch.device("cpu"), SpecAugmentConfig())
     objective = ObjectiveConfig(distil=DistilConfig())
     teachers = ask_reference(reference, batch, inputs, objective)
     terms = loss_terms(network, batch, inputs, subset, teachers, objective)

@@ -27,10 +27,9 @@ class Corpus(list[FeatureBatch]):
     rejected = ()
 
 
-def make_batches(utterances: int = 6) -> Corpus:
+def make_batches(utterances: int = 6, text: str = " ".join(WORDS)) -> Corpus:
     """Batches of two utterances of ten words."""
     features = np.zeros((20, 80), dtype=np.float32)
-    text = " ".join(WORDS)
     return Corpus(
         collate_features([f"u{n}", f"u{n + 1}"], [features, features], [text, text], 0.4)
         for n in range(0, utterances, 2)

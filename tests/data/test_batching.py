@@ -13,7 +13,7 @@ import torch
 from conftest import Corpus
 from layerdial.audio.features import fbank
 from layerdial.config.recipe import DataConfig, SpecAugmentConfig
-from layerdial.data.batching import Batch, FeatureBatches, Position, check_alignable, training_batches
+from layerdial.data.batching import FRAME_LABELS, Batch, FeatureBatches, Position, training_batches
 from layerdial.data.manifest import open_cuts, write_cuts
 from layerdial.errors import UserError
 from layerdial.evaluation.evaluate import evaluate
@@ -235,11 +235,11 @@ def test_batches_for_a_gpu_come_in_pinned_memory(corpus, tokenizer: Tokenizer) -
 
 
 def test_alignable_means_enough_frames_and_some_text() -> None:
-    check_alignable(3, [1, 2, 3])
-    check_alignable(5, [1, 2, 2, 3])
+    FRAME_LABELS.check(3, [1, 2, 3])
+    FRAME_LABELS.check(5, [1, 2, 2, 3])
     for frames, labels in ((2, [1, 2, 3]), (4, [1, 2, 2, 3]), (3, [])):
         with pytest.raises(UserError):
-            check_alignable(frames, labels)
+            FRAME_LABELS.check(frames, labels)
 
 
 def test_spec_augment_masks_within_its_bounds_and_with_the_mean() -> None:

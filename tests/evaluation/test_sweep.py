@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from layerdial.errors import UserError
+from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.search import search_ladder
-from layerdial.evaluation.sweep import sweep
-from layerdial.evaluation.tables import compare
+from layerdial.evaluation.sweep import measure_again, sweep
+from layerdial.evaluation.tables import compare, latest_rows
 from layerdial.ladder import select_all
+from layerdial.recognizer import FeatureBatch
 from layerdial.subset import BlockSubset
 from layerdial.utils.rows import read_rows
 from tiny_evaluation import QUICK, Scripted, additive, make_batches, real_batches, tiny_recognizer
@@ -92,6 +94,54 @@ def test_utterances_are_kept_for_paired_comparison(tmp_path: Path) -> None:
     assert utterances[0]["hypothesis"] == "no no no no five six seven eight nine ten"
     ((_, _, change),) = compare(rows, "ld", tmp_path)
     assert change.relative == change.high == -0.25
+
+
+COLOUR = "mister seven saw the colour of the old sea there"
+
+
+class Written(Scripted):
+    """A recogniser whose only difference from the reference is how it writes."""
+
+    def recognize(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        super().recognize(batch, subset)
+        return [text.replace("seven", "7,").replace("mister", "Mr.") for text in batch.texts]
+
+    def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
+        return 0.0, self.recognize(batch, subset)
+
+
+def written() -> Written:
+    return Written(2, lambda s: 0.0, lambda s: 0)
+
+
+def test_another_normal_form_is_a_measurement_of_its_own(tmp_path: Path) -> None:
+    full = [BlockSubset.full(2)]
+    for normalizer, wer in (("basic", 0.2), ("whisper-english", 0.0), ("basic", 0.2)):
+        recognizer = written()
+        (row,) = sweep(recognizer, make_batches(text=COLOUR), full, tmp_path, timing=QUICK, normalizer=normalizer)  # type: ignore[arg-type]
+        assert row["wer"] == wer and row.get("normalizer", "basic") == normalizer
+    assert not recognizer.calls
+    rows = read_rows(tmp_path / "sweep.jsonl")
+    assert len(rows) == 2 and len(latest_rows(rows)) == 2
+    assert read_rows(tmp_path / rows[0]["utterances_file"])[0]["text"].startswith("Mr. 7, saw")
+
+
+def test_a_search_counts_words_in_the_form_asked_for() -> None:
+    errors = [
+        search_ladder(written(), make_batches(text=COLOUR), "wer", normalizer=name).rungs[-1].errors
+        for name in ("basic", "whisper-english")
+    ]
+    assert errors == [12, 0]
+
+
+def test_the_same_texts_are_scored_again_in_another_form() -> None:
+    evaluation = evaluate(written(), make_batches(text=COLOUR), BlockSubset.full(2))
+    assert (evaluation.wer.errors, evaluation.normalized_by("whisper-english").wer.errors) == (12, 0)
+    again = measure_again(evaluation, "whisper-english")
+    assert (again["errors_whisper_english"], again["wer_whisper_english"]) == (0, 0.0)
+    assert again["words_whisper_english"] == 60
+    with pytest.raises(UserError, match="normalizer is 'german'"):
+        evaluate(written(), make_batches(), BlockSubset.full(2), "german")  # type: ignore[arg-type]
 
 
 def test_no_utterance_is_said() -> None:

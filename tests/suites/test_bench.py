@@ -35,7 +35,8 @@ TWO = {name: METHODS[name] for name in ("reference", "dld")}
 def folder(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite that was killed in its second run and then run to its end; `before` is what was there at the kill."""
     folder = tmp_path_factory.mktemp("bench")
-    file = write_suite(folder, suite_data(folder, corpus.train, corpus.dev, methods=TWO))
+    forms = ["basic", "whisper-english"]
+    file = write_suite(folder, suite_data(folder, corpus.train, corpus.dev, methods=TWO, normalizers=forms))
     run = folder / "out/dld/seed-0"
     kill_when(file, lambda: list(run.glob("checkpoints/step-*/optimizer.safetensors")))
     mark_first_row(run / "metrics.jsonl")
@@ -84,10 +85,16 @@ def test_there_is_one_row_a_method_seed_and_depth_with_all_that_it_should_say(fo
         assert set(KEYS.split()) <= row.keys()
         errors = [utterance["errors"] for utterance in read_rows(folder / "out" / row["utterances_file"])]
         assert sum(errors) == row["errors"] and len(errors) == 5
+        assert row["normalizers"] == "basic,whisper-english" and row["errors_whisper_english"] == row["errors"]
         assert row["updates"] == 20 and row["train_seconds"] > 0 and row["audio_seconds_seen"] > 0
     ladder = json.loads((folder / "out/dld/seed-0/model/ladder.json").read_text())
     subsets = {row["depth"]: row["subset"] for row in rows if (row["name"], row["seed"]) == ("dld", 0)}
     assert subsets == {rung["depth"]: rung["subset"] for rung in ladder["rungs"]}
+
+
+def test_rows_that_were_counted_in_another_form_are_made_again(folder: Path) -> None:
+    assert not left(suite_of(folder))
+    assert len(left(load_suite(folder / "suite.yaml", ["normalizers=[basic]"]))) == 4
 
 
 def test_what_a_student_cost_includes_its_reference(folder: Path) -> None:

@@ -324,7 +324,9 @@ def test_one_cut_whose_audio_has_changed_stops_the_run_with_one_line(
     changed = cuts.parent / "audio" / "few.cuts.jsonl-5.wav"
     samples, rate = soundfile.read(changed)
     soundfile.write(changed, np.zeros_like(samples), rate)
-    with pytest.raises(UserError, match=r"cut few\.cuts\.jsonl-5: its audio is not what the reference had") as problem:
+    with pytest.raises(
+        UserError, match=r"cut few\.cuts\.jsonl-5: its audio or text is not what the reference had"
+    ) as problem:
         train(recipe)
     assert str(folder) in str(problem.value) and "\n" not in str(problem.value)
 

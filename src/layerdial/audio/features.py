@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio import nemo_fbank as nemo_mel
+from layerdial.audio import whisper_mel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, log_mel
 
@@ -132,6 +133,29 @@ class NemoMel:
 
     def frames(self, lengths: Lengths) -> Lengths:
         return frames_after(self.convolutions, lengths)
+
+
+@dataclass(frozen=True)
+class WhisperMel:
+    """Whisper's log-mel, and its front end, which makes a frame of two. Audio is not padded to 30 s."""
+
+    n_mels: int
+    per_second: int = FRAMES_PER_SECOND
+
+    @property
+    def samples_per_frame(self) -> int:
+        return 2 * SHIFT
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self)
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        return whisper_mel.log_mel(samples, self.n_mels)
+
+    def frames(self, lengths: Lengths) -> Lengths:
+        longer: Any = lengths
+        return (longer + 1) // 2  # type: ignore[no-any-return]
 
 
 def frames_after(convolutions: Iterable[Convolution], lengths: Lengths) -> Lengths:

@@ -44,13 +44,16 @@ def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), np.arange(_FFT // 2 + 1))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
     spectrum = window[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-    filters = _mel_filters(n_mels)
+    filters = slaney_filters(n_mels, _FFT)
     return spectrum.astype(np.float32), np.concatenate([filters] * 2).astype(np.float32)
 
 
-def _mel_filters(n_mels: int) -> NDArray[np.float64]:
-    """Return filters (257, n_mels) that are triangles in hertz, of equal area."""
-    hertz = np.arange(_FFT // 2 + 1)[:, None] * SAMPLE_RATE / _FFT
+def slaney_filters(n_mels: int, fft: int) -> NDArray[np.float64]:
+    """Return filters (fft / 2 + 1, n_mels) that are triangles in hertz, of equal area, evenly spaced on Slaney's scale.
+
+    They are those of librosa's default, which NeMo and Whisper use.
+    """
+    hertz = np.arange(fft // 2 + 1)[:, None] * SAMPLE_RATE / fft
     edges = _to_hertz(np.linspace(0.0, _to_mel(SAMPLE_RATE / 2), n_mels + 2))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.minimum((hertz - left) / (centre - left), (right - hertz) / (right - centre))

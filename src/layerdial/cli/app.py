@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from layerdial import __version__
-from layerdial.cli import demo, deploy, evaluate, prepare, train
+from layerdial.cli import convert, demo, deploy, evaluate, prepare, train
 from layerdial.errors import UserError, installing
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
@@ -39,8 +39,14 @@ for _name, _prepare in (
     ("speak", prepare.prepare_speak),
 ):
     corpora.command(_name)(_prepare)
+conversions = typer.Typer(
+    help="Turn a model of other software into a Hugging Face folder.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(conversions, name="convert")
+conversions.command("ctranslate2")(convert.convert_ctranslate2)
 for _command in (
     train.train,
+    train.pseudo_label,
     evaluate.search,
     evaluate.sweep,
     deploy.transcribe,
@@ -96,7 +102,8 @@ def _how_to_go_on(words: Sequence[str]) -> str:
     kept = "; what was finished is kept, the same command goes on"
     if words[:1] == ["train"]:
         return f"{kept} (train: with --resume)"
-    resumed = words[:1] in (["search"], ["demo"], ["bench"]) or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
+    resumed = words[:1] in (["search"], ["demo"], ["bench"], ["pseudo-label"])
+    resumed = resumed or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
     if resumed or (words[:1] == ["sweep"] and any(word.split("=")[0] == "--out" for word in words)):
         return kept
     return ""

@@ -12,6 +12,7 @@ from layerdial.cli.options import (
     CutsArgument,
     DeviceOption,
     ModelArgument,
+    NormalizerOption,
     PluginOption,
     ThreadsOption,
     WorkersOption,
@@ -29,13 +30,14 @@ def search(
     ] = None,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
+    normalizer: NormalizerOption = "basic",
     plugin: PluginOption = None,
 ) -> None:
     """Find the best subset of each depth on dev data and store it as MODEL/ladder.json."""
     load_own(plugin)
     from layerdial.evaluation.run import search_model
 
-    folder, ladder = search_model(model, cuts, metric, device, workers)  # type: ignore[arg-type]
+    folder, ladder = search_model(model, cuts, metric, device, workers, normalizer=normalizer)  # type: ignore[arg-type]
     for rung in ladder.rungs:
         print(f"depth {rung.depth:2}  {rung.subset}  WER {rung.wer:7.2%}  ({rung.errors} errors in {rung.words} words)")
     print(f"ladder: {folder / 'ladder.json'} (found on {ladder.rungs[-1].words} words)")
@@ -62,6 +64,7 @@ def sweep(
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
+    normalizer: NormalizerOption = "basic",
     plugin: PluginOption = None,
 ) -> None:
     """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
@@ -75,7 +78,19 @@ def sweep(
     if against and not out:
         raise UserError("--against compares the methods in one folder; name it with --out")
 
-    rows = sweep_model(model, cuts, _parse_depths(depths), select, out, method, device, workers, seed, threads)
+    rows = sweep_model(
+        model,
+        cuts,
+        _parse_depths(depths),
+        select,
+        out,
+        method,
+        device,
+        workers,
+        seed,
+        threads,
+        normalizer=normalizer,  # type: ignore[arg-type]
+    )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
     if out and against:

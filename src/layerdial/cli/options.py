@@ -29,6 +29,10 @@ ThreadsOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read audio and make features.")]
+NormalizerOption = Annotated[
+    str,
+    typer.Option(help="The normal form in which words are counted: basic, or whisper-english, as OpenAI quotes WER."),
+]
 PluginOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

@@ -9,6 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from layerdial.cli.options import CutsArgument, DeviceOption, ModelArgument
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")],
@@ -36,3 +38,24 @@ def train(
         print(f"next:  layerdial sweep {folder} TEST_CUTS --out {settings.out.parent / 'sweep'}")
     elif settings.policy.drops:
         print(f"next:  layerdial search {folder} {settings.data.dev}")
+
+
+def pseudo_label(
+    model: ModelArgument,
+    cuts: CutsArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new manifest, such as data/x/own.cuts.jsonl.gz.")],
+    words: Annotated[
+        str,
+        typer.Option(
+            help="transcript: the corpus' words with the model's capitals and punctuation; recognised: the model's."
+        ),
+    ] = "transcript",
+    max_wer: Annotated[float, typer.Option(min=0, help="Leave out cuts with more errors than this, a fraction.")] = 0.3,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor has it: faster.")] = "fp32",
+    device: DeviceOption = "cpu",
+) -> None:
+    """Write CUTS with the texts that MODEL recognises: targets in its own style, for its students."""
+    from layerdial.training.pseudo_labels import write_pseudo_labels
+
+    found = write_pseudo_labels(model, cuts, out, words, max_wer, precision, device)
+    print(f"{out}: {found.kept} cuts, {found.left_out} left out for their errors, {found.unread} not readable")

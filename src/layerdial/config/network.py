@@ -98,18 +98,21 @@ class ConformerConfig(NetworkConfig):
 
 @register_network("hf")
 class HuggingFaceConfig(NetworkConfig):
-    """A Hugging Face CTC model: WavLM, wav2vec2, HuBERT or Parakeet.
+    """A Hugging Face model: WavLM, wav2vec2, HuBERT or Parakeet with CTC, or Whisper.
 
     `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
     over a checkpoint, what has no weights, such as `hidden_dropout`. Its `layerdrop` and its own SpecAugment
     (`mask_time_prob` and the like) are not used: blocks are dropped by `policy`, inputs masked by `spec_augment`.
     `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
+    `freeze_decoder`, for encoder-decoder models: "embeddings" (if left out), which are the output layer too, "all", or
+    "none".
     """
 
     family: Literal["hf"] = "hf"
     config: dict[str, Any] = Field(default={})
     freeze_front_end: bool = True
     gradient_checkpointing: bool = False
+    freeze_decoder: Literal["none", "embeddings", "all"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

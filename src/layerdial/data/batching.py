@@ -29,12 +29,13 @@ from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, stack
 from layerdial.errors import UserError
 from layerdial.recognizer import FeatureBatch, collate_features
-from layerdial.text.ctc import ctc_frames_needed
+from layerdial.text.labels import FrameLabels, Labels
 from layerdial.text.normalise import normalise
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.bounded import BoundedMap
 
 _log = logging.getLogger(__name__)
+FRAME_LABELS = FrameLabels()
 _CACHED_BYTES = 512 * 1024 * 1024
 
 
@@ -90,13 +91,14 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     posteriors: PosteriorStore | None = None,
+    labels: Labels = FRAME_LABELS,
 ) -> Iterator[Batch]:
     """Yield batches without end, epoch after epoch, from `start` on; one without a usable utterance has B = 0.
 
     With `posteriors` each has those of its utterances. Raises `StalePosteriors` when they are not of this audio.
     """
     loader = DataLoader(
-        _TrainingDataset(config, tokenizer, features, seed, posteriors),
+        _TrainingDataset(config, tokenizer, features, seed, posteriors, labels),
         sampler=_EndlessBatches(config, seed, start, rank, world_size),
         batch_size=None,
         **reading_ahead(config.workers, config.batch_seconds, features, 4),
@@ -270,7 +272,9 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         features: Features,
         seed: int,
         posteriors: PosteriorStore | None,
+        rule: Labels,
     ) -> None:
+        self._rule = rule
         self._speeds = config.speeds
         self._tokenizer = tokenizer
         self._features = features
@@ -294,8 +298,10 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         for cut in cuts:
             speed = self._speed(epoch, cut.id)
             try:
-                feature, label = self._input(cut, speed), self._tokenizer.encode(cut_text(cut))
-                check_alignable(self._features.frames(len(feature)), label)
+                label = self._tokenizer.encode(cut_text(cut))
+                feature = self._input(cut, speed, self._rule.checksum(label))
+                n_frames = self._features.frames(len(feature))
+                self._rule.check(n_frames, label)
             except StalePosteriors:
                 raise
             except UserError as problem:
@@ -305,16 +311,14 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
             features.append(feature)
             labels.append(label)
             if self._posteriors is not None:
-                posteriors.append(self._posteriors.read(cut.id, speed, self._features.frames(len(feature))))
+                posteriors.append(self._posteriors.read(cut.id, speed, self._rule.positions(n_frames, label)))
             seconds += len(feature) / self._features.per_second
         inputs, input_lengths_B = pad_inputs(features)
         return Batch(
             tuple(ids),
             inputs,
             input_lengths_B,
-            torch.nn.utils.rnn.pad_sequence([torch.tensor(label) for label in labels], batch_first=True)
-            if labels
-            else torch.zeros(0, 0, dtype=torch.long),
+            pad_labels(labels),
             torch.tensor([len(label) for label in labels], dtype=torch.long),
             seconds,
             epoch,
@@ -323,14 +327,14 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
             stack(posteriors),
         )
 
-    def _input(self, cut: Any, speed: float) -> NDArray[np.float32]:
+    def _input(self, cut: Any, speed: float, of_labels: int) -> NDArray[np.float32]:
         """Return the input of a cut at a speed. Inputs are kept for later epochs, up to `cache_mb`."""
         kept = self._cache.get((cut.id, speed))
         if kept is not None:
             return kept
         samples = load_samples(cut)
         if self._posteriors is not None:
-            self._posteriors.check_audio(cut.id, speed, samples)
+            self._posteriors.check_audio(cut.id, speed, samples, of_labels)
         feature = self._features(change_speed(samples, speed))
         self._cache.put((cut.id, speed), feature, feature.nbytes)
         return feature
@@ -363,13 +367,12 @@ class _EvaluationDataset(Dataset[Any]):
         return collate_features(ids, features, texts, seconds), rejected
 
 
-def check_alignable(n_frames: int, labels: list[int]) -> None:
-    """Raise `UserError` when CTC cannot align `labels` with `n_frames` output frames of the network."""
-    needed = ctc_frames_needed(labels)
+def pad_labels(labels: list[list[int]]) -> Tensor:
+    """Return labels (B, U), padded with zeros."""
     if not labels:
-        raise UserError("the text is empty")
-    if needed > n_frames:
-        raise UserError(f"the text needs {needed} frames for CTC, the audio gives {n_frames}; is the text right?")
+        return torch.zeros(0, 0, dtype=torch.long)
+    rows = [torch.tensor(label, dtype=torch.long) for label in labels]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def pad_inputs(features: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:

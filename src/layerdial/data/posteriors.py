@@ -97,9 +97,9 @@ def key_of(cut_id: str, speed: float) -> int:
     return int.from_bytes(hashlib.blake2b(f"{speed!r} {cut_id}".encode(), digest_size=8).digest(), "little")
 
 
-def checksum_of(samples: NDArray[np.float32]) -> int:
-    """Return a 32-bit checksum of the samples of a cut, before any change of speed."""
-    return zlib.crc32(np.ascontiguousarray(samples).data)
+def checksum_of(samples: NDArray[np.float32], of_labels: int = 0) -> int:
+    """Return a 32-bit checksum of the samples of a cut, before any change of speed, and of that of its labels."""
+    return zlib.crc32(np.ascontiguousarray(samples).data, of_labels)
 
 
 def write_shard(folder: Path, utterances: Sequence[Stored]) -> None:
@@ -146,16 +146,19 @@ class PosteriorStore:
         found = self._find(cut_id, speed)
         return None if found is None else self.shards[self._shard_of[found]]
 
-    def matches(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> bool:
-        """Return whether the stored posteriors of a cut are those of these samples (S,), before the change of speed."""
-        found = self._find(cut_id, speed)
-        return found is not None and int(self._checksums[found]) == checksum_of(samples)
+    def matches(self, cut_id: str, speed: float, samples: NDArray[np.float32], of_labels: int = 0) -> bool:
+        """Return whether the stored posteriors of a cut are those of these samples (S,), before the change of speed.
 
-    def check_audio(self, cut_id: str, speed: float, samples: NDArray[np.float32]) -> None:
-        """Raise `StalePosteriors` unless the reference had these samples (S,) under this name."""
-        if not self.matches(cut_id, speed, samples):
+        `of_labels` is the checksum of the labels, for a reference with a decoder.
+        """
+        found = self._find(cut_id, speed)
+        return found is not None and int(self._checksums[found]) == checksum_of(samples, of_labels)
+
+    def check_audio(self, cut_id: str, speed: float, samples: NDArray[np.float32], of_labels: int = 0) -> None:
+        """Raise `StalePosteriors` unless the reference had these samples (S,) and labels under this name."""
+        if not self.matches(cut_id, speed, samples, of_labels):
             raise StalePosteriors(
-                f"cut {cut_id}: its audio is not what the reference had for {self.folder}; "
+                f"cut {cut_id}: its audio or text is not what the reference had for {self.folder}; "
                 "remove that folder and its posteriors are computed again"
             )
 

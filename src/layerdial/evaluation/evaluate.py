@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
 from layerdial.recognizer import FeatureBatch, Recognizer
 from layerdial.subset import Blocks
-from layerdial.text.normalise import normalise
+from layerdial.text.normalisers import Normalizer, normalizer_of
 
 
 class Batches(Protocol):
@@ -24,12 +24,25 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """References and hypotheses, utterance by utterance."""
+    """The texts of the cuts and of the recogniser, utterance by utterance, and how they are normalised for a score."""
 
     ids: tuple[str, ...]
-    references: tuple[str, ...]
-    hypotheses: tuple[str, ...]
+    texts: tuple[str, ...]
+    recognized: tuple[str, ...]
     audio_seconds: float
+    normalizer: Normalizer = "basic"
+
+    def normalized_by(self, normalizer: Normalizer) -> Evaluation:
+        """Return the same texts, scored in another normal form."""
+        return replace(self, normalizer=normalizer)
+
+    @cached_property
+    def references(self) -> tuple[str, ...]:
+        return tuple(map(normalizer_of(self.normalizer), self.texts))
+
+    @cached_property
+    def hypotheses(self) -> tuple[str, ...]:
+        return tuple(map(normalizer_of(self.normalizer), self.recognized))
 
     @cached_property
     def word_counts(self) -> list[ErrorCounts]:
@@ -48,23 +61,27 @@ class Evaluation:
         return total(self.char_counts)
 
 
-def evaluate(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Blocks) -> Evaluation:
+def evaluate(
+    recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Blocks, normalizer: Normalizer = "basic"
+) -> Evaluation:
     """Recognise every batch with `subset`. References and hypotheses are normalised alike.
 
     Raises `UserError` where there is no word to score: an error rate of nothing is no measurement.
     """
+    normalizer_of(normalizer)
     ids: list[str] = []
-    references: list[str] = []
-    hypotheses: list[str] = []
+    texts: list[str] = []
+    recognized: list[str] = []
     seconds = 0.0
     for batch in batches:
-        hypotheses += map(normalise, recognizer.recognize(batch, subset))
-        references += map(normalise, batch.texts)
+        recognized += recognizer.recognize(batch, subset)
+        texts += batch.texts
         ids += batch.ids
         seconds += batch.audio_seconds
-    if not any(references):
+    evaluation = Evaluation(tuple(ids), tuple(texts), tuple(recognized), seconds, normalizer)
+    if not any(evaluation.references):
         found = (
             f"the {len(ids)} cuts that can be read have no words" if ids else "the cuts hold no utterance to be read"
         )
         raise UserError(f"nothing to score: {found}")
-    return Evaluation(tuple(ids), tuple(references), tuple(hypotheses), seconds)
+    return evaluation

@@ -19,6 +19,7 @@ from layerdial.evaluation.sweep import sweep
 from layerdial.ladder import Ladder, select_all
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
+from layerdial.text.normalisers import Normalizer, normalizer_of
 from layerdial.utils.files import check_writable, contents, model_name
 from layerdial.utils.progress import progress
 
@@ -47,6 +48,7 @@ def search_model(
     device: str = "cpu",
     workers: int = 1,
     batches: FeatureBatches | None = None,
+    normalizer: Normalizer = "basic",
 ) -> tuple[Path, Ladder]:
     """Search the ladder of a model on `cuts` (dev data, never test) and store it as `ladder.json` beside the weights.
 
@@ -58,6 +60,7 @@ def search_model(
     """
     from layerdial.data.batching import FeatureBatches
 
+    normalizer_of(normalizer)
     folder, weights = _resolve(folder)
     recognizer = load_model(folder, device)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
@@ -73,7 +76,8 @@ def search_model(
             cuts=str(cuts),
             progress=update,
             journal=journal,
-            fingerprint=f"{weights}/{contents(cuts)}",
+            fingerprint=f"{weights}/{contents(cuts)}" + (f"/{normalizer}" if normalizer != "basic" else ""),
+            normalizer=normalizer,
         )
     _keep_other(folder / "ladder.json", ladder)
     ladder.save(folder / "ladder.json")
@@ -111,10 +115,12 @@ def sweep_model(
     threads: int | None = None,
     timing: Times | None = None,
     batches: FeatureBatches | None = None,
+    normalizer: Normalizer = "basic",
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`."""
     from layerdial.data.batching import FeatureBatches
 
+    normalizer_of(normalizer)
     name = folder
     folder, weights = _resolve(folder)
     recognizer = load_model(folder, device, threads)
@@ -142,5 +148,6 @@ def sweep_model(
                 timing=timing,
                 title=f"{model_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
                 progress=update,
+                normalizer=normalizer,
             )
         )

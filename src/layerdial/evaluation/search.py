@@ -19,7 +19,7 @@ from layerdial.evaluation.metrics import score, total
 from layerdial.ladder import Ladder, Rung
 from layerdial.recognizer import FeatureBatch, Recognizer
 from layerdial.subset import BlockSubset
-from layerdial.text.normalise import normalise
+from layerdial.text.normalisers import Normalizer, normalizer_of
 from layerdial.utils.rows import append_row, read_rows
 
 Metric = Literal["loss", "wer"]
@@ -55,16 +55,18 @@ def search_ladder(
     progress: Callable[[int, str], None] | None = None,
     journal: Path | None = None,
     fingerprint: str = "",
+    normalizer: Normalizer = "basic",
 ) -> Ladder:
     """Return the ladder with the least dev `metric` that greedy removal finds; see the top of this file.
 
     `batches` is iterated once an evaluation; `cuts` is its name, for the record. `progress(done, note)` is called with
     the evaluations done out of `most_evaluations(n_blocks)`. With `journal`, finished evaluations are kept in that
-    file. A restart takes those with the same `fingerprint` (of the model and the cuts) from it.
+    file. A restart takes those with the same `fingerprint` (of the model and the cuts) from it. Words are counted in
+    the normal form of `normalizer`.
     """
     if metric not in ("loss", "wer"):
         raise UserError(f"the ladder is searched by metric 'loss' or 'wer', found {metric!r}")
-    evaluated = _Evaluated(recognizer, batches, journal, fingerprint, progress)
+    evaluated = _Evaluated(recognizer, batches, journal, fingerprint, progress, normalizer)
     current = BlockSubset.full(recognizer.n_blocks)
     chosen = [evaluated(current)]
     harm: dict[int, Rank] = {}
@@ -112,8 +114,9 @@ class _Evaluated:
         journal: Path | None,
         fingerprint: str,
         progress: Callable[[int, str], None] | None,
+        normalizer: Normalizer,
     ) -> None:
-        self.recognizer, self.batches = recognizer, batches
+        self.recognizer, self.batches, self.normalizer = recognizer, batches, normalizer
         self.journal, self.fingerprint, self.progress = journal, fingerprint, progress
         self.results: dict[str, Measured] = {}
         self.finished_before = self._read_journal() if journal else {}
@@ -121,7 +124,9 @@ class _Evaluated:
     def __call__(self, subset: BlockSubset) -> Measured:
         if subset.key not in self.results:
             known = self.finished_before.get(subset.key)
-            self.results[subset.key] = measured = known or measure(self.recognizer, self.batches, subset)
+            self.results[subset.key] = measured = known or measure(
+                self.recognizer, self.batches, subset, self.normalizer
+            )
             if self.journal and not known:
                 append_row(self.journal, {"fingerprint": self.fingerprint, **asdict(measured)})
             if self.progress:
@@ -139,16 +144,19 @@ class _Evaluated:
         return {measured.subset: measured for measured in finished if len(measured.subset) == self.recognizer.n_blocks}
 
 
-def measure(recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: BlockSubset) -> Measured:
+def measure(
+    recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: BlockSubset, normalizer: Normalizer = "basic"
+) -> Measured:
     """Return loss and word errors of one subset on all batches.
 
     Raises `UserError` if they hold no utterance or no word.
     """
+    normal = normalizer_of(normalizer)
     loss, pairs = 0.0, list[tuple[str, str]]()
     for batch in batches:
         batch_loss, texts = recognizer.loss_and_text(batch, subset)
         loss += batch_loss
-        pairs += zip(map(normalise, batch.texts), map(normalise, texts), strict=True)
+        pairs += zip(map(normal, batch.texts), map(normal, texts), strict=True)
     words = total(score(pairs))
     if not words.words:
         raise UserError(f"the ladder search needs cuts with words in them, found {len(pairs)} cuts and no word")

@@ -17,11 +17,13 @@ from layerdial.evaluation.plots import draw_sweep
 from layerdial.evaluation.tables import latest_rows
 from layerdial.recognizer import Recognizer
 from layerdial.subset import Blocks
+from layerdial.text.normalisers import Normalizer
 from layerdial.utils.files import json_text, write_text
 from layerdial.utils.rows import Row, append_row, read_rows
 
 # The keys that identify a measurement: one with the same values is not repeated.
 _MEASURED_FOR = ("subset", "method", "model", "fingerprint", "cuts", "cuts_contents", "device", "threads")
+_NORMALIZER = "normalizer"  # a key of rows that were not normalised by "basic"
 
 
 def sweep(
@@ -34,6 +36,7 @@ def sweep(
     timing: Times | None = None,
     title: str = "",
     progress: Callable[[int, str], None] | None = None,
+    normalizer: Normalizer = "basic",
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
 
@@ -44,6 +47,8 @@ def sweep(
     are there already are yielded without measuring again. At the end `out/sweep.png` shows all rows of these cuts.
     """
     labels = dict(extra or {}) | {"device": recognizer.device, "threads": recognizer.threads}
+    if normalizer != "basic":
+        labels[_NORMALIZER] = normalizer
     subsets = list(dict.fromkeys(subsets))
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
@@ -55,7 +60,7 @@ def sweep(
     for done, (subset, row) in enumerate(zip(subsets, wanted, strict=True), 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
-            evaluation = evaluate(recognizer, batches, subset)
+            evaluation = evaluate(recognizer, batches, subset, normalizer)
             made = labels | measure_subset(recognizer, evaluation, subset) | times[subset]
             made["rejected"] = len(batches.rejected)
             if out:
@@ -68,25 +73,30 @@ def sweep(
             progress(done, f"depth {subset.depth}: WER {100 * made['wer']:.2f} %" if made["wer"] is not None else "")
         yield made
     if out:
-        same = ("cuts", "cuts_contents")
+        same = ("cuts", "cuts_contents", _NORMALIZER)
         rows = [row for row in read_rows(out / "sweep.jsonl") if all(row.get(key) == labels.get(key) for key in same)]
         draw_sweep(latest_rows(rows), out / "sweep.png", title)
 
 
 def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
+    values = tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
+    return (*values, row[_NORMALIZER]) if row.get(_NORMALIZER) else values
 
 
 def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:
     """Return errors, intervals and costs of one subset. Raises `UserError` where there is no utterance."""
+    cost = recognizer.cost(subset)
+    costs = {"macs_per_second": cost.macs_per_second, "parameters": cost.parameters}
+    return {"subset": subset.key, "depth": subset.depth} | measure_errors(evaluation) | costs
+
+
+def measure_errors(evaluation: Evaluation) -> Row:
+    """Return errors and intervals. Raises `UserError` where there is no utterance."""
     if not evaluation.ids:
         raise UserError("nothing to evaluate: the cuts hold no utterance")
-    words, chars = evaluation.wer, evaluation.cer
-    counts, cost = evaluation.word_counts, recognizer.cost(subset)
+    counts, words, chars = evaluation.word_counts, evaluation.wer, evaluation.cer
     low, high = bootstrap_interval([count.errors for count in counts], [count.words for count in counts])
     return {
-        "subset": subset.key,
-        "depth": subset.depth,
         "wer": _finite(words.rate),
         "wer_low": _finite(low),
         "wer_high": _finite(high),
@@ -100,9 +110,13 @@ def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Block
         "chars": chars.words,
         "utterances": len(evaluation.ids),
         "audio_seconds": round(evaluation.audio_seconds, 3),
-        "macs_per_second": cost.macs_per_second,
-        "parameters": cost.parameters,
     }
+
+
+def measure_again(evaluation: Evaluation, normalizer: Normalizer) -> Row:
+    """Return errors and interval of the same texts in another normal form, by names such as `wer_whisper_english`."""
+    found, ending = measure_errors(evaluation.normalized_by(normalizer)), normalizer.replace("-", "_")
+    return {f"{name}_{ending}": found[name] for name in ("wer", "wer_low", "wer_high", "errors", "words")}
 
 
 def _finite(value: float) -> float | None:
@@ -122,9 +136,13 @@ def _write_utterances(out: Path, row: Row, evaluation: Evaluation) -> str:
 
 
 def utterance_lines(evaluation: Evaluation) -> str:
-    """Return a JSON line an utterance: id, reference, hypothesis, errors in words and in characters."""
+    """Return a JSON line an utterance: id, reference, hypothesis, errors in words and in characters.
+
+    Where the recogniser wrote more than capitals that the hypothesis lacks, its text is there too.
+    """
     columns = (
         evaluation.ids,
+        evaluation.recognized,
         evaluation.references,
         evaluation.hypotheses,
         evaluation.word_counts,
@@ -140,6 +158,7 @@ def utterance_lines(evaluation: Evaluation) -> str:
             "char_errors": chars.errors,
             "chars": chars.words,
         }
-        for i, reference, hypothesis, words, chars in zip(*columns, strict=True)
+        | ({} if text.lower() == hypothesis else {"text": text})
+        for i, text, reference, hypothesis, words, chars in zip(*columns, strict=True)
     ]
     return "".join(json_text(line) + "\n" for line in lines)

@@ -29,7 +29,7 @@ def latest_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _line_of(row: Row) -> tuple[Any, ...]:
-    return row.get("method"), row.get("select"), row.get("cuts")
+    return row.get("method"), row.get("select"), row.get("cuts"), row.get("normalizer")
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, width: int | None = None) -> Table:
@@ -38,7 +38,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, wid
     Under 120 characters of `width` (default: the terminal's) the columns that others imply are left out.
     """
     wide = (width or shutil.get_terminal_size().columns) >= 120
-    labels = [name for name in ("method", "select") if any(row.get(name) for row in rows)]
+    labels = [name for name in ("method", "select", "normalizer") if any(row.get(name) for row in rows)]
     columns = {heading: cell for heading, cell in _COLUMNS.items() if wide or heading not in _WIDE_ONLY}
     table = _table(title, [*labels, *columns], gap=2 if wide else 1)
     for row in rows:
@@ -83,13 +83,14 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "RTF": lambda row: _show(row.get("rtf"), 1, 4),
 }
 _WIDE_ONLY = {"CER %", "M par-\nameters", "RTF"}
-_WORDS = {"method", "select", "blocks"}
+_WORDS = {"method", "select", "normalizer", "blocks"}
 
 
 def compare_table(rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000) -> Table:
     """Return a table of WER changes against `baseline_method` at each depth, with paired bootstrap intervals.
 
-    Rows are compared when depth, selection rule and cuts agree and both have their utterance files under `folder`.
+    Rows are compared when depth, selection rule, cuts and normaliser agree and both have their utterance files under
+    `folder`.
     """
     table = _table(
         f"WER against {baseline_method}, same utterances; bold: the interval leaves out no change",
@@ -133,7 +134,7 @@ def compare(
 
 
 def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["depth"], row.get("select"), row.get("cuts")
+    return row["depth"], row.get("select"), row.get("cuts"), row.get("normalizer")
 
 
 def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from layerdial import __version__
-from layerdial.audio.features import Features, LogMel, NemoMel, Samples
+from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -62,6 +62,11 @@ def trace(
     folder = resolve_model(folder)
     refuse_exported(folder)
     network, tokenizer = load_network(folder)
+    if network.labels.teacher_forced:
+        raise UserError(
+            f"{folder} is an encoder-decoder model, which layerdial does not export yet; transcribe with it as it is, "
+            "or write one depth as a checkpoint of transformers: layerdial prune"
+        )
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
     pieces, silent = piece_table(tokenizer)
@@ -106,7 +111,7 @@ def device_features(features: Features) -> Features:
 
     Raises `UserError` for settings that devices do not have.
     """
-    if isinstance(features, LogMel):
+    if isinstance(features, LogMel | WhisperMel):
         return features
     extractor, convolutions = features.extractor, features.convolutions  # type: ignore[attr-defined]
     if features.takes_samples:  # type: ignore[attr-defined]

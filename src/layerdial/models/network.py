@@ -17,10 +17,13 @@ from layerdial.config.network import NetworkConfig
 from layerdial.models.description import write_description
 from layerdial.models.dynamic import Choice, SkipRule
 from layerdial.models.tensors import save_tensors
+from layerdial.text.labels import FrameLabels, Labels
 
 
 class EncoderOutput(NamedTuple):
     """Log-probabilities (B, T', V) in float32, token 0 the blank; valid frames (B,); log-probabilities at each exit.
+
+    Those of a network with a decoder are (B, U, V), of each label.
 
     A named tuple, because DDP, accelerate and torch.export look for tensors in tuples.
     """
@@ -42,7 +45,8 @@ class Network(nn.Module):
     """The base of Conformer, Hugging Face and a user's networks. Which blocks run is an argument of every call.
 
     `head` is the last layer, from the encoder's width to the vocabulary. `skip` is the rule for a skipped block.
-    `blueprint` is what it was built from; none for Hugging Face networks, whose config has it.
+    `blueprint` is what it was built from; none for Hugging Face networks, whose config has it. `labels` says how a
+    transcript meets the audio; a network with a decoder, `labels.teacher_forced`, takes it as a further argument.
     """
 
     __call__: Callable[..., EncoderOutput]
@@ -50,6 +54,7 @@ class Network(nn.Module):
     head: nn.Module
     skip: SkipRule = "identity"
     blueprint: Blueprint | None = None
+    labels: Labels = FrameLabels()
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from layerdial.audio.features import Features
 from layerdial.cost import Cost
@@ -18,32 +15,24 @@ from layerdial.errors import UserError
 from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.cost import forward_pass, subset_cost
+from layerdial.models.decoding import decoding_for
 from layerdial.models.network import Network
-from layerdial.modules.losses import ctc_per_utterance
-from layerdial.recognizer import (
-    Audio,
-    Chunk,
-    FeatureBatch,
-    Transcript,
-    WindowResult,
-    collate_features,
-    recognize_windows,
-)
+from layerdial.recognizer import Audio, FeatureBatch, Transcript
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text.ctc import batch_texts, greedy_ctc
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.utils.forks import renew_after_fork
 
 
 class TorchRecognizer:
-    """Greedy CTC recognition with any subset of the network's blocks."""
+    """Recognition with any subset of the network's blocks, by CTC or by a decoder."""
 
     def __init__(
         self, network: Network, tokenizer: Tokenizer, ladder: Ladder | None = None, name: str = "model"
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
+        self.decoding = decoding_for(network, tokenizer)
         self.ladder = ladder
         self.name = name
         self.folder: Path | None = None
@@ -114,51 +103,16 @@ class TorchRecognizer:
         subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
 
-        def recognize(samples: NDArray[np.float32], begin: float, end: float) -> WindowResult:
-            return WindowResult(self._frame_ids(samples, subset), Chunk(begin, end, subset))
-
-        frame_ids, chunks, seconds = recognize_windows(audio, self.features, recognize)
-        text = self.tokenizer.decode(greedy_ctc(frame_ids))
+        text, chunks, seconds = self.decoding.transcribe(audio, subset)
         return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds, chunks=chunks)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""
-        return self._texts(*self._posteriors(batch, subset))
+        return self.decoding.texts(batch, subset)
 
     def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
-        """Return the CTC loss summed over the batch's utterances, and their texts, from one forward pass.
-
-        Two kinds of utterances add nothing to the loss, but add their errors to the WER. The tokenizer cannot encode
-        the text of the first. CTC cannot align the second, whose text needs more frames than there are.
-        """
-        logp_BTV, lengths_B = self._posteriors(batch, subset)
-        labels = [self._labels(text) for text in batch.texts]
-        tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
-        token_lengths_B = torch.tensor([len(label) for label in labels])
-        losses_B = ctc_per_utterance(logp_BTV, lengths_B.cpu(), tokens_BU.to(logp_BTV.device), token_lengths_B).cpu()
-        counts_B = ~losses_B.isposinf() & (token_lengths_B > 0)
-        return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
-
-    def _labels(self, text: str) -> Tensor:
-        try:
-            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
-        except UserError:
-            return torch.zeros(0, dtype=torch.long)
-
-    def _posteriors(self, batch: FeatureBatch, subset: Blocks) -> tuple[Tensor, Tensor]:
-        self.network.eval()
-        with torch.inference_mode():
-            inputs = torch.from_numpy(batch.inputs).to(self.device)
-            output = self.network(inputs, torch.from_numpy(batch.lengths_B), subset)
-        return output.log_probs_BTV, output.lengths_B
-
-    def _texts(self, logp_BTV: Tensor, lengths_B: Tensor) -> list[str]:
-        return batch_texts(self.tokenizer.decode, logp_BTV.argmax(dim=-1).tolist(), lengths_B.tolist())
-
-    def _frame_ids(self, samples: NDArray[np.float32], subset: BlockSubset) -> list[int]:
-        logp_BTV, _ = self._posteriors(collate_features([""], [self.features(samples)], [""], 0.0), subset)
-        ids: list[int] = logp_BTV[0].argmax(dim=-1).tolist()
-        return ids
+        """Return the transcripts' loss summed over the batch's utterances (CTC, or cross-entropy), and their texts."""
+        return self.decoding.loss_and_texts(batch, subset)
 
 
 def load_torch_model(folder: Path, device: str = "cpu") -> TorchRecognizer:

@@ -43,6 +43,19 @@ def ctc(logp_BTV: Tensor, lengths_B: Tensor, tokens_BU: Tensor, token_lengths_B:
     return losses_B.sum() / token_lengths_B.sum().clamp(min=1).to(losses_B.device, non_blocking=True)
 
 
+def cross_entropy(logp_BUV: Tensor, tokens_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
+    """Return the cross-entropy per label of a decoder's log-probabilities (B, U, V), padding left out."""
+    losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, token_lengths_B)
+    return losses_B.sum() / token_lengths_B.sum().clamp(min=1).to(losses_B.device, non_blocking=True)
+
+
+def cross_entropy_per_utterance(logp_BUV: Tensor, tokens_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
+    """Return the cross-entropy of each utterance, summed over its labels: (B,)."""
+    real_BU = frame_mask(token_lengths_B.to(logp_BUV.device, non_blocking=True), logp_BUV.shape[1])
+    picked_BU = logp_BUV.gather(2, tokens_BU.unsqueeze(2)).squeeze(2)
+    return -picked_BU.masked_fill(~real_BU, 0.0).sum(dim=1)
+
+
 def distillation(reference_BTV: Tensor, student_BTV: Tensor, lengths_B: Tensor) -> Tensor:
     """Return KL(reference || student) over the frame posteriors, mean over the frames that count (arXiv 2601.16117).
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerdial.audio.features import Features, LogMel, NemoMel, Samples
+from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -140,6 +140,8 @@ def _in_words(features: Features) -> str:
         return "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1] at 16 kHz, dither 0, snip_edges false"
     if isinstance(features, NemoMel):
         return f"NeMo log-mel, {features.n_mels} bins, 25 ms / 10 ms, zero mean and unit variance of each bin"
+    if isinstance(features, WhisperMel):
+        return f"Whisper log-mel, {features.n_mels} bins, 25 ms / 10 ms, not padded to 30 s"
     assert isinstance(features, Samples)
     return "samples at 16 kHz, " + ("zero mean and unit variance" if features.normalise else "in [-1, 1]")
 
@@ -148,6 +150,8 @@ def describe_features(features: Features) -> dict[str, Any]:
     """Return features as JSON."""
     if isinstance(features, LogMel):
         return {"kind": "log-mel", "subsampling": features.subsampling}
+    if isinstance(features, WhisperMel):
+        return {"kind": "whisper-mel", "n_mels": features.n_mels}
     if isinstance(features, Samples | NemoMel):
         convolutions = [list(part) for part in features.convolutions]
         if isinstance(features, NemoMel):
@@ -160,6 +164,8 @@ def read_features(stored: dict[str, Any]) -> Features:
     """Return the features that `describe_features` wrote. Raises `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
         return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
+    if stored["kind"] == "whisper-mel":
+        return WhisperMel(_between("n_mels", stored["n_mels"], 1, 1000))
     if stored["kind"] in ("samples", "nemo-mel"):
         parts = tuple(_convolution(*part) for part in stored["convolutions"])
         if stored["kind"] == "nemo-mel":

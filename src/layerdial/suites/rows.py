@@ -17,7 +17,7 @@ RESULTS = "results.jsonl"
 def labels(suite: Suite, run: RunKey, origin: Origin, test: str, depth: int) -> Row:
     """Return the entries of a row that are known before anything is measured."""
     name, seed = run
-    return {
+    known = {
         "corpus": suite.corpus,
         "suite": suite.name,
         "method": suite.label(name),
@@ -30,11 +30,12 @@ def labels(suite: Suite, run: RunKey, origin: Origin, test: str, depth: int) -> 
         "asked": origin.asked_digest,
         "test_contents": origin.tests[test],
     }
+    return known if suite.normalizers == ("basic",) else known | {"normalizers": ",".join(suite.normalizers)}
 
 
 def measured_for(row: Mapping[str, Any], weights: bool = True) -> tuple[Any, ...]:
     """Return the values that identify a measurement: one with the same values is not repeated."""
-    keys = ["name", "seed", "test", "depth", "select", "asked", "test_contents"]
+    keys = ["name", "seed", "test", "depth", "select", "asked", "test_contents", "normalizers"]
     return tuple(row.get(key) for key in [*keys, "fingerprint"][: None if weights else -1])
 
 

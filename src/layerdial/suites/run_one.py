@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from layerdial.config.plugins import load_plugins
 from layerdial.evaluation.evaluate import evaluate
-from layerdial.evaluation.sweep import measure_subset, utterance_lines
+from layerdial.evaluation.sweep import measure_again, measure_subset, utterance_lines
 from layerdial.ladder import select_all
 from layerdial.suites.rows import labels, measured_for
 from layerdial.suites.suite import Origin, Suite
@@ -47,8 +47,11 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
             row = labels(suite, (name, seed), origin, test, depth) | {"fingerprint": weights}
             if measured_for(row) in done:
                 continue
-            evaluation = evaluate(recognizer, batches, subset)
+            first, *others = suite.normalizers
+            evaluation = evaluate(recognizer, batches, subset, first)
             row = measure_subset(recognizer, evaluation, subset) | row | _took(trained, origin)
+            for other in others:
+                row |= measure_again(evaluation, other)
             row |= {"n_blocks": recognizer.n_blocks, "rejected": len(batches.rejected)}
             row["utterances_file"] = f"utterances/{name}-{seed}-{test}-{depth}-{select}-{weights[:8]}.jsonl"
             write_text(suite.out / row["utterances_file"], utterance_lines(evaluation))

@@ -20,6 +20,7 @@ from layerdial.config.plugins import with_plugins
 from layerdial.config.recipe import RECIPE_VERSION, Recipe
 from layerdial.config.strict import Strict, parse, read_yaml, set_key
 from layerdial.errors import UserError
+from layerdial.text.normalisers import Normalizer
 
 SUITE_VERSION = 2
 Selection = Literal["search", "prefix", "even", "full", "chosen"]
@@ -68,7 +69,10 @@ class Method(Strict):
 
 
 class Suite(Strict):
-    """Methods by seeds on one corpus, as the file defines them. `plugins` are those of every recipe."""
+    """Methods by seeds on one corpus, as the file defines them. `plugins` are those of every recipe.
+
+    Words are counted in the first of `normalizers`; rows have the errors by the others too.
+    """
 
     suite: Literal[2]
     name: str
@@ -79,6 +83,7 @@ class Suite(Strict):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     metric: Metric = "wer"
+    normalizers: tuple[Normalizer, ...] = Field(default=("basic",), min_length=1)
     recipe: dict[str, Any]
     methods: dict[str, Method] = Field(min_length=1)
     baselines: tuple[str, ...] = ("ld_long", "ld", "ld_from_reference", "early_exit", "static", "reference")

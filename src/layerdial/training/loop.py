@@ -60,6 +60,7 @@ def _make_updates(run: Run, update: Update, interruption: Interruption) -> None:
         run.accelerator.process_index,
         run.accelerator.num_processes,
         run.posteriors,
+        run.network.labels,
     )
     run.student.train()
     run.window, run.interruption = LogWindow(), interruption

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerdial.audio.features import Features
 from layerdial.config.objective import ObjectiveConfig, ObjectiveSettings
 from layerdial.config.recipe import SpecAugmentConfig
 from layerdial.data.batching import Batch
 from layerdial.errors import UserError
-from layerdial.models.network import EncoderOutput
-from layerdial.modules.losses import LossTerms, alpha_divergence, ctc, distillation
+from layerdial.models.network import EncoderOutput, Network
+from layerdial.modules.losses import LossTerms, alpha_divergence, cross_entropy, ctc, distillation
 from layerdial.subset import Blocks
 from layerdial.training.augment import mask_samples, spec_augment
 from layerdial.training.reference import Reference
@@ -25,18 +24,24 @@ from layerdial.training.reference import Reference
 class NetworkInputs:
     """A batch on the device: `masked` by SpecAugment, (B, T, F) or (B, S), and `unmasked`, the same without it.
 
-    `frames_B`, how many frames the networks make of each utterance, stays on the CPU, where ctc_loss expects it:
-    reading it off the device would wait for it.
+    `frames_B`, how many posteriors the networks make of each utterance, stays on the CPU, where ctc_loss expects it:
+    reading it off the device would wait for it. `tokens_BU` are the labels, for networks with a decoder alone.
     """
 
     masked: Tensor
     unmasked: Tensor
     lengths_B: Tensor
     frames_B: Tensor
+    tokens_BU: Tensor | None = None
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """The labels as further arguments of a network with a decoder; none for others."""
+        return () if self.tokens_BU is None else (self.tokens_BU,)
 
 
 def prepare_inputs(
-    batch: Batch, features: Features, device: torch.device, augment: SpecAugmentConfig, distributed: bool = False
+    batch: Batch, network: Network, device: torch.device, augment: SpecAugmentConfig, distributed: bool = False
 ) -> NetworkInputs:
     """Put the batch on the device and apply SpecAugment.
 
@@ -46,14 +51,16 @@ def prepare_inputs(
     unmasked, lengths_B = batch.inputs.to(device, non_blocking=True), batch.input_lengths_B
     mask = spec_augment if unmasked.ndim == 3 else mask_samples
     masked = mask(unmasked, lengths_B, augment)
-    if distributed:
-        return NetworkInputs(masked, unmasked, lengths_B.to(device, non_blocking=True), features.frames(lengths_B))
-    return NetworkInputs(masked, unmasked, lengths_B, features.frames(lengths_B))
+    there_B = lengths_B.to(device, non_blocking=True) if distributed else lengths_B
+    if network.labels.teacher_forced:
+        tokens_BU = batch.tokens_BU.to(device, non_blocking=True)
+        return NetworkInputs(masked, unmasked, there_B, batch.token_lengths_B, tokens_BU)
+    return NetworkInputs(masked, unmasked, there_B, network.features.frames(lengths_B))
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """Log-probabilities (B, T', V) to learn from: the reference's, and the student's own of all its blocks."""
+    """Log-probabilities (B, T', V), of a decoder (B, U, V), to learn from: the reference's, the student's in full."""
 
     reference_BTV: Tensor | None = None
     in_place_BTV: Tensor | None = None
@@ -63,13 +70,22 @@ class Teachers:
 class Pass:
     """One pass that has been made: its batch, its subset, its teachers.
 
-    `frames_B` says how many frames of each output count; it is on the CPU.
+    `frames_B` says how many frames, or labels, of each output count; it is on the CPU. `teacher_forced`: the outputs
+    are a decoder's, one a label.
     """
 
     batch: Batch
     frames_B: Tensor
     subset: Blocks
     teachers: Teachers
+    teacher_forced: bool = False
+
+    def transcript(self, logp_BTV: Tensor) -> Tensor:
+        """Return the loss per label of an output for the transcript: CTC, or a decoder's cross-entropy."""
+        if not self.teacher_forced:
+            return self.ctc(logp_BTV)
+        tokens_BU = self.batch.tokens_BU.to(logp_BTV.device, non_blocking=True)
+        return cross_entropy(logp_BTV, tokens_BU, self.batch.token_lengths_B)
 
     def ctc(self, logp_BTV: Tensor) -> Tensor:
         """Return the CTC loss per label of an output."""
@@ -107,10 +123,10 @@ def loss_terms(
 ) -> LossTerms:
     """Make one pass with `subset` and compute its losses, as the objective says."""
     depths = objective.exits_at(subset.depth)
-    output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths)
-    passed = Pass(batch, inputs.frames_B, subset, teachers)
+    output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths, *inputs.given)
+    passed = Pass(batch, inputs.frames_B, subset, teachers, inputs.tokens_BU is not None)
     if isinstance(objective, ObjectiveConfig):
-        return _ctc_losses(output, depths, passed, objective)
+        return _losses(output, depths, passed, objective)
     if not isinstance(objective, Objective):
         raise UserError(
             f"objective {objective.name} has no loss; derive it from layerdial.training.objective.Objective"
@@ -121,8 +137,8 @@ def loss_terms(
     return found
 
 
-def _ctc_losses(output: EncoderOutput, depths: tuple[int, ...], passed: Pass, objective: ObjectiveConfig) -> LossTerms:
-    """Compute CTC and what the groups of `ObjectiveConfig` add to it, at every output of a pass."""
+def _losses(output: EncoderOutput, depths: tuple[int, ...], passed: Pass, objective: ObjectiveConfig) -> LossTerms:
+    """Compute the transcript's loss and what the groups of `ObjectiveConfig` add to it, at every output of a pass."""
     own = _output_loss(output.log_probs_BTV, passed, objective)
     exits, subset = objective.exits, passed.subset
     if exits is None:
@@ -140,18 +156,18 @@ def _ctc_losses(output: EncoderOutput, depths: tuple[int, ...], passed: Pass, ob
 
 
 def _output_loss(logp_BTV: Tensor, passed: Pass, objective: ObjectiveConfig) -> LossTerms:
-    """Compute the CTC loss of one output, and its divergences from the teachers that there are."""
+    """Compute the transcript's loss of one output, and its divergences from the teachers that there are."""
     teachers = passed.teachers
-    ctc_loss = passed.ctc(logp_BTV)
-    total, kl = ctc_loss, torch.zeros_like(ctc_loss)
+    transcript_loss = passed.transcript(logp_BTV)
+    total, kl = transcript_loss, torch.zeros_like(transcript_loss)
     if objective.in_place is not None and teachers.in_place_BTV is not None:
         diverge = alpha_divergence if objective.in_place.divergence == "alpha" else distillation
         divergence = diverge(teachers.in_place_BTV, logp_BTV, passed.frames_B)
-        total = objective.in_place.ctc_weight * ctc_loss + objective.in_place.weight * divergence
+        total = objective.in_place.ctc_weight * transcript_loss + objective.in_place.weight * divergence
     if objective.distil is not None and teachers.reference_BTV is not None:
         kl = passed.distillation(teachers.reference_BTV, logp_BTV)
         total = total + objective.distil.weight * kl
-    return LossTerms(total, ctc_loss.detach(), kl.detach(), logp_BTV.detach())
+    return LossTerms(total, transcript_loss.detach(), kl.detach(), logp_BTV.detach())
 
 
 def ask_reference(
@@ -164,7 +180,7 @@ def ask_reference(
     if reference is None or asked is None:
         return Teachers()
     given = inputs.unmasked if asked.inputs == "clean" else inputs.masked
-    return Teachers(reference.posteriors(given, inputs.lengths_B))
+    return Teachers(reference.posteriors(given, inputs.lengths_B, *inputs.given))
 
 
 def skip_if_not_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:

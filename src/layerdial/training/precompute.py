@@ -6,26 +6,28 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from layerdial.audio.features import Features
-from layerdial.audio.files import AudioProblem, change_speed
+from layerdial.audio.files import change_speed
 from layerdial.config.recipe import DataConfig, Recipe
-from layerdial.data.batching import in_its_own_group, pad_inputs, speeds_of
+from layerdial.data.batching import in_its_own_group, pad_inputs, pad_labels, speeds_of
 from layerdial.data.loading import reading_ahead
-from layerdial.data.manifest import SUFFIX, load_samples, open_cuts
+from layerdial.data.manifest import SUFFIX, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, Stored, TopPosteriors, checksum_of, key_of, write_shard
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import fingerprint
+from layerdial.text.labels import Labels
+from layerdial.text.tokenizer import Tokenizer
 from layerdial.training.reference import Reference
 from layerdial.utils.files import check_writable, write_json
 from layerdial.utils.progress import progress
@@ -39,7 +41,8 @@ _Missing = Iterator[tuple[Any, tuple[float, ...]]]  # cuts, and the speeds at wh
 def stored_posteriors(recipe: Recipe, reference: Reference, accelerator: Accelerator) -> PosteriorStore:
     """The posteriors of every training cut at every speed; what is not stored yet is computed now, by the first rank.
 
-    Computed in full precision, whatever the run's, from the audio as it is. They lie in `data.posteriors`, by default
+    Computed from the audio as it is: in full precision for CTC, whatever the run's, and for a decoder, whose audio is
+    padded to 30 s, in the run's. They lie in `data.posteriors`, by default
     beside the manifest, in a folder whose name is a hash of the reference's weights, its features and `top_k`.
     Raises `UserError` when something is to be computed and the place cannot be written.
     """
@@ -54,12 +57,15 @@ def stored_posteriors(recipe: Recipe, reference: Reference, accelerator: Acceler
         "vocabulary": vocabulary,
         "top_k": top_k,
     }
+    if reference.network.labels.teacher_forced:
+        made_by["precision"] = recipe.train.precision
     folder = _place(recipe.data) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
     if accelerator.is_main_process:
-        _forget_changed(PosteriorStore(folder, vocabulary), recipe.data)
+        source = _Source(reference.network.features, reference.network.labels, reference.tokenizer)
+        _forget_changed(PosteriorStore(folder, vocabulary), recipe.data, source)
         if missing := sum(len(speeds) for _, speeds in _missing(recipe.data, PosteriorStore(folder, vocabulary))):
             _begin(folder, {**made_by, "reference": str(reference.folder)})
-            _compute(folder, recipe.data, reference, accelerator.device, top_k, missing)
+            _compute(folder, recipe.data, reference, source, accelerator, top_k, missing)
     accelerator.wait_for_everyone()
     return PosteriorStore(folder, vocabulary)
 
@@ -88,12 +94,29 @@ def _missing(data: DataConfig, store: PosteriorStore) -> _Missing:
             yield cut, speeds
 
 
-def _forget_changed(store: PosteriorStore, data: DataConfig) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """How cuts become the reference's inputs and, where it has a decoder, labels. It goes to the workers."""
+
+    features: Features
+    rule: Labels
+    tokenizer: Tokenizer
+
+    def labels(self, cut: Any) -> list[int]:
+        """Return the labels of a cut that a decoder is given; none for CTC. `UserError` where they are too many."""
+        if not self.rule.teacher_forced:
+            return []
+        labels = self.tokenizer.encode(cut_text(cut))
+        self.rule.check(0, labels)
+        return labels
+
+
+def _forget_changed(store: PosteriorStore, data: DataConfig, source: _Source) -> None:
     """Remove the shards of a corpus that was made anew under the same names.
 
     One cut of each is listened to. A single cut that has changed is found when training comes to it.
     """
-    changed = list(_changed(store, data))
+    changed = list(_changed(store, data, source))
     if changed:
         _log.warning("%s: the audio has changed, the reference's posteriors are computed again", store.folder)
     for shard in changed:
@@ -103,7 +126,7 @@ def _forget_changed(store: PosteriorStore, data: DataConfig) -> None:
             raise UserError(f"{shard} is of other audio and cannot be removed: {error.strerror or error}") from None
 
 
-def _changed(store: PosteriorStore, data: DataConfig) -> Iterator[Path]:
+def _changed(store: PosteriorStore, data: DataConfig, source: _Source) -> Iterator[Path]:
     unheard = set(store.shards)
     for cut, speed in ((cut, speed) for cut in _cuts(data) for speed in speeds_of(data)):
         if not unheard:
@@ -112,24 +135,30 @@ def _changed(store: PosteriorStore, data: DataConfig) -> Iterator[Path]:
         if shard not in unheard:
             continue
         try:
-            samples = load_samples(cut)
-        except AudioProblem:
+            samples, labels = load_samples(cut), source.labels(cut)
+        except UserError:
             continue
         unheard.remove(shard)
-        if not store.matches(cut.id, speed, samples):
+        if not store.matches(cut.id, speed, samples, source.rule.checksum(labels)):
             yield shard
 
 
 def _compute(
-    folder: Path, data: DataConfig, reference: Reference, device: torch.device, top_k: int, missing: int
+    folder: Path,
+    data: DataConfig,
+    reference: Reference,
+    source: _Source,
+    accelerator: Accelerator,
+    top_k: int,
+    missing: int,
 ) -> None:
     """Write what is missing, a shard at a time; after a kill the next call goes on behind the last shard."""
-    features = reference.network.features
+    features = source.features
     utterances: list[Stored] = []
     seconds, done = 0.0, 0
     with progress("posteriors of the reference", missing) as update:
-        for batch in _batches(data, PosteriorStore(folder, len(reference.tokenizer.tokens)), features):
-            utterances += _utterances(batch, reference, device, top_k)
+        for batch in _batches(data, PosteriorStore(folder, len(reference.tokenizer.tokens)), source):
+            utterances += _utterances(batch, reference, accelerator, top_k)
             seconds += batch.lengths_B.sum().item() / features.per_second
             done += batch.asked
             if seconds >= _SHARD_SECONDS:
@@ -148,27 +177,32 @@ class _Batch:
     checksums: list[int]
     inputs: Tensor
     lengths_B: Tensor
+    labels: list[list[int]]
     asked: int
 
 
-def _utterances(batch: _Batch, reference: Reference, device: torch.device, top_k: int) -> Iterator[Stored]:
+def _utterances(batch: _Batch, reference: Reference, accelerator: Accelerator, top_k: int) -> Iterator[Stored]:
     if not batch.keys:
         return
-    top = TopPosteriors.of(reference.posteriors(batch.inputs.to(device), batch.lengths_B), top_k)
+    network, device = reference.network, accelerator.device
+    given = (pad_labels(batch.labels).to(device),) if network.labels.teacher_forced else ()
+    with accelerator.autocast() if given else nullcontext():
+        logp = reference.posteriors(batch.inputs.to(device), batch.lengths_B, *given)
+    top = TopPosteriors.of(logp, top_k)
     tokens_BTK, logp_BTK = top.tokens.cpu(), top.logp.cpu()
-    frames_B = reference.network.features.frames(batch.lengths_B).tolist()
-    for row, frames in enumerate(frames_B):
+    for row, n_frames in enumerate(network.features.frames(batch.lengths_B).tolist()):
+        frames = network.labels.positions(n_frames, batch.labels[row])
         # copied, so that an hour's worth of them does not keep the padded batches
         kept = TopPosteriors(tokens_BTK[row, :frames].clone(), logp_BTK[row, :frames].clone(), top.vocabulary)
         yield Stored(batch.keys[row], batch.checksums[row], kept)
 
 
-def _batches(data: DataConfig, store: PosteriorStore, features: Features) -> Iterable[_Batch]:
+def _batches(data: DataConfig, store: PosteriorStore, source: _Source) -> Iterable[_Batch]:
     return DataLoader(
-        _Hearing(features),
+        _Hearing(source),
         sampler=_groups(_missing(data, store), data.batch_seconds),
         batch_size=None,
-        **reading_ahead(data.workers, data.batch_seconds, features, 4),
+        **reading_ahead(data.workers, data.batch_seconds, source.features, 4),
         worker_init_fn=in_its_own_group,
     )
 
@@ -190,21 +224,24 @@ def _groups(missing: _Missing, batch_seconds: float) -> Iterator[list[tuple[Any,
 class _Hearing(Dataset[_Batch]):
     """Turns cuts into inputs of the reference; runs in the workers. Training says what cannot be used."""
 
-    def __init__(self, features: Features) -> None:
-        self._features = features
+    def __init__(self, source: _Source) -> None:
+        self._source = source
 
     def __getitem__(self, group: Any) -> _Batch:
+        source = self._source
+        labels_of: list[list[int]] = []
         keys: list[int] = []
         checksums: list[int] = []
         inputs_of: list[NDArray[np.float32]] = []
         for cut, speeds in group:
             try:
-                samples = load_samples(cut)
-            except AudioProblem:
+                samples, labels = load_samples(cut), source.labels(cut)
+            except UserError:
                 continue
             for speed in speeds:
                 keys.append(key_of(cut.id, speed))
-                checksums.append(checksum_of(samples))
-                inputs_of.append(self._features(change_speed(samples, speed)))
+                checksums.append(checksum_of(samples, source.rule.checksum(labels)))
+                inputs_of.append(source.features(change_speed(samples, speed)))
+                labels_of.append(labels)
         inputs, lengths_B = pad_inputs(inputs_of)
-        return _Batch(keys, checksums, inputs, lengths_B, sum(len(speeds) for _, speeds in group))
+        return _Batch(keys, checksums, inputs, lengths_B, labels_of, sum(len(speeds) for _, speeds in group))

@@ -57,10 +57,10 @@ class Reference:
             )
 
     @torch.no_grad()
-    def posteriors(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return log-probabilities (B, T', V) in float32."""
+    def posteriors(self, inputs: Tensor, lengths_B: Tensor, *tokens_BU: Tensor) -> Tensor:
+        """Return log-probabilities (B, T', V) in float32; with a decoder (B, U, V), of the labels `tokens_BU`."""
         full = BlockSubset.full(self._network.n_blocks)
-        return self._network(inputs, lengths_B, full).log_probs_BTV
+        return self._network(inputs, lengths_B, full, (), *tokens_BU).log_probs_BTV
 
 
 def _detail(own: Features, other: Features) -> str:

@@ -214,7 +214,7 @@ def _hugging_face_student(recipe: Recipe, start: Path | None, reference: Referen
         network, tokenizer = library.with_new_head(start, _make_processor(recipe, start, None), settings.config)
     else:
         network, tokenizer = _from_checkpoint(start, reference, settings.config)
-    network.prepare_training(settings.freeze_front_end, settings.gradient_checkpointing)
+    network.prepare_training(settings)
     return network, tokenizer
 
 

@@ -63,7 +63,7 @@ def _accumulate(run: Run, batch: Batch, subsets: tuple[Blocks, ...], last: bool)
     have as many labels (and, for the KL, as many frames), and close to it otherwise, since batches are as long.
     """
     recipe, distributed = run.recipe, run.student is not run.network
-    inputs = prepare_inputs(batch, run.network.features, run.accelerator.device, recipe.spec_augment, distributed)
+    inputs = prepare_inputs(batch, run.network, run.accelerator.device, recipe.spec_augment, distributed)
     with run.accelerator.autocast():
         teachers = ask_reference(run.reference, batch, inputs, recipe.objective)
     order, full_BTV = _order_of_passes(run, inputs, subsets, distributed)
@@ -90,7 +90,8 @@ def _order_of_passes(
     if not distributed:
         return subsets[::-1], None
     with run.accelerator.autocast(), torch.no_grad():
-        return subsets, run.network(inputs.masked, inputs.lengths_B, subsets[-1]).log_probs_BTV
+        full = run.network(inputs.masked, inputs.lengths_B, subsets[-1], (), *inputs.given)
+        return subsets, full.log_probs_BTV
 
 
 def _backward(

@@ -37,6 +37,9 @@ from layerdial.models.huggingface.processor import (
     HuggingFaceTokenizer,
     vocabulary_size,
 )
+from layerdial.models.huggingface.whisper import WhisperNetwork
+from layerdial.models.huggingface.whisper_checkpoint import whisper_of
+from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 from layerdial.models.tensors import load_tensors
 from layerdial.utils.files import read_json
 
@@ -50,7 +53,7 @@ class _Family:
     """The name of the library's class, and layerdial's class for it."""
 
     model: str
-    network: type[HuggingFaceCTC]
+    network: type[HuggingFaceCTC] | None  # none where the network is no CTC network
 
 
 _FAMILIES = {  # by the library's model_type
@@ -58,14 +61,15 @@ _FAMILIES = {  # by the library's model_type
     "wav2vec2": _Family("Wav2Vec2ForCTC", SpeechTransformerCTC),
     "hubert": _Family("HubertForCTC", SpeechTransformerCTC),
     "parakeet_ctc": _Family("ParakeetForCTC", FastConformerCTC),
+    "whisper": _Family("WhisperForConditionalGeneration", None),
 }
-_KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models"
+_KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models, and Whisper"
 
 
 def load_hugging_face(
     folder: Path, changes: Mapping[str, Any] | None = None
-) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
-    """Return a CTC checkpoint of `save_pretrained` as a dynamic network (in `eval()`, float32), and its tokenizer.
+) -> tuple[HuggingFaceCTC | WhisperNetwork, HuggingFaceTokenizer | WhisperTextTokenizer]:
+    """Return a checkpoint of `save_pretrained` as a dynamic network (in `eval()`, float32), and its tokenizer.
 
     `changes` replace those keys of its config that have no weights. Raises `UserError` for another kind of model, and
     for weights that are missing or of another shape. It is also raised for a head that does not fit the tokenizer, and
@@ -74,6 +78,8 @@ def load_hugging_face(
     config = _read_config(folder, changes)
     model = _load_model(folder, config)
     processor = load_processor(folder)
+    if config.model_type == "whisper":
+        return whisper_of(model, processor, folder)
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
 
@@ -85,8 +91,12 @@ def with_new_head(
 
     Its inputs are as before: the feature extractor stays the checkpoint's.
     """
-    processor.feature_extractor = extractor_for(folder, {})
     config = _read_config(folder, changes)
+    if config.model_type == "whisper":
+        raise UserError(
+            f"{folder} is Whisper, whose decoder writes its own tokens; leave `tokenizer` out of the recipe"
+        )
+    processor.feature_extractor = extractor_for(folder, {})
     for key, value in _vocabulary(processor).items():
         setattr(config, key, value)
     model = _load_model(folder, config, new_head=True)
@@ -102,8 +112,9 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
     kind = settings.get("model_type")
     if kind not in _FAMILIES:
         raise UserError(f"model.config.model_type is {kind!r}; choose wavlm, wav2vec2 or hubert")
-    if kind == "parakeet_ctc":  # its batch norms keep the statistics that they begin with
-        raise UserError("Parakeet is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
+    if kind in ("parakeet_ctc", "whisper"):  # Parakeet's batch norms keep the statistics that they begin with
+        name = {"parakeet_ctc": "Parakeet", "whisper": "Whisper"}[kind]
+        raise UserError(f"{name} is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
     given = {k: v for k, v in settings.items() if k != "model_type"} | _vocabulary(processor)
     default = AutoConfig.for_model(kind)
     _check_keys(default, given, "model.config")
@@ -135,7 +146,8 @@ def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
     """Return the library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
     processor, config = load_processor(folder), _read_config(folder, None)
     model = _load_model(folder, config, dtype="auto")
-    return model, processor, _FAMILIES[config.model_type].network.encoder_of(model)
+    network = _FAMILIES[config.model_type].network
+    return model, processor, network.encoder_of(model) if network else model.model.encoder
 
 
 def load_processor(folder: Path) -> Any:
@@ -219,6 +231,10 @@ def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> No
     left_over = sorted(name for name in found["unexpected_keys"] if ".layers." in name)
     if left_over:
         raise UserError(f"{folder} has weights of blocks that its config.json does not name, the first {left_over[0]}")
+    if missing and missing[0].startswith("model.decoder"):
+        raise UserError(
+            f"{folder} has no decoder ({missing[0]} is missing), so it writes no text; give the whole checkpoint"
+        )
     if missing and missing[0].startswith(_HEADS):
         raise UserError(
             f"{folder} has no CTC head ({missing[0]} is missing); train one first, as recipes/wavlm/reference.yaml does"
@@ -331,7 +347,9 @@ def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceToken
     if makes != takes:
         raise UserError(f"the processor makes {makes}, but a {model.config.model_type} model takes {takes}")
     features = HuggingFaceFeatures(processor.feature_extractor, _convolutions(model.config))
-    return _FAMILIES[model.config.model_type].network(model, features, tokenizer.blank)
+    network = _FAMILIES[model.config.model_type].network
+    assert network is not None
+    return network(model, features, tokenizer.blank)
 
 
 def _convolutions(config: PreTrainedConfig) -> list[Convolution]:

@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as library_logging
 
 from layerdial.audio.features import Features
+from layerdial.config.network import HuggingFaceConfig
+from layerdial.errors import UserError
 from layerdial.models.dynamic import BlockFn, Choice, run_blocks
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import disk_errors
@@ -145,17 +147,16 @@ class HuggingFaceCTC(Network):
                 module.eval()
         return self
 
-    def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
-        """Freeze the front end's convolutions, and recompute blocks in the backward pass, each if asked to."""
-        if freeze_front_end:
+    def prepare_training(self, settings: HuggingFaceConfig) -> None:
+        """Freeze the front end's convolutions, and recompute blocks in the backward pass, each if asked to.
+
+        Raises `UserError` for a decoder that is to be frozen: there is none.
+        """
+        if settings.freeze_decoder is not None:
+            raise UserError("model.freeze_decoder is for encoder-decoder models such as Whisper; leave it out")
+        if settings.freeze_front_end:
             self.front_end.requires_grad_(False)
-        # the method's name: from version 5.23 on, and before
-        called = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
-        if gradient_checkpointing:
-            settings = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
-            getattr(self.model, f"{called}_checkpointing_enable")(**settings)
-        else:  # some checkpoints' configs switch it on
-            getattr(self.model, f"{called}_checkpointing_disable")()
+        switch_checkpointing(self.model, settings.gradient_checkpointing)
 
     @property
     def front_end(self) -> nn.Module:
@@ -187,9 +188,9 @@ class SpeechTransformerCTC(HuggingFaceCTC):
     def front_end(self) -> nn.Module:
         return self.model.base_model.feature_extractor  # type: ignore[no-any-return]
 
-    def prepare_training(self, freeze_front_end: bool, gradient_checkpointing: bool) -> None:
-        super().prepare_training(freeze_front_end, gradient_checkpointing)
-        if freeze_front_end:
+    def prepare_training(self, settings: HuggingFaceConfig) -> None:
+        super().prepare_training(settings)
+        if settings.freeze_front_end:
             self.model.freeze_feature_encoder()  # its input then needs no gradients either
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
@@ -254,6 +255,17 @@ class FastConformerCTC(HuggingFaceCTC):
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
         encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
         return encoded.last_hidden_state  # type: ignore[no-any-return]
+
+
+def switch_checkpointing(model: PreTrainedModel, on: bool) -> None:
+    """Recompute blocks in the backward pass, or do not: some checkpoints' configs switch it on."""
+    # the method's name: from version 5.23 on, and before
+    called = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        keywords = {f"{called}_checkpointing_kwargs": {"use_reentrant": False}}
+        getattr(model, f"{called}_checkpointing_enable")(**keywords)
+    else:
+        getattr(model, f"{called}_checkpointing_disable")()
 
 
 def norm_over_real_frames(norm: nn.GroupNorm, x_BCT: Tensor, frames_B: Tensor) -> Tensor:

@@ -1,0 +1,174 @@
+"""From a network's outputs to texts: the best token of each frame (CTC), or what a decoder writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.windows import pieces
+from layerdial.errors import UserError
+from layerdial.models.network import Network
+from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
+from layerdial.recognizer import Audio, Chunk, FeatureBatch, WindowResult, collate_features, recognize_windows
+from layerdial.subset import Blocks, BlockSubset
+from layerdial.text.ctc import batch_texts, greedy_ctc
+from layerdial.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from layerdial.models.huggingface.whisper import Memory, WhisperNetwork
+    from layerdial.models.huggingface.whisper_decoding import Written
+
+_LOOPED = "all blocks, because the text repeated itself"
+Transcribed = tuple[str, tuple[Chunk, ...], float]
+
+
+class Decoding(Protocol):
+    """How a recogniser of one kind of network makes texts."""
+
+    def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
+        """Return the text of each utterance of a batch."""
+        ...
+
+    def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
+        """Return the loss of the transcripts summed over a batch's utterances, and their texts."""
+        ...
+
+    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
+        """Return the text of audio of any length, its chunks, and its seconds."""
+        ...
+
+
+def decoding_for(network: Network, tokenizer: Tokenizer) -> Decoding:
+    """Return what decodes the outputs of a network."""
+    kind: Any = TokenDecoding if network.labels.teacher_forced else CtcDecoding
+    return kind(network, tokenizer)  # type: ignore[no-any-return]
+
+
+class _Decoding:
+    def __init__(self, network: Network, tokenizer: Tokenizer) -> None:
+        self.network, self.tokenizer = network, tokenizer
+
+    def _inputs(self, batch: FeatureBatch) -> tuple[Tensor, Tensor]:
+        device = next(self.network.parameters()).device
+        return torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.lengths_B)
+
+    def _labels(self, text: str) -> Tensor:
+        try:
+            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        except UserError:
+            return torch.zeros(0, dtype=torch.long)
+
+
+class CtcDecoding(_Decoding):
+    """Greedy CTC."""
+
+    def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
+        return self._texts(*self._posteriors(batch, subset))
+
+    def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
+        """Return the CTC loss summed over the batch's utterances, and their texts, from one forward pass.
+
+        Two kinds of utterances add nothing to the loss, but add their errors to the WER. The tokenizer cannot encode
+        the text of the first. CTC cannot align the second, whose text needs more frames than there are.
+        """
+        logp_BTV, lengths_B = self._posteriors(batch, subset)
+        labels = [self._labels(text) for text in batch.texts]
+        tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
+        token_lengths_B = torch.tensor([len(label) for label in labels])
+        losses_B = ctc_per_utterance(logp_BTV, lengths_B.cpu(), tokens_BU.to(logp_BTV.device), token_lengths_B).cpu()
+        counts_B = ~losses_B.isposinf() & (token_lengths_B > 0)
+        return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
+
+    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
+        def recognize(samples: Any, begin: float, end: float) -> WindowResult:
+            batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
+            logp_BTV, _ = self._posteriors(batch, subset)
+            return WindowResult(logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset))
+
+        frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize)
+        return self.tokenizer.decode(greedy_ctc(frame_ids)), chunks, seconds
+
+    def _posteriors(self, batch: FeatureBatch, subset: Blocks) -> tuple[Tensor, Tensor]:
+        self.network.eval()
+        inputs, lengths_B = self._inputs(batch)
+        with torch.inference_mode():
+            output = self.network(inputs, lengths_B, subset)
+        return output.log_probs_BTV, output.lengths_B
+
+    def _texts(self, logp_BTV: Tensor, lengths_B: Tensor) -> list[str]:
+        return batch_texts(self.tokenizer.decode, logp_BTV.argmax(dim=-1).tolist(), lengths_B.tolist())
+
+
+class TokenDecoding(_Decoding):
+    """Greedy decoding, token by token, with a loop's end cut off."""
+
+    network: WhisperNetwork
+
+    def __init__(self, network: WhisperNetwork, tokenizer: Any) -> None:
+        from layerdial.models.huggingface.whisper_decoding import TokenRules
+
+        super().__init__(network, tokenizer)
+        self.rules = TokenRules.of(network.model.generation_config, tokenizer.tokens, tokenizer.end)
+
+    def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
+        self.network.eval()
+        with torch.inference_mode():
+            memory, _ = self.network.encode(*self._inputs(batch), subset)
+            return self._write(memory, batch)
+
+    def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
+        """Return the cross-entropy summed over the batch's utterances, and their texts.
+
+        An utterance whose text has more tokens than the decoder can write adds nothing to the loss.
+        """
+        self.network.eval()
+        labels = [self._labels(text)[: self.network.most_tokens] for text in batch.texts]
+        tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
+        with torch.inference_mode():
+            memory, _ = self.network.encode(*self._inputs(batch), subset)
+            tokens_BU = tokens_BU.to(memory.states_BTD.device)
+            logp_BUV = self.network.score(memory, tokens_BU)
+            losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
+            return float(losses_B.sum()), self._write(memory, batch)
+
+    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
+        """Return the text of audio of any length, cut where it is quiet.
+
+        A piece whose text repeats itself is decoded again with all blocks.
+        """
+        texts: list[str] = []
+        chunks: list[Chunk] = []
+        begin = 0.0
+        for samples in pieces(audio):
+            chunk = Chunk(begin, begin + len(samples) / SAMPLE_RATE, subset)
+            written = self._piece(samples, subset)
+            full = BlockSubset.full(self.network.n_blocks)
+            if written.looped and subset != full:
+                written, chunk = self._piece(samples, full), replace(chunk, subset=full, reason=_LOOPED)
+            texts.append(self._text(written))
+            chunks.append(chunk)
+            begin = chunk.end
+        return " ".join(filter(None, texts)), tuple(chunks), max(begin, 1 / SAMPLE_RATE)
+
+    def _piece(self, samples: Any, subset: Any) -> Written:
+        batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
+        self.network.eval()
+        with torch.inference_mode():
+            memory, _ = self.network.encode(*self._inputs(batch), subset)
+            return self._written(memory, batch)[0]
+
+    def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
+        return [self._text(row) for row in self._written(memory, batch)]
+
+    def _written(self, memory: Memory, batch: FeatureBatch) -> list[Written]:
+        from layerdial.models.huggingface.whisper_decoding import decode_greedily
+
+        seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]
+        return decode_greedily(self.network, memory, seconds, self.rules)
+
+    def _text(self, written: Written) -> str:
+        return "" if written.is_silence else self.tokenizer.decode(written.tokens)

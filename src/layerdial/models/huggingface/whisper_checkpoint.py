@@ -1,0 +1,45 @@
+"""Whisper checkpoints as dynamic networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from layerdial.audio.features import WhisperMel
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.errors import UserError
+from layerdial.models.huggingface.whisper import WhisperNetwork
+from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
+
+_MULTILINGUAL = "<|transcribe|>"
+
+
+def whisper_of(model: Any, processor: Any, folder: Path) -> tuple[WhisperNetwork, WhisperTextTokenizer]:
+    """Return the dynamic network of a library's model, and its tokenizer; `UserError` where they do not fit."""
+    config = model.config
+    tokenizer = WhisperTextTokenizer(processor, config.vocab_size, str(folder))
+    features = _features(processor.feature_extractor, config, folder)
+    prompt = tokenizer.prompt(*language_and_task(model.generation_config))
+    return WhisperNetwork(model, features, prompt), tokenizer
+
+
+def language_and_task(settings: Any) -> tuple[str | None, str]:
+    """Return language and task that a checkpoint's generation_config.json sets; English unless it says otherwise.
+
+    Checkpoints of English alone have neither, and get no language token.
+    """
+    if not getattr(settings, "is_multilingual", False):
+        return None, "transcribe"
+    language = getattr(settings, "language", None) or "en"
+    return language.strip("<|>"), getattr(settings, "task", None) or "transcribe"
+
+
+def _features(extractor: Any, config: PreTrainedConfig, folder: Path) -> WhisperMel:
+    made = {"hop_length": 160, "n_fft": 400, "sampling_rate": SAMPLE_RATE, "feature_size": config.num_mel_bins}
+    for name, wanted in made.items():
+        found = getattr(extractor, name, None)
+        if found != wanted:
+            raise UserError(f"{folder}: its preprocessor has {name} {found}, its encoder takes {wanted}; copy it again")
+    return WhisperMel(config.num_mel_bins)

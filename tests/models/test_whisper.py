@@ -1,0 +1,347 @@
+"""Whisper as a dynamic network equals the library's own, whichever blocks run and whatever else is in the batch."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from layerdial.errors import UserError
+from layerdial.models.checkpoint import load_network
+from layerdial.models.cost import subset_cost
+from layerdial.models.huggingface.whisper import WhisperNetwork, new_cache
+from layerdial.models.huggingface.whisper_decoding import TokenRules, Written, decode_greedily, without_loop
+from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
+from layerdial.models.prune import prune_model
+from layerdial.models.torch_recognizer import TorchRecognizer, load_torch_model
+from layerdial.modules.losses import distillation
+from layerdial.recognizer import FeatureBatch, collate_features
+from layerdial.request import Request
+from layerdial.subset import BlockSubset
+from layerdial.utils.rows import read_rows
+from tiny import command
+from tiny_whisper import N_BLOCKS, save_whisper, write_spoken
+
+FULL = BlockSubset.full(N_BLOCKS)
+EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(N_BLOCKS), depth)]
+SUBSETS = pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
+LENGTHS = (16000, 9123, 47000)
+LABELS = torch.tensor([[3, 4, 10, 11], [1, 11, 0, 0], [5, 6, 7, 11]])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_whisper(tmp_path_factory.mktemp("whisper") / "hf")
+
+
+@pytest.fixture
+def network(folder: Path) -> WhisperNetwork:
+    return whisper(folder)
+
+
+def whisper(folder: Path, pads: bool = False) -> WhisperNetwork:
+    network, _ = load_network(folder)
+    assert isinstance(network, WhisperNetwork)
+    network.pads_input = pads
+    return network
+
+
+def samples(length: int) -> NDArray[np.float32]:
+    return np.random.default_rng(length).normal(0.0, 0.1, length).astype(np.float32)
+
+
+def batch_of(network: WhisperNetwork, *lengths: int, texts: tuple[str, ...] = ()) -> FeatureBatch:
+    texts = texts or ("",) * len(lengths)
+    return collate_features([str(n) for n in lengths], [network.features(samples(n)) for n in lengths], texts, 1.0)
+
+
+def tensors(batch: FeatureBatch) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(batch.inputs), torch.from_numpy(batch.lengths_B)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_padded_audio_gives_the_logits_of_transformers(tmp_path: Path, n_mels: int) -> None:
+    folder = save_whisper(tmp_path / "hf", n_mels)
+    network, theirs = whisper(folder, pads=True), WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    extractor = WhisperFeatureExtractor(feature_size=n_mels, chunk_length=3)
+    mel = extractor([samples(n) for n in LENGTHS], sampling_rate=16000, return_tensors="pt").input_features
+    given = torch.cat([torch.tensor(network.prompt).expand(3, -1), LABELS[:, :-1]], dim=1)
+    with torch.no_grad():
+        expected = theirs(input_features=mel, decoder_input_ids=given)
+        inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+        memory, _ = network.encode(inputs, lengths_B, FULL)
+        found = network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
+    torch.testing.assert_close(memory.states_BTD, expected.encoder_last_hidden_state, atol=1e-5, rtol=1e-5)
+    logits = expected.logits[:, len(network.prompt) - 1 :]
+    torch.testing.assert_close(found, logits.log_softmax(dim=-1), atol=1e-5, rtol=1e-5)
+
+
+def test_an_utterance_does_not_depend_on_the_others_in_its_batch(network: WhisperNetwork) -> None:
+    together, lengths_B = tensors(batch_of(network, *LENGTHS))
+    with torch.no_grad():
+        found = network(together, lengths_B, FULL, (1,), LABELS)
+        for row, length in enumerate(LENGTHS):
+            alone = network(*tensors(batch_of(network, length)), FULL, (1,), LABELS[row : row + 1])
+            torch.testing.assert_close(found.log_probs_BTV[row], alone.log_probs_BTV[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found.exits_BTV[0][row], alone.exits_BTV[0][0], atol=1e-5, rtol=1e-5)
+
+
+def test_padding_in_the_batch_may_hold_anything(network: WhisperNetwork) -> None:
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    other = inputs.clone()
+    for row, length in enumerate(lengths_B.tolist()):
+        other[row, length:] = 7.0
+    for network.pads_input in (False, True):
+        with torch.no_grad():
+            expected = network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
+            torch.testing.assert_close(network(other, lengths_B, FULL, (), LABELS).log_probs_BTV, expected)
+
+
+@SUBSETS
+def test_every_subset_equals_the_librarys_own_layers(
+    folder: Path, network: WhisperNetwork, subset: BlockSubset
+) -> None:
+    theirs = WhisperForConditionalGeneration.from_pretrained(folder).eval().model.encoder
+    inputs, lengths_B = tensors(batch_of(network, 16000))
+    gelu = torch.nn.functional.gelu
+    with torch.no_grad():
+        x_BTD = gelu(theirs.conv2(gelu(theirs.conv1(inputs.transpose(1, 2))))).transpose(1, 2)
+        x_BTD = x_BTD + theirs.embed_positions.weight[: x_BTD.shape[1]]
+        for i in subset.kept:
+            x_BTD = theirs.layers[i](x_BTD, None)
+        memory, _ = network.encode(inputs, lengths_B, subset)
+    torch.testing.assert_close(memory.states_BTD, theirs.layer_norm(x_BTD), atol=1e-5, rtol=1e-5)
+
+
+def test_the_exit_after_n_blocks_is_the_network_of_these_blocks(network: WhisperNetwork) -> None:
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    with torch.no_grad():
+        exits = network(inputs, lengths_B, BlockSubset(N_BLOCKS, (0, 2, 3)), (1, 2), LABELS).exits_BTV
+        for exit_BUV, kept in zip(exits, ((0,), (0, 2)), strict=True):
+            alone = network(inputs, lengths_B, BlockSubset(N_BLOCKS, kept), (), LABELS).log_probs_BTV
+            torch.testing.assert_close(exit_BUV, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoder_blocks", ["11", "01", "10"])
+def test_cached_decoding_equals_teacher_forcing(network: WhisperNetwork, decoder_blocks: str) -> None:
+    network.decoder_subset = BlockSubset.from_key(decoder_blocks)
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    with torch.no_grad():
+        memory, _ = network.encode(inputs, lengths_B, FULL)
+        at_once = network.score(memory, LABELS)
+        cache, n_before = new_cache(), 0
+        tokens_BU = torch.tensor(network.prompt).expand(3, -1)
+        for u in range(LABELS.shape[1]):
+            step = network.next_token(tokens_BU, memory, cache, n_before)[:, -1].log_softmax(dim=-1)
+            torch.testing.assert_close(step, at_once[:, u], atol=1e-5, rtol=1e-5)
+            n_before += tokens_BU.shape[1]
+            tokens_BU = LABELS[:, u : u + 1]
+
+
+def test_a_decoder_block_left_out_has_no_part_in_the_result(network: WhisperNetwork) -> None:
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    network.decoder_subset = BlockSubset.from_key("01")
+    with torch.no_grad():
+        before = network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
+        for parameter in network.decoder.layers.blocks[0].parameters():
+            parameter.fill_(float("nan"))
+        assert torch.equal(network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV, before)
+
+
+def test_only_kept_blocks_get_gradients(network: WhisperNetwork) -> None:
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    network(inputs, lengths_B, BlockSubset.from_key("1010"), (), LABELS).log_probs_BTV.sum().backward()
+    has = [any(p.grad is not None for p in block.parameters()) for block in network.blocks]
+    assert has == [True, False, True, False]
+
+
+def test_identical_networks_have_no_divergence_and_padding_has_no_part(folder: Path, network: WhisperNetwork) -> None:
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    with torch.no_grad():
+        a = network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
+        b = whisper(folder)(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
+    assert distillation(a, b, torch.tensor([4, 2, 4])).abs() < 1e-6
+    b[1, 2:] = -50.0
+    assert distillation(a, b, torch.tensor([4, 2, 4])).abs() < 1e-6
+
+
+def test_a_block_costs_what_it_computes_and_the_decoder_counts(network: WhisperNetwork) -> None:
+    costs = [subset_cost(network, BlockSubset.even(N_BLOCKS, depth), seconds=2.0) for depth in (1, 2, 3, 4)]
+    steps = np.diff([cost.macs_per_second for cost in costs])
+    assert np.allclose(steps, steps[0]) and steps[0] > 0
+    assert len(set(np.diff([cost.parameters for cost in costs]))) == 1
+    network.decoder_subset = BlockSubset.from_key("10")
+    assert subset_cost(network, FULL, seconds=2.0).macs_per_second < costs[-1].macs_per_second
+
+
+# -------------------------------------------------------------------------------------------------------- decoding
+
+
+@pytest.fixture
+def recognizer(folder: Path) -> TorchRecognizer:
+    return load_torch_model(folder)
+
+
+def test_a_batch_gives_the_texts_of_its_utterances(recognizer: TorchRecognizer) -> None:
+    network: Any = recognizer.network
+    for subset in (FULL, BlockSubset.from_key("1001")):
+        alone = [recognizer.recognize(batch_of(network, length), subset)[0] for length in LENGTHS]
+        assert recognizer.recognize(batch_of(network, *LENGTHS), subset) == alone
+
+
+def test_greedy_decoding_takes_the_best_token_that_is_allowed(recognizer: TorchRecognizer) -> None:
+    network: Any = recognizer.network
+    settings, tokens = network.model.generation_config, recognizer.tokenizer.tokens
+    rules = TokenRules.of(settings, tokens, tokens.index("<|endoftext|>"))
+    memory, _ = network.encode(*tensors(batch_of(network, 16000)), FULL)
+    with torch.no_grad():
+        (written,) = decode_greedily(network, memory, [1.0], rules)
+        logits = network.score(memory, torch.tensor([[*written.tokens, 0]]))[0]
+    assert written.tokens and not set(written.tokens) & {*settings.suppress_tokens, *range(rules.end, len(tokens))}
+    assert written.tokens[0] not in settings.begin_suppress_tokens
+    assert written.tokens[0] == int(logits[0].masked_fill(rules.not_first, -torch.inf).argmax())
+    assert written.tokens[1] == int(logits[1].masked_fill(rules.never, -torch.inf).argmax())
+
+
+def test_a_text_that_repeats_itself_is_cut_after_the_phrase() -> None:
+    assert without_loop([1, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5]) == [1, 2, 3, 4, 5]
+    assert without_loop([9] * 8) == [9]
+    assert without_loop([9] * 7) is None  # "no no no" is said
+    assert without_loop([1, 2, 1, 2, 1, 2]) is None
+    assert without_loop(list(range(40)) * 4) == list(range(40))
+    assert without_loop([]) is None
+
+
+def test_a_loop_in_a_request_is_decoded_again_with_all_blocks(recognizer: TorchRecognizer, folder: Path) -> None:
+    network: Any = recognizer.network
+    with torch.no_grad():  # a network that writes one letter for ever, at any depth
+        network.decoder.layer_norm.weight.zero_()
+        network.decoder.layer_norm.bias.copy_(network.decoder.embed_tokens.weight[3] * 100)
+    found = recognizer.answer(samples(16000), Request(depth=2))
+    assert found.text == "d" and found.chunks[0].subset == FULL and "repeated" in found.chunks[0].reason
+
+
+def test_nobody_speaks_where_the_decoder_says_so_and_is_unsure() -> None:
+    assert Written([1], mean_logp=-1.2, no_speech=0.7, looped=False).is_silence
+    assert not Written([1], mean_logp=-0.5, no_speech=0.7, looped=False).is_silence
+    assert not Written([1], mean_logp=-1.2, no_speech=0.5, looped=False).is_silence
+
+
+def test_long_audio_is_transcribed_piece_by_piece(tmp_path: Path) -> None:
+    recognizer = load_torch_model(save_whisper(tmp_path / "hf", max_source_positions=1500))
+    audio = np.tile(samples(16000), 45)
+    found = recognizer.transcribe(audio, depth=1)
+    assert len(found.chunks) == 2 and found.chunks[0].end == found.chunks[1].start
+    assert found.seconds == pytest.approx(45.0)
+    cut = round(found.chunks[0].end * 16000)
+    pieces = [recognizer.transcribe(part, depth=1).text for part in (audio[:cut], audio[cut:])]
+    assert found.text == " ".join(filter(None, pieces))
+
+
+# ------------------------------------------------------------------------------------------------ tokenizer, folders
+
+
+def test_texts_begin_with_a_space_and_end(recognizer: TorchRecognizer) -> None:
+    tokenizer = recognizer.tokenizer
+    ids = tokenizer.encode(" ab  c ")
+    assert [tokenizer.tokens[i] for i in ids] == ["\u0120ab", "\u0120", "c", "<|endoftext|>"]
+    assert tokenizer.decode(ids) == "ab c"
+    assert tokenizer.decode([*ids, tokenizer.tokens.index("<|en|>")]) == "ab c"
+    assert tokenizer.encode("") == [tokenizer.tokens.index("<|endoftext|>")]
+
+
+def test_the_prompt_has_a_language_where_the_checkpoint_has_several(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "hf")
+    assert names_of_prompt(folder) == ["<|startoftranscript|>", "<|notimestamps|>"]
+    settings = json.loads((folder / "generation_config.json").read_text())
+    write = (folder / "generation_config.json").write_text
+    write(json.dumps(settings | {"is_multilingual": True}))
+    assert names_of_prompt(folder) == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    write(json.dumps(settings | {"is_multilingual": True, "language": "de", "task": "translate"}))
+    assert names_of_prompt(folder) == ["<|startoftranscript|>", "<|de|>", "<|translate|>", "<|notimestamps|>"]
+    write(json.dumps(settings | {"is_multilingual": True, "language": "xx"}))
+    with pytest.raises(UserError, match=r"no <\|xx\|>"):
+        load_network(folder)
+
+
+def names_of_prompt(folder: Path) -> list[str]:
+    network, tokenizer = load_network(folder)
+    assert isinstance(network, WhisperNetwork) and isinstance(tokenizer, WhisperTextTokenizer)
+    return [tokenizer.tokens[i] for i in network.prompt]
+
+
+def test_a_folder_without_decoder_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save_whisper(tmp_path / "hf")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: x for name, x in weights.items() if name.startswith("model.encoder")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"has no decoder \(model\.decoder\."):
+        load_network(folder)
+
+
+def test_a_preprocessor_of_another_mel_size_is_refused(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "hf")
+    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
+    with pytest.raises(UserError, match="feature_size 128, its encoder takes 80"):
+        load_network(folder)
+
+
+def test_audio_above_the_positions_of_the_encoder_is_refused(network: WhisperNetwork) -> None:
+    with pytest.raises(UserError, match="takes up to 300"):
+        network.encode(torch.zeros(1, 301, 80), torch.tensor([301]), FULL)
+
+
+def test_weights_are_saved_once_and_load_again(network: WhisperNetwork, tmp_path: Path) -> None:
+    state = network.state_dict()
+    assert "model.proj_out.weight" not in state and "model.model.decoder.embed_tokens.weight" in state
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    network.load_state_dict(state)
+    assert network.head.weight is network.decoder.embed_tokens.weight
+
+
+def test_its_export_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    ended = command("export", folder, tmp_path / "out")
+    assert ended.code == 2 and "does not export yet" in ended.err and not (tmp_path / "out").exists()
+
+
+def test_all_commands_that_measure_take_it(tmp_path: Path) -> None:
+    cuts = write_spoken(tmp_path / "few.cuts.jsonl.gz", 2)
+    model = save_whisper(tmp_path / "model", max_source_positions=1500)  # timings are of ten seconds
+    assert command("search", model, cuts).code == 0
+    assert (model / "ladder.json").is_file()
+    ended = command("sweep", model, cuts, "--depths", "1,4", "--out", tmp_path / "sweep")
+    assert ended.code == 0, ended.err
+    rows = read_rows(tmp_path / "sweep" / "sweep.jsonl")
+    assert [row["depth"] for row in rows] == [1, 4] and rows[0]["macs_per_second"] < rows[1]["macs_per_second"]
+
+
+def test_pruning_equals_dropping_and_plain_transformers_loads_it(folder: Path, tmp_path: Path) -> None:
+    network = whisper(folder, pads=True)
+    subset = prune_model(folder, tmp_path / "small", depth=2)
+    small, theirs = (
+        whisper(tmp_path / "small", pads=True),
+        WhisperForConditionalGeneration.from_pretrained(tmp_path / "small"),
+    )
+    inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
+    given = torch.cat([torch.tensor(network.prompt).expand(3, -1), LABELS[:, :-1]], dim=1)
+    mel = WhisperFeatureExtractor(chunk_length=3)(
+        [samples(n) for n in LENGTHS], sampling_rate=16000, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = network(inputs, lengths_B, subset, (), LABELS).log_probs_BTV
+        found = small(inputs, lengths_B, BlockSubset.full(2), (), LABELS).log_probs_BTV
+        plain = theirs.eval()(input_features=mel.input_features, decoder_input_ids=given).logits.log_softmax(dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain[:, len(network.prompt) - 1 :], expected, atol=1e-5, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from layerdial.config.recipe import Recipe
+from layerdial.data.batching import Position, training_batches
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network
@@ -165,6 +167,33 @@ def test_another_tokenizer_and_training_from_scratch_are_refused(published: Path
     scratch = ("model={family: hf, config: {model_type: whisper}, freeze_front_end: false}", "init=scratch")
     with pytest.raises(UserError, match="Whisper is not trained from scratch"):
         train(fine_tune(tmp_path / "run", cuts, published, *scratch, "tokenizer={kind: char}", "reference=null"))
+
+
+def test_pauses_are_trained_with_and_an_example_without_words_ends_at_once(
+    published: Path, cuts: Path, tmp_path: Path
+) -> None:
+    pauses = "data.pauses={share: 1.0, seconds: 0.5, joined: 1.0, alone: 1.0}"
+    clean = "objective={distil: {weight: 1, teacher: clean}}"
+    seen: list[list[int]] = []
+    recipe = fine_tune(tmp_path / "run", cuts, published, pauses, clean, "data.batch_seconds=3")
+    network, tokenizer = load_network(published)
+    for batch in islice(
+        training_batches(recipe.data, tokenizer, network.features, 0, Position(), labels=network.labels), 6
+    ):
+        rows = zip(batch.tokens_BU.tolist(), batch.token_lengths_B.tolist(), strict=True)
+        seen += [labels[:length] for labels, length in rows]
+    end = tokenizer.encode("")[0]
+    assert [end] in seen and all(labels.index(end) == len(labels) - 1 for labels in seen)
+    assert max(map(len, seen)) > max(len(tokenizer.encode(text)) for text in texts_of(cuts).values())
+    train(recipe)
+    assert all(torch.isfinite(torch.tensor(row)).all() for row in losses(recipe.out).values())
+
+
+def test_stored_posteriors_of_a_decoder_and_pauses_exclude_each_other(
+    published: Path, cuts: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="teacher: clean, or leave them out"):
+        train(fine_tune(tmp_path / "run", cuts, published, DLD, "data.pauses={share: 1.0}"))
 
 
 @pytest.mark.slow

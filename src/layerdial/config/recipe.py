@@ -17,6 +17,12 @@ from layerdial.config.registry import Registry
 from layerdial.config.strict import Strict, parse, read_yaml
 
 RECIPE_VERSION = 2
+_Decibels = Annotated[float, Field(ge=-120, le=120)]
+
+
+def _check_range(name: str, found: tuple[float, float] | None) -> None:
+    if found is not None and found[0] > found[1]:
+        raise ValueError(f"{name} is {list(found)}; give the lower number first")
 
 
 class TokenizerConfig(Strict):
@@ -40,10 +46,36 @@ class TokenizerConfig(Strict):
         return self
 
 
+class PausesConfig(Strict):
+    """Pauses in training examples: digital silence, or noise, coloured or white, that may go on under the speech.
+
+    `share` of the batches have pauses around utterances, of up to `seconds` on each side. In `joined` of them pairs of
+    utterances are joined, with up to `seconds` between. `alone` of them have an example without words besides.
+    `noise_db`: how far the noise lies below the speech. A batch gets at most twice as long as without pauses.
+    Epochs before `from_epoch` (0 is the first) have none: from scratch, CTC learns sooner from tight speech.
+    """
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    seconds: float = Field(default=2.0, gt=0, le=60)
+    joined: float = Field(default=0.1, ge=0, le=1)
+    alone: float = Field(default=0.25, ge=0, le=1)
+    noise_db: tuple[_Decibels, _Decibels] = (10.0, 60.0)
+    from_epoch: int = Field(default=0, ge=0, le=10**9)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_range("noise_db", self.noise_db)
+        if not (self.share or self.joined or self.alone):
+            raise ValueError("share, joined and alone are 0, so there would be no pauses; leave the group out")
+        return self
+
+
 class DataConfig(Strict):
     """Where the cuts are and how they become batches.
 
-    `cache_mb`: memory of each worker for features that later epochs use again; for small corpora.
+    `cache_mb`: memory of each worker for features that later epochs use again; for small corpora. Where `pauses` or
+    `gain_db` change the samples, it holds samples, which are twice as large.
+    `gain_db`: the range from which each example's change of level is drawn, for networks to which the level matters.
     `posteriors`: folder for those of the reference, with `objective.distil.teacher: cached`; by default beside `train`.
     """
 
@@ -55,7 +87,14 @@ class DataConfig(Strict):
     workers: int = Field(default=1, ge=0, le=1000)
     cache_mb: int = Field(default=0, ge=0, le=100_000_000)
     speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = (0.9, 1.0, 1.1)
+    pauses: PausesConfig | None = None
+    gain_db: tuple[_Decibels, _Decibels] | None = None
     posteriors: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_range("gain_db", self.gain_db)
+        return self
 
 
 class SpecAugmentConfig(Strict):

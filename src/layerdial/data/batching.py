@@ -1,7 +1,7 @@
 """Batches made of cuts on disk, in worker processes.
 
-Order and speed perturbation are pure functions of (seed, epoch). So a run that resumes at a batch continues with
-exactly the batch that would have come. Shapes: B batch, T frames, F mel bins, U labels.
+Order, speed perturbation and pauses are pure functions of (seed, epoch). So a run that resumes at a batch continues
+with exactly the batch that would have come. Shapes: B batch, T frames, F mel bins, U labels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from layerdial.audio.files import SAMPLE_RATE, AudioProblem, change_speed
 from layerdial.config.recipe import DataConfig
 from layerdial.data.loading import reading_ahead
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
-from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, stack
+from layerdial.data.pauses import Example, Spoken, changes_samples, examples, most_seconds
+from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, placed, stack
 from layerdial.errors import UserError
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.text.labels import FrameLabels, Labels
@@ -101,7 +102,7 @@ def training_batches(
         _TrainingDataset(config, tokenizer, features, seed, posteriors, labels),
         sampler=_EndlessBatches(config, seed, start, rank, world_size),
         batch_size=None,
-        **reading_ahead(config.workers, config.batch_seconds, features, 4),
+        **reading_ahead(config.workers, most_seconds(config), features, 4),
         worker_init_fn=in_its_own_group,
         pin_memory=torch.cuda.is_available(),
     )
@@ -259,6 +260,16 @@ class _EndlessBatches(Sampler[Any]):
         return False
 
 
+@dataclass(frozen=True)
+class _Input:
+    """An example of a batch as the network takes it, its labels, and the reference's posteriors of it, if asked for."""
+
+    id: str
+    inputs: NDArray[np.float32]
+    labels: list[int]
+    posteriors: TopPosteriors | None = None
+
+
 class _TrainingDataset(Dataset[Batch | StalePosteriors]):
     """The dataset that turns the cuts of one batch into tensors; it runs in the workers.
 
@@ -274,12 +285,13 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
         posteriors: PosteriorStore | None,
         rule: Labels,
     ) -> None:
+        self._config = config
         self._rule = rule
-        self._speeds = config.speeds
         self._tokenizer = tokenizer
         self._features = features
         self._seed = seed
         self._posteriors = posteriors
+        self._changes_samples = changes_samples(config)
         self._cache = BoundedMap[tuple[str, float], NDArray[np.float32]](config.cache_mb * 1024 * 1024)
 
     def __getitem__(self, item: Any) -> Batch | StalePosteriors:
@@ -289,60 +301,88 @@ class _TrainingDataset(Dataset[Batch | StalePosteriors]):
             return problem
 
     def _batch(self, epoch: int, position: int, cuts: Any) -> Batch:
-        ids: list[str] = []
-        features: list[NDArray[np.float32]] = []
-        labels: list[list[int]] = []
-        posteriors: list[TopPosteriors] = []
         rejected: list[Rejected] = []
-        seconds = 0.0
+        usable = self._usable(epoch, cuts, rejected)
+        made = self._changed(epoch, cuts, usable) if self._changes_samples else [self._unchanged(*u) for u in usable]
+        inputs, input_lengths_B = pad_inputs([one.inputs for one in made])
+        labels = [one.labels for one in made]
+        return Batch(
+            tuple(one.id for one in made),
+            inputs,
+            input_lengths_B,
+            pad_labels(labels),
+            torch.tensor([len(label) for label in labels], dtype=torch.long),
+            sum(len(one.inputs) / self._features.per_second for one in made),
+            epoch,
+            position,
+            tuple(rejected),
+            stack([one.posteriors for one in made if one.posteriors is not None]),
+        )
+
+    def _usable(self, epoch: int, cuts: Any, rejected: list[Rejected]) -> Iterator[tuple[str, float, Any, list[int]]]:
+        """Yield id, speed, what is kept of the audio, and labels of each cut; append the others to `rejected`."""
         for cut in cuts:
             speed = self._speed(epoch, cut.id)
             try:
-                label = self._tokenizer.encode(cut_text(cut))
-                feature = self._input(cut, speed, self._rule.checksum(label))
-                n_frames = self._features.frames(len(feature))
-                self._rule.check(n_frames, label)
+                labels = self._tokenizer.encode(cut_text(cut))
+                kept = self._kept(cut, speed, self._rule.checksum(labels))
+                self._rule.check(self._frames(kept), labels)
             except StalePosteriors:
                 raise
             except UserError as problem:
                 rejected.append(Rejected(cut.id, str(problem)))
                 continue
-            ids.append(cut.id)
-            features.append(feature)
-            labels.append(label)
-            if self._posteriors is not None:
-                posteriors.append(self._posteriors.read(cut.id, speed, self._rule.positions(n_frames, label)))
-            seconds += len(feature) / self._features.per_second
-        inputs, input_lengths_B = pad_inputs(features)
-        return Batch(
-            tuple(ids),
-            inputs,
-            input_lengths_B,
-            pad_labels(labels),
-            torch.tensor([len(label) for label in labels], dtype=torch.long),
-            seconds,
-            epoch,
-            position,
-            tuple(rejected),
-            stack(posteriors),
-        )
+            yield cut.id, speed, kept, labels
 
-    def _input(self, cut: Any, speed: float, of_labels: int) -> NDArray[np.float32]:
-        """Return the input of a cut at a speed. Inputs are kept for later epochs, up to `cache_mb`."""
+    def _kept(self, cut: Any, speed: float, of_labels: int) -> NDArray[np.float32]:
+        """Return the input of a cut at a speed, or its samples where these are changed anew in each epoch.
+
+        They are kept for later epochs, up to `cache_mb`.
+        """
         kept = self._cache.get((cut.id, speed))
         if kept is not None:
             return kept
         samples = load_samples(cut)
         if self._posteriors is not None:
             self._posteriors.check_audio(cut.id, speed, samples, of_labels)
-        feature = self._features(change_speed(samples, speed))
-        self._cache.put((cut.id, speed), feature, feature.nbytes)
-        return feature
+        kept = change_speed(samples, speed)
+        kept = kept if self._changes_samples else self._features(kept)
+        self._cache.put((cut.id, speed), kept, kept.nbytes)
+        return kept
+
+    def _frames(self, kept: NDArray[np.float32]) -> int:
+        """Return the frames that the network makes of what is kept; of samples one fewer at most."""
+        inputs = len(kept) * self._features.per_second // SAMPLE_RATE if self._changes_samples else len(kept)
+        return self._features.frames(inputs)
+
+    def _unchanged(self, name: str, speed: float, inputs: NDArray[np.float32], labels: list[int]) -> _Input:
+        if self._posteriors is None:
+            return _Input(name, inputs, labels)
+        frames = self._rule.positions(self._frames(inputs), labels)
+        return _Input(name, inputs, labels, self._posteriors.read(name, speed, frames))
+
+    def _changed(self, epoch: int, cuts: Any, usable: Iterator[tuple[str, float, Any, list[int]]]) -> list[_Input]:
+        """Return the examples that pauses and other levels make of a batch: a function of (seed, epoch, cuts)."""
+        name = f"pauses/{self._seed}/{epoch}/{next(iter(cuts)).id}"
+        hop, spoken = self._features.samples_per_frame, [Spoken(*u) for u in usable]
+        made = examples(spoken, self._config, hop, epoch, name)
+        return [self._input_of(example) for example in made]
+
+    def _input_of(self, example: Example) -> _Input:
+        inputs = self._features(example.samples)
+        labels = self._rule.joined([spoken.labels for _, spoken in example.parts])
+        if self._posteriors is None:
+            return _Input(example.id, inputs, labels)
+        hop, store = self._features.samples_per_frame, self._posteriors
+        parts = [(start // hop, store.read(spoken.id, spoken.speed)) for start, spoken in example.parts]
+        posteriors = placed(parts, self._features.frames(len(inputs)), store.top_k, store.vocabulary)
+        return _Input(example.id, inputs, labels, posteriors)
 
     def _speed(self, epoch: int, cut_id: str) -> float:
-        if len(self._speeds) < 2:
-            return self._speeds[0] if self._speeds else 1.0
-        return random.Random(f"speed/{self._seed}/{epoch}/{cut_id}").choice(self._speeds)
+        speeds = self._config.speeds
+        if len(speeds) < 2:
+            return speeds[0] if speeds else 1.0
+        return random.Random(f"speed/{self._seed}/{epoch}/{cut_id}").choice(speeds)
 
 
 class _EvaluationDataset(Dataset[Any]):

@@ -13,6 +13,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from layerdial.errors import UserError
+from layerdial.text.ctc import BLANK
 from layerdial.utils.files import replacing
 
 _LEAST_LOG = -1e4  # a probability of 0 even in double precision, yet finite: 0 * -inf would make a loss NaN
@@ -78,6 +80,18 @@ def stack(utterances: Sequence[TopPosteriors]) -> TopPosteriors | None:
         for rows in ([u.tokens for u in utterances], [u.logp for u in utterances])
     )
     return TopPosteriors(tokens, logp, utterances[0].vocabulary)
+
+
+def placed(parts: Sequence[tuple[int, TopPosteriors]], frames: int, k: int, vocabulary: int) -> TopPosteriors:
+    """Return posteriors (frames, K): parts (T_i, K) from the frame given with each, and surely the blank elsewhere."""
+    assert BLANK == 0  # so that these are k different tokens, the blank first
+    k = min(k, vocabulary)
+    tokens = torch.arange(k, dtype=_integer(vocabulary)).repeat(frames, 1)
+    logp = torch.tensor([0.0, *[_LEAST_LOG] * k], dtype=torch.float16).repeat(frames, 1)
+    for start, part in parts:
+        inside = part.tokens[: frames - start]
+        tokens[start : start + len(inside)], logp[start : start + len(inside)] = inside, part.logp[: len(inside)]
+    return TopPosteriors(tokens, logp, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,14 @@ class PosteriorStore:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @cached_property
+    def top_k(self) -> int:
+        """The tokens stored of each frame; `UserError` where nothing is stored."""
+        if not self.shards:
+            raise UserError(f"{self.folder} holds no posteriors")
+        with safe_open(self.shards[0], framework="np") as file:
+            return int(file.get_slice("tokens").get_shape()[1])
+
     def shard(self, cut_id: str, speed: float) -> Path | None:
         """Return the file that holds a cut at a speed, or None."""
         found = self._find(cut_id, speed)
@@ -162,23 +184,23 @@ class PosteriorStore:
                 "remove that folder and its posteriors are computed again"
             )
 
-    def read(self, cut_id: str, speed: float, frames: int) -> TopPosteriors:
+    def read(self, cut_id: str, speed: float, frames: int | None = None) -> TopPosteriors:
         """Return posteriors (T, K) of a cut at a speed.
 
-        Raises `StalePosteriors` unless they exist and T is `frames`.
+        Raises `StalePosteriors` unless they exist and T is `frames`, if that is given.
         """
         found = self._find(cut_id, speed)
         if found is None:
             raise StalePosteriors(f"cut {cut_id} at speed {speed:g} has no posteriors in {self.folder}; start again")
         stored, start = int(self._frames[found]), int(self._starts[found])
-        if stored != frames:
+        if frames is not None and stored != frames:
             raise StalePosteriors(
                 f"cut {cut_id} at speed {speed:g} has posteriors of {stored} frames in {self.folder}, the network "
                 f"makes {frames} of it; remove that folder and they are computed again"
             )
         # opened anew each time, which is cheap: workers can be forked or spawned, with any number of shards
         with safe_open(self.shards[self._shard_of[found]], framework="np") as file:
-            tokens, logp = (file.get_slice(name)[start : start + frames] for name in ("tokens", "logp"))
+            tokens, logp = (file.get_slice(name)[start : start + stored] for name in ("tokens", "logp"))
         return TopPosteriors(torch.from_numpy(tokens), torch.from_numpy(logp), self.vocabulary)
 
     def _find(self, cut_id: str, speed: float) -> int | None:

@@ -24,7 +24,7 @@ from layerdial.models.tensors import load_weights
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.selector import InputSelector, LearnedScores
-from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
+from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, FixedNorm, UtteranceNorm
 from layerdial.subset import SelectorDepth
 from layerdial.text.tokenizer import Tokenizer
 
@@ -39,7 +39,7 @@ class ConformerCTC(Network):
         self.config = config
         self.blueprint = Blueprint(config, vocab_size)
         self.skip = config.skip
-        self.normalise = UtteranceNorm()
+        self.normalise = FixedNorm(N_MELS) if config.normalise == "fixed" else UtteranceNorm()
         self.front_end = ConvSubsampling(N_MELS, config.width, config.dropout)
         self.encoder = DynamicEncoder((conformer_block(config) for _ in range(config.n_blocks)), config.skip)
         self.norm = _final_norm(config)
@@ -51,6 +51,8 @@ class ConformerCTC(Network):
         self.feedback = nn.Linear(vocab_size, config.width) if config.self_condition else None
         self.selector = _make_selector(config)
         self.apply(_initialise)
+        if config.normalise == "fixed":
+            self.front_end.begin_without_level()
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -1,4 +1,4 @@
-"""The front end: per-utterance normalisation and two stride-2 convolutions, 4x fewer frames.
+"""The front end: normalisation and two stride-2 convolutions, 4x fewer frames.
 
 Shapes: B batch, T frames, F mel bins, D width.
 """
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SUBSAMPLING = 4
+_LEAST_DEVIATION = 0.5  # for bins in which a corpus has no sound, such as those above a telephone's band
 
 
 def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
@@ -47,6 +48,27 @@ class UtteranceNorm(nn.Module):
         return centred_BTF * torch.rsqrt(variance_B1F + 1e-2)
 
 
+class FixedNorm(nn.Module):
+    """One shift and scale for each mel bin, from the training corpus, stored with the weights.
+
+    What a frame becomes depends on that frame alone, so pauses do not move it, and a stream needs no past.
+    """
+
+    def __init__(self, n_mels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_F", torch.zeros(n_mels))
+        self.register_buffer("scale_F", torch.ones(n_mels))
+
+    def set_statistics(self, mean_F: Tensor, deviation_F: Tensor) -> None:
+        """Take over the mean and the standard deviation of a corpus's features."""
+        self.mean_F = mean_F.clone()
+        self.scale_F = deviation_F.clamp(min=_LEAST_DEVIATION).reciprocal()
+
+    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        mask_BT1 = frame_mask(lengths_B, x_BTF.shape[1]).unsqueeze(2)
+        return ((x_BTF.float() - self.mean_F) * self.scale_F).masked_fill(~mask_BT1, 0.0)
+
+
 class ConvSubsampling(nn.Module):
     """Two strided convolutions (B, T, F) -> (B, ceil(T/4), D), before each of which padding frames are zeroed."""
 
@@ -56,6 +78,17 @@ class ConvSubsampling(nn.Module):
         self.conv_out = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
+
+    def begin_without_level(self) -> None:
+        """Change the initial weights so that the level, common to all bins and frames, has no effect at first.
+
+        Where it is not taken out of each utterance, it makes all frames look alike, and CTC stays at blanks longer.
+        """
+        with torch.no_grad():
+            self.conv_in.weight -= self.conv_in.weight.mean((1, 2), keepdim=True)
+            for conv in (self.conv_in, self.conv_out):
+                assert conv.bias is not None
+                conv.bias.zero_()
 
     def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
         x_BTD = F.silu(conv_over_time(self.conv_in, x_BTF))

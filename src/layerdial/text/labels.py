@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layerdial.errors import UserError
@@ -28,6 +29,10 @@ class FrameLabels:
         """Return how many posteriors the network makes of an utterance."""
         return n_frames
 
+    def joined(self, parts: Sequence[list[int]]) -> list[int]:
+        """Return the labels of utterances one after the other; none of silence."""
+        return [label for part in parts for label in part]
+
     def checksum(self, labels: list[int]) -> int:
         """Return a checksum of what the posteriors depend on besides the audio: nothing."""
         return 0
@@ -37,10 +42,11 @@ class FrameLabels:
 class TokenLabels:
     """Labels that a decoder writes, with an end of text; its posteriors are one a label, given those before it.
 
-    It can write at most `most` of them.
+    It can write at most `most` of them. `end` is the last one of each text.
     """
 
     most: int
+    end: int
     teacher_forced = True
 
     def check(self, n_frames: int, labels: list[int]) -> None:
@@ -51,6 +57,10 @@ class TokenLabels:
     def positions(self, n_frames: int, labels: list[int]) -> int:
         """Return how many posteriors the network makes of an utterance."""
         return len(labels)
+
+    def joined(self, parts: Sequence[list[int]]) -> list[int]:
+        """Return the labels of utterances one after the other, which end once; silence ends at once."""
+        return [*(label for part in parts for label in part if label != self.end), self.end]
 
     def checksum(self, labels: list[int]) -> int:
         """Return a checksum of the labels, on which the posteriors depend besides the audio."""

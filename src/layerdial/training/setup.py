@@ -14,12 +14,15 @@ from accelerate.state import AcceleratorState
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.config.network import ConformerConfig, HuggingFaceConfig
 from layerdial.config.recipe import Recipe
+from layerdial.data.pauses import changes_samples
+from layerdial.data.statistics import feature_statistics
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_network, resolve_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.family import build_network
 from layerdial.models.network import Network
+from layerdial.modules.subsampling import FixedNorm
 from layerdial.subset import check_depth
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
@@ -65,6 +68,13 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
     if recipe.spec_augment.freq_masks and network.features.per_second == SAMPLE_RATE:
         raise UserError(
             "spec_augment.freq_masks is set, but this network takes samples, which have no bands; leave it out"
+        )
+    asked = recipe.objective.asks_reference()
+    stored = asked is not None and asked.inputs == "cached"
+    if network.labels.teacher_forced and stored and changes_samples(recipe.data):
+        raise UserError(
+            "data.pauses and data.gain_db change examples, and a decoder's stored posteriors are of the texts "
+            "as they are; set objective.distil.teacher: clean, or leave them out"
         )
     for depth in recipe.train.eval_depths or ():
         check_depth(depth, network.n_blocks)
@@ -136,7 +146,11 @@ def _own_student(recipe: Recipe, start: Path | None, reference: Reference | None
         raise UserError("model is missing; for example model: {size: xs}")
     torch.manual_seed(recipe.train.seed)
     if isinstance(settings, ConformerConfig):
-        return ConformerCTC(settings, len(tokenizer.tokens)), tokenizer
+        conformer = ConformerCTC(settings, len(tokenizer.tokens))
+        if isinstance(conformer.normalise, FixedNorm):
+            statistics = feature_statistics(recipe.data.train, conformer.features)
+            conformer.normalise.set_statistics(*map(torch.from_numpy, statistics))
+        return conformer, tokenizer
     return build_network(settings, len(tokenizer.tokens)), tokenizer
 
 
@@ -177,7 +191,7 @@ def _network_from(folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> Network
 
 def _conformer_from(network: ConformerCTC, folder: Path, model: ConformerConfig, seed: int) -> ConformerCTC:
     """Return a Conformer with the settings of `model` and the weights of another; `UserError` where they do not fit."""
-    shape = ("n_blocks", "width", "heads", "ffn_width", "kernel", "block_norm")
+    shape = ("n_blocks", "width", "heads", "ffn_width", "kernel", "block_norm", "normalise")
     for name in shape:
         asked, found = getattr(model, name), getattr(network.config, name)
         if asked != found:

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.noise import coloured_noise
 from layerdial.data.synthesis.reverb import DIRECT_DB, reverberate, room_response
 from layerdial.errors import UserError, installing
 from layerdial.utils.temporary import temporary_folder
@@ -106,19 +107,6 @@ def add_background(speech: Floats, snr_db: float, rng: np.random.Generator) -> F
     power = float(np.mean(np.square(speech, dtype=np.float64)))
     noisy: Floats = padded + noise * np.float32(np.sqrt(power * 10 ** (-snr_db / 10)))
     return noisy
-
-
-def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Floats:
-    """Return Gaussian noise (n_samples,) of power 1 whose power spectrum falls as 1 / f^slope.
-
-    Slope 0 is white, 1 is pink.
-    """
-    size = 1 << (n_samples - 1).bit_length()  # powers of two are fast to transform
-    spectrum = np.fft.rfft(rng.standard_normal(size, dtype=np.float32))
-    bins = np.maximum(np.arange(len(spectrum), dtype=np.float32), size * 50 / SAMPLE_RATE)  # flat below 50 Hz
-    noise = np.fft.irfft(spectrum * bins ** np.float32(-slope / 2), size)[:n_samples]
-    scaled: Floats = (noise / np.sqrt(np.mean(np.square(noise)))).astype(np.float32)
-    return scaled
 
 
 def _to_peak(samples: Floats, peak_db: float) -> Floats:

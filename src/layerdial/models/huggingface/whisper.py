@@ -75,7 +75,7 @@ class WhisperNetwork(Network):
         self.prompt = tuple(prompt)
         _make_dynamic(model.model.encoder, BlocksAsOneLayer)
         _make_dynamic(model.model.decoder, DecoderBlocksAsOneLayer)
-        self.labels = TokenLabels(self.most_tokens)
+        self.labels = TokenLabels(self.most_tokens, model.config.eos_token_id)
         self.decoder_subset = BlockSubset.full(len(self.decoder.layers.blocks))
         if model.config.tie_word_embeddings:
             self.register_state_dict_post_hook(_leave_out_tied)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from layerdial import __version__
-from layerdial.cli import demo, deploy, evaluate, prepare, train
+from layerdial.cli import demo, deploy, evaluate, prepare, recipes, train
 from layerdial.errors import UserError, installing
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
@@ -39,6 +39,12 @@ for _name, _prepare in (
     ("speak", prepare.prepare_speak),
 ):
     corpora.command(_name)(_prepare)
+shipped = typer.Typer(
+    help="List and copy the recipes and suites that come with layerdial.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(shipped, name="recipes")
+shipped.command("list")(recipes.list_recipes)
+shipped.command("copy")(recipes.copy_recipe)
 for _command in (
     train.train,
     evaluate.search,

@@ -186,6 +186,7 @@ KEYS = [
     "data.dev",
     "data.max_seconds",
     "data.posteriors",
+    "data.read_timeout",
     "data.speeds",
     "data.train",
     "data.workers",

@@ -17,6 +17,7 @@ from layerdial.config.registry import Registry
 from layerdial.config.strict import Strict, parse, read_yaml
 
 RECIPE_VERSION = 2
+READ_TIMEOUT = 600.0  # seconds; what a network disk may be away for
 
 
 class TokenizerConfig(Strict):
@@ -44,6 +45,7 @@ class DataConfig(Strict):
     """Where the cuts are and how they become batches.
 
     `cache_mb`: memory of each worker for features that later epochs use again; for small corpora.
+    `read_timeout`: seconds after which a run ends whose workers wait for files that cannot be read; 0 for never.
     `posteriors`: folder for those of the reference, with `objective.distil.teacher: cached`; by default beside `train`.
     """
 
@@ -54,6 +56,7 @@ class DataConfig(Strict):
     buckets: int = Field(default=10, ge=2, le=10_000)
     workers: int = Field(default=1, ge=0, le=1000)
     cache_mb: int = Field(default=0, ge=0, le=100_000_000)
+    read_timeout: float = Field(default=READ_TIMEOUT, ge=0)
     speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = (0.9, 1.0, 1.1)
     posteriors: Path | None = None
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
 from layerdial.data.checks import problem_of
+from layerdial.data.now_reading import reading
 from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
 from layerdial.utils.files import json_text, replacing
@@ -285,7 +286,8 @@ def _load_single(cut: MonoCut) -> NDArray[np.float32]:
     recording = cut.recording
     path, rate = recording.sources[0].source, recording.sampling_rate
     wanted = round(cut.duration * rate)
-    samples, info = read_segment(path, round(cut.start * rate), wanted)
+    with reading(path):
+        samples, info = read_segment(path, round(cut.start * rate), wanted)
     if info.rate != rate:
         raise AudioProblem(f"{path} is at {info.rate} Hz, the manifest says {rate} Hz; prepare the corpus again")
     if info.channels != 1:
@@ -320,7 +322,8 @@ def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
     check_files(cut.to_dict(), f"cut {cut.id}")
     use_libsndfile()
     try:
-        audio = cut.load_audio()
+        with reading(f"cut {cut.id}"):
+            audio = cut.load_audio()
     except Exception as error:  # lhotse raises the errors of its backends, some with a broken text
         raise AudioProblem(f"lhotse cannot load it ({type(error).__name__})") from error
     if audio is None or audio.shape[0] != 1:

@@ -62,7 +62,7 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
     return asked
 
 
-_WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb"), "train": ("threads", "log_every")}
+_WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb", "read_timeout"), "train": ("threads", "log_every")}
 
 
 def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.utils.data
 from torch.utils.data import Dataset
 
@@ -48,9 +50,18 @@ def files(tmp_path: Path) -> list[Path]:
     return [tmp_path / name for name in ("a", "b", "gone-1", "gone-2")]
 
 
+def _steady(snapshot: bytes, names: set[str]) -> bytes:
+    """Return a snapshot that differs from all others until it has these names: workers begin when there is time."""
+    return snapshot if set(names_in(snapshot)) == names else os.urandom(8) + b"\0"
+
+
 @pytest.mark.usefixtures("looks_often")
-def test_a_read_that_does_not_come_back_is_named_and_ends(files: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_that_does_not_come_back_is_named_and_ends(
+    files: list[Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = load_ahead(Files(), files, TWO, patience=0.5)
+    memory, gone = batches.gi_frame.f_locals["files"], {str(file) for file in files[2:]}  # type: ignore[attr-defined]
+    monkeypatch.setattr(memory, "snapshot", lambda snapshot=memory.snapshot: _steady(snapshot(), gone))
     assert [next(batches), next(batches)] == ["a", "b"]
     with caplog.at_level(logging.WARNING, "layerdial"), pytest.raises(StalledRead) as stalled:
         next(batches)
@@ -61,12 +72,12 @@ def test_a_read_that_does_not_come_back_is_named_and_ends(files: list[Path], cap
 
 
 @pytest.mark.usefixtures("looks_often")
-@pytest.mark.parametrize("patience", [0.0, 60.0])
+@pytest.mark.parametrize("patience", [0.0, 600.0])
 def test_a_disk_that_comes_back_costs_nothing(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    def come_back(message: str, *values: object) -> None:
-        for file in files[2:]:
+    def come_back(message: str, waited: float, told: str, end: str) -> None:
+        for file in files[2:] if all(str(file) in told for file in files[2:]) else ():
             handle = os.open(file, os.O_WRONLY | os.O_NONBLOCK)  # as soon as a worker has it open
             os.write(handle, b"late")
             os.close(handle)
@@ -119,12 +130,20 @@ def test_names_are_seen_by_the_first_process(monkeypatch: pytest.MonkeyPatch) ->
     assert names_in(files.snapshot()) == []
 
 
-def test_workers_that_wait_for_a_disk_end_with_a_parent_that_was_killed(files: list[Path], tmp_path: Path) -> None:
+class Large(Dataset[str]):
+    """More than a pipe holds, from a file that can be read."""
+
+    def __getitem__(self, file: Any) -> str:
+        return "x" * 1_000_000
+
+
+@pytest.mark.parametrize("waiting_for", ["a disk", "the parent"])
+def test_workers_end_with_a_parent_that_was_killed(files: list[Path], tmp_path: Path, waiting_for: str) -> None:
     def begin() -> None:
-        batches = load_ahead(Files(), files[2:], TWO, 600.0)
+        batches = load_ahead(Files() if waiting_for == "a disk" else Large(), files[2:], TWO, 600.0)
         workers = batches.gi_frame.f_locals["batches"]._workers  # type: ignore[attr-defined]
         memory = batches.gi_frame.f_locals["files"]  # type: ignore[attr-defined]
-        wait_for(lambda: len(names_in(memory.snapshot())) == 2)
+        wait_for(lambda: waiting_for != "a disk" or len(names_in(memory.snapshot())) == 2)
         (tmp_path / "workers").write_text(" ".join(str(worker.pid) for worker in workers))
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -132,3 +151,30 @@ def test_workers_that_wait_for_a_disk_end_with_a_parent_that_was_killed(files: l
     pids = [int(word) for word in (tmp_path / "workers").read_text().split()]
     assert len(pids) == 2
     wait_for(lambda: not any(is_running(pid) for pid in pids))
+
+
+class Tensors(Dataset[torch.Tensor]):
+    def __getitem__(self, value: Any) -> torch.Tensor:
+        return torch.full((1000,), float(value))
+
+
+def test_batches_come_through_a_pipe_where_shared_memory_is_full(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = [tensor.tolist() for tensor in load_ahead(Tensors(), [1, 2, 3], TWO, 600.0)]
+
+    def full(storage: Any) -> Any:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    assert [tensor.tolist() for tensor in load_ahead(Tensors(), [1, 2, 3], TWO, 600.0)] == whole
+    assert whole == [[value] * 1000 for value in (1.0, 2.0, 3.0)]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_is_pinned_is_unpacked_first() -> None:
+    made = watched._Sending(Tensors())[7]
+    assert torch.equal(made.open(), torch.full((1000,), 7.0))
+    assert watched._Sent(pickle.dumps("text")).pin_memory() == "text"

@@ -1,14 +1,19 @@
 """Batches made in worker processes that are watched: where they wait for a disk that is gone, the run says so and ends.
 
-The first process looks at what they read when no batch has come for some seconds.
+The first process looks at what they read when no batch has come for some seconds. Batches come through /dev/shm, and
+where that is full through a pipe.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
+import re
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -38,7 +43,7 @@ def load_ahead(
     workers = reading["num_workers"]
     files = NowReading(workers)
     loader = DataLoader(
-        dataset,
+        _Sending(dataset) if workers else dataset,
         sampler=sampler,
         batch_size=None,
         **reading,
@@ -48,6 +53,45 @@ def load_ahead(
     )
     # begun now: a DataLoader draws from torch's generator at its start, which in a step would change its dropout
     return _watched(iter(loader), files, patience)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What a worker made, as bytes; the contents of tensors may lie in /dev/shm."""
+
+    content: bytes
+
+    def open(self) -> Any:
+        return pickle.loads(self.content)
+
+    def pin_memory(self) -> Any:
+        """Return what was made in page-locked memory. torch's DataLoader calls this when it pins."""
+        made = self.open()
+        return made.pin_memory() if hasattr(made, "pin_memory") else made
+
+
+class _Sending(Dataset[_Sent]):
+    """A dataset of a worker whose items are packed here and now.
+
+    torch would do that in a thread, which loses what it cannot pack, as where /dev/shm is full: the run would wait for
+    ever.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, item: Any) -> _Sent:
+        made = self._dataset[item]
+        try:
+            return _Sent(bytes(ForkingPickler.dumps(made)))
+        except (RuntimeError, OSError) as error:  # no space, or too many open files
+            _say_why(re.sub(r" for file <[^>]*>", "", " ".join(str(error).split())))
+            return _Sent(pickle.dumps(made))
+
+
+@cache
+def _say_why(reason: str) -> None:
+    _log.warning("batches go through a pipe, which takes longer: %s", reason)
 
 
 def _begin(files: NowReading, worker: int) -> None:
@@ -76,7 +120,8 @@ def _next(batches: Iterator[Any], files: NowReading, patience: float) -> Any:
     waited, say_at, before = 0.0, _SAY, b""
     while True:
         try:
-            return next(batches)
+            batch = next(batches)
+            return batch.open() if isinstance(batch, _Sent) else batch
         except RuntimeError as error:
             if "DataLoader timed out" not in str(error):
                 raise

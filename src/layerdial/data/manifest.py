@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from layerdial.data.now_reading import reading
 from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
 from layerdial.utils.files import json_text, replacing
+from layerdial.utils.limited_json import parse_json
 
 SUFFIX = ".cuts.jsonl.gz"
 _LONGEST_LINE = 16 << 20  # bytes
@@ -178,7 +178,7 @@ class CutLines:
         """Yield the number of each line and its cut's id, up to a line that is damaged."""
         with suppress(UserError, ValueError, KeyError, TypeError, RecursionError):
             for number, line in self._lines():
-                yield number, str(json.loads(line)["id"])
+                yield number, str(parse_json(line)["id"])
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         number = 0
@@ -240,7 +240,7 @@ class _Tally:
 
 def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         check_sources(record, f"{path}, line {number},")
         item: Any = deserialize_item(record)
     except UserError:

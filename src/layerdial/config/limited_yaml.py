@@ -64,8 +64,13 @@ def _check_meaning(node: yaml.Node) -> None:
             if key.value in seen:
                 raise ValueError(f"it has the key {key.value!r} twice{_line(key)}; keep one")
             seen.add(key.value)
-    elif node.tag == "tag:yaml.org,2002:int" and node.style is None and _MISREAD.fullmatch(node.value):
+    elif isinstance(node, yaml.ScalarNode) and _is_misread(node):
         raise ValueError(f"{node.value} is an octal or sexagesimal number in YAML{_line(node)}; write it in decimals")
+
+
+def _is_misread(node: yaml.ScalarNode) -> bool:
+    plain = node.tag == "tag:yaml.org,2002:int" and node.style is None
+    return plain and _MISREAD.fullmatch(node.value) is not None
 
 
 def _line(node: yaml.Node) -> str:

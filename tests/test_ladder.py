@@ -52,7 +52,7 @@ def test_a_damaged_ladder_is_one_clear_line(tmp_path: Path, change: Callable[[An
     path = tmp_path / "ladder.json"
     search_ladder(rugged(3, 0), make_batches(2)).save(path)
     plain = json.loads(path.read_text())
-    del plain["sha256"]  # as one of an earlier version, or a person's
+    del plain["record_sha256"]  # as one of an earlier version, or a person's
     path.write_text(json.dumps(change(plain)))
     with pytest.raises(UserError, match=message) as caught:
         Ladder.load(path)

@@ -15,11 +15,11 @@ from typing import Any
 from layerdial.errors import UserError
 from layerdial.utils.files import read_json, write_json
 
-_HASH = "sha256"
+_HASH = "record_sha256"  # `sha256` of a manifest holds the hashes of other files
 
 
 def write_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Replace `file` by an object as JSON, in one step, with a hash of it under the key `sha256`."""
+    """Replace `file` by an object as JSON, in one step, with a hash of it under the key `record_sha256`."""
     write_json(file, {**record, _HASH: _hash(json.loads(json.dumps(record)))})
 
 

@@ -27,13 +27,13 @@ test-slow: $(READY)
 	$(PYTEST) -m slow
 
 check: $(READY)
-	$(BIN)/ruff check src tests benchmarks experiments recipes
-	$(BIN)/ruff format --check src tests benchmarks experiments recipes
+	$(BIN)/ruff check src tests benchmarks experiments recipes setup.py
+	$(BIN)/ruff format --check src tests benchmarks experiments recipes setup.py
 	$(BIN)/mypy
 
 format: $(READY)
-	$(BIN)/ruff check --fix src tests benchmarks experiments recipes
-	$(BIN)/ruff format src tests benchmarks experiments recipes
+	$(BIN)/ruff check --fix src tests benchmarks experiments recipes setup.py
+	$(BIN)/ruff format src tests benchmarks experiments recipes setup.py
 
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/training.py

@@ -34,6 +34,7 @@ from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.suites.suite import load_suite
 from layerdial.text.tokenizer import load_tokenizer
+from layerdial.utils.shipped import find_shipped
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
 
@@ -235,6 +236,9 @@ def run_layerdial(arguments: list[str]) -> None:
                 write_corpus(Path(rest[-1]) / f"{split}.cuts.jsonl.gz", sentences(4))
             return
         case ["demo", *_]:
+            return
+        case ["recipes", "copy", name, *_]:  # the workshop has them, as a clone has
+            assert find_shipped(name).copy(Path("copied"), force=True)
             return
         case ["bench", suite, *_]:
             load_suite(ROOT / suite)

@@ -10,8 +10,7 @@ from typing import Any, Literal, overload
 
 from layerdial.errors import UserError
 from layerdial.subset import Blocks, BlockSubset, SelectorDepth, check_depth
-from layerdial.utils.files import write_json
-from layerdial.utils.records import parsing, read_record
+from layerdial.utils.records import parsing, read_record, write_record
 
 FORMAT = 1
 _REMEDY = "make it again with layerdial search"
@@ -57,7 +56,7 @@ class Ladder:
 
     def save(self, path: Path) -> None:
         """Write ladder.json in one step."""
-        write_json(path, {"format": FORMAT, **asdict(self)})
+        write_record(path, {"format": FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path, n_blocks: int | None = None) -> Ladder:

@@ -152,3 +152,15 @@ def test_an_mp3_read_in_blocks_has_no_gaps(tmp_path: Path, monkeypatch: pytest.M
     whole, _ = read_audio(tmp_path / "a.mp3")
     monkeypatch.setattr("layerdial.audio.files._BLOCK_VALUES", 5000)
     np.testing.assert_array_equal(read_audio(tmp_path / "a.mp3")[0], whole)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"])
+@pytest.mark.parametrize("samples", [1000, 1001, 997])
+def test_other_files_joined_end_to_end_are_refused(tmp_path: Path, kind: str, samples: int) -> None:
+    part = tmp_path / "part"
+    soundfile.write(part, 0.1 * np.random.default_rng(0).standard_normal(samples), 16000, format=kind, subtype="PCM_16")
+    assert verify(part).frames == samples
+    joined = write(tmp_path, "joined", 2 * part.read_bytes())
+    for read in (verify, read_audio):
+        with pytest.raises(AudioProblem, match=r"joined is damaged"):
+            read(joined)

@@ -34,6 +34,11 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "".join(
 YAML = {
     "aliases that stand for a billion values": (BOMB, "by aliases"),
     "merges of such": (MERGE_BOMB, "by aliases"),
+    "a key that is there twice": ("a: 1\nb: {c: 1, d: 2, c: 3}", r"the key 'c' twice \(line 2\)"),
+    "a number in octal": ("a: 010", "010 is an octal or sexagesimal"),
+    "a number of minutes": ("a: [1:30]", "1:30 is an octal or sexagesimal"),
+    "a NUL in a text": ('a: "b\\0c"', "no file name can have"),
+    "half of a surrogate pair": ('a: ["\\ud800"]', "no file name can have"),
     "a list in itself": ("a: &a [*a]", "refers to itself"),
     "a mapping in itself": ("a: &a {b: *a}", "refers to itself"),
     "deep lists": ("a: " + "[" * 5000 + "]" * 5000, "nested"),

@@ -26,6 +26,7 @@ from layerdial.export.sherpa import write_sherpa_folder
 from layerdial.export.writer import Precision, Traced
 from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.runtime.manifest import describe_features
+from layerdial.utils.checksums import checksum
 from tiny import sentences, speak
 
 pytest_plugins = ["tiny_export"]
@@ -144,6 +145,8 @@ def test_the_graph_has_the_blocks_of_that_depth_and_no_choice(made: Made, traced
 
 def test_the_readme_of_the_folder_is_a_program_that_runs(made: Made) -> None:
     folder = made(3)
+    sums = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert sums == {file.name: checksum(file) for file in folder.iterdir() if file.name != "SHA256SUMS"}
     program = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
     soundfile.write(folder / "audio.wav", speak(TEXTS[0]), 16000)
     ended = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)

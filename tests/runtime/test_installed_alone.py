@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import soundfile
 
 from tiny import speak
+from tiny_wheel import build_wheel, pip
 
 pytest_plugins = ["tiny_export"]
 pytestmark = pytest.mark.slow  # builds a wheel, and fetches and installs packages
@@ -54,24 +54,6 @@ class Alone:
         done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-
-def build_wheel(folder: Path) -> Path:
-    """From a copy, so that no build folder is left in this one."""
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", folder, source)
-    return next(folder.glob("layerdial-*.whl"))
-
-
-def pip(python: object, *words: object) -> None:
-    done = subprocess.run([str(python), "-m", "pip", *map(str, words)], capture_output=True, text=True)
-    if done.returncode and any(sign in done.stderr for sign in ("ConnectionError", "No matching distribution")):
-        pytest.skip(f"packages cannot be fetched here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

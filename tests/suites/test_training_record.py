@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from layerdial.config.recipe import Recipe
+from layerdial.errors import UserError
 from layerdial.suites import training_record as trained
 from layerdial.suites.suite import Suite, load_suite
 from layerdial.suites.training_record import Point, Trained, train_entry
+from layerdial.utils.files import read_json, write_json
 from tiny import equal, weights
 from tiny_suite import suite_data, tiny_suite, write_suite
 
@@ -96,3 +98,17 @@ def test_a_real_chain_starts_each_round_from_the_one_before(corpus, tmp_path: Pa
     for run in rounds:
         assert all(torch.allclose(start[name], value, atol=1e-6) for name, value in weights(run).items())
     assert equal(start, weights(suite.folder("long", 1)))  # dev was no better
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("curve", 3), ("curve", [{"updates": 1}]), ("seconds_of", []), ("dev_mean", "0.1"), ("more", 1), ("updates", {})],
+    ids=str,
+)
+def test_a_damaged_record_is_one_line_with_the_remedy(tmp_path: Path, key: str, value: object) -> None:
+    Trained(20, 20, 2.0, 60.0, 0.5, seconds_of={"a": 2.0}, curve=(Point(20, 2.0, 0.5),)).save(tmp_path)
+    assert Trained.load(tmp_path) is not None
+    file = tmp_path / "trained.json"
+    write_json(file, {**read_json(file), key: value})
+    with pytest.raises(UserError, match=r"trained\.json is damaged .*; remove it, and this entry is trained again"):
+        Trained.load(tmp_path)

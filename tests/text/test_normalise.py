@@ -24,8 +24,17 @@ from layerdial.text.normalise import normalise
         ("[noise] hello <unk> there (laughs)", "hello there"),
         ("{breath} well [noise [loud]] yes <s> </s> [PAD]", "well yes"),
         ("\uff3bnoise\uff3d hello \uff08laughs\uff09", "hello"),
+        ("\u3010noise\u3011 a \u27e8unk\u27e9 b \u3008unk\u3009 c \u3014laughs\u3015 d", "a b c d"),
         ("3 < 4 and 5 > 2, a [ b", "3 4 and 5 2 a b"),
         ("[" + "word " * 30 + "] end", "word " * 30 + "end"),
+        (
+            "(speaks a foreign language) we came (which he had not been told before) late",
+            "we came which he had not been told before late",
+        ),
+        (
+            "(two (nested) notes) it was (as they all ( it seems ) thought then) so",
+            "it was as they all thought then so",
+        ),
         # apostrophes by other names
         *((f"I don{sign}t", "i don't") for sign in "'\u02bc\u2018\u2019\u00b4\u2032`\u201b\uff07\u02b9\ua78c\u055a"),
         # quotation marks, and apostrophes that are none

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,11 +22,14 @@ from safetensors.torch import load_file, save_file
 from tensorboard.summary.writer import event_file_writer
 
 from layerdial.config.recipe import OptimConfig, Recipe
+from layerdial.data import manifest, watched
 from layerdial.data.manifest import open_cuts, write_cuts
+from layerdial.data.now_reading import NowReading, names_in
+from layerdial.data.watched import StalledRead
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.training import checkpoints, log_window, loop, scoring, update
-from layerdial.training.interruption import Interruption, interruptions
+from layerdial.training.interruption import Interruption, interruptions, killed_after
 from layerdial.training.loop import train
 from layerdial.training.optim import make_optimizer
 from layerdial.utils import files
@@ -322,6 +326,60 @@ def test_data_that_never_comes_is_not_waited_for(corpus, uninterrupted: Path, tm
     assert losses(tmp_path / "run") == losses(uninterrupted)
 
 
+def test_a_run_whose_disk_is_gone_is_saved_and_resumed_equals_uninterrupted(
+    corpus, uninterrupted: Path, tmp_path: Path
+) -> None:
+    changes = [*RANDOM, "data.workers=1", "data.read_timeout=0.1"]
+    recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes)
+    os.mkfifo(tmp_path / "gone")
+
+    def run() -> None:
+        watched._LOOK = 1 / 16
+        look = NowReading.snapshot
+        # workers begin when there is time: what is no read is no stalled one
+        NowReading.snapshot = lambda files: look(files) if names_in(look(files)) else os.urandom(8)  # type: ignore[method-assign]
+        _let_reads_stall(tmp_path / "gone", after=30)
+        try:
+            train(recipe)
+        except StalledRead as stalled:
+            print(stalled, file=sys.stderr)
+            os._exit(2)
+
+    ended = in_child(run)
+    assert ended.code == 2 and "no batch for 0.125 s, workers wait for " in ended.err and ".wav" in ended.err
+    latest = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name != "step-00000009"
+    train(recipe, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
+    assert losses(tmp_path / "run") == losses(uninterrupted)
+
+
+def _let_reads_stall(fifo: Path, after: int) -> None:
+    """From now on the files of this process and its workers can be read so often; then a read does not come back."""
+    read, left = manifest.read_segment, list(range(after))
+
+    def stall(*arguments: Any) -> Any:
+        if not left:
+            fifo.read_bytes()
+        left.pop()
+        return read(*arguments)
+
+    manifest.read_segment = stall
+
+
+def test_a_save_to_a_disk_that_is_gone_too_ends_the_process(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gone")
+
+    def run() -> None:
+        with killed_after(1):
+            (tmp_path / "gone").read_bytes()
+
+    assert in_child(run).code == -signal.SIGALRM
+    with killed_after(1):
+        pass
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.alarm(0) == 0
+
+
 def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *RANDOM)
     assert "KeyboardInterrupt" in interrupted(recipe, lambda: interrupt_in_step(4, signal.SIGINT, signal.SIGINT)).err
@@ -537,12 +595,12 @@ def test_a_run_that_was_moved_with_its_corpus_goes_on(
 
 
 def _say_where_audio_is(folder: Path) -> None:
-    for manifest in folder.glob("*.cuts.jsonl.gz"):
-        cuts = list(open_cuts(manifest))
+    for place in folder.glob("*.cuts.jsonl.gz"):
+        cuts = list(open_cuts(place))
         for cut in cuts:
             source = cut.recording.sources[0]
             source.source = str(folder / "audio" / Path(source.source).name)
-        write_cuts(cuts, manifest)
+        write_cuts(cuts, place)
 
 
 def test_training_seconds_grow_over_resumes_and_leave_evaluation_out(

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.numpy import load_file, save_file
 
 from layerdial.audio.features import fbank
 from layerdial.audio.files import change_speed
 from layerdial.config.recipe import Recipe
 from layerdial.data.batching import Batch, Position, training_batches
 from layerdial.data.manifest import load_samples, open_cuts
-from layerdial.data.posteriors import PosteriorStore, Stored, TopPosteriors, stack, write_shard
+from layerdial.data.posteriors import PosteriorStore, StalePosteriors, Stored, TopPosteriors, key_of, stack, write_shard
 from layerdial.errors import UserError
 from layerdial.training import precompute as posteriors
 from layerdial.training.loop import train
@@ -127,6 +128,26 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what is stored
+
+
+@pytest.mark.parametrize("part", ["tokens", "logp", "frames"])
+def test_one_damaged_number_of_a_shard_is_found_when_it_is_read(tmp_path: Path, part: str) -> None:
+    utterances = [Stored(key_of(name, 1.0), 0, TopPosteriors.of(torch.randn(5, 9).log_softmax(-1), 4)) for name in "ab"]
+    write_shard(tmp_path, utterances)
+    [shard] = tmp_path.iterdir()
+    PosteriorStore(tmp_path, 9).read("a", 1.0, 5)
+    tensors = load_file(shard)
+    tensors[part].flat[0] += 1
+    save_file(tensors, shard)
+    with pytest.raises(StalePosteriors, match=r"is damaged \(cut a\); remove it" if part != "frames" else "frames"):
+        PosteriorStore(tmp_path, 9).read("a", 1.0, 5)
+
+
+def test_shards_of_earlier_versions_have_no_sums_and_are_read(tmp_path: Path) -> None:
+    write_shard(tmp_path, [Stored(key_of("a", 1.0), 0, TopPosteriors.of(torch.randn(5, 9).log_softmax(-1), 4))])
+    [shard] = tmp_path.iterdir()
+    save_file({name: tensor for name, tensor in load_file(shard).items() if name != "sums"}, shard)
+    assert len(PosteriorStore(tmp_path, 9).read("a", 1.0, 5).logp) == 5
 
 
 def test_stored_are_the_references_own_posteriors_at_every_speed(learnt: Path, cuts: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerdial.errors import UserError
-from layerdial.utils.records import parsing, read_record
+from layerdial.utils.records import parsing, read_record, write_record
 
 REMEDY = "make it again"
 
@@ -49,3 +49,15 @@ def test_what_goes_wrong_while_a_record_is_taken_apart_names_the_file(tmp_path: 
 def test_faults_of_the_package_are_not_called_damage(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), parsing(tmp_path / "x.json", REMEDY):
         raise ZeroDivisionError
+
+
+def test_a_digit_that_was_changed_since_is_found(tmp_path: Path) -> None:
+    file, record = tmp_path / "x.json", {"format": 1, "rows": [{"wer": 0.125, "ü": None}], "by": {3: [1e-9, 2]}}
+    write_record(file, record)
+    assert read_record(file, REMEDY, format=1) == {**record, "by": {"3": [1e-9, 2]}}
+    file.write_text(file.read_text().replace("\n", " "))  # blanks do not count
+    read_record(file, REMEDY)
+    file.write_text(file.read_text().replace("0.125", "0.126"))
+    with pytest.raises(UserError) as refused:
+        read_record(file, REMEDY)
+    assert "is damaged or was changed" in str(refused.value) and REMEDY in str(refused.value)

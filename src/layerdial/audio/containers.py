@@ -35,12 +35,26 @@ def layout(file: BinaryIO, size: int) -> Layout:
     if head[:4] in (b".snd", b"dns."):
         return _au(file, size, head)
     if head[:7] == b"NIST_1A":
-        return Layout(missing=_missing(_sphere_bytes(head), size))
+        end = _sphere_bytes(head)
+        return _joined(file, head[:7], end) or Layout(missing=_missing(end, size))
     if head[:4] == b"OggS":
         return _ogg(file, size)
     if head[:4] == b"fLaC":
         return flac_layout(file, base, size)
     return mpeg_layout(file, base, size) if looks_like_mpeg(head) or base else Layout(is_mpeg=True)
+
+
+def _joined(file: BinaryIO, begins: bytes, *ends: int) -> Layout | None:
+    """Return what to say where another file of the kind begins at one of the `ends`, as `cat a.wav b.wav` makes them.
+
+    libsndfile reads the first alone, or takes the header of the second for samples.
+    """
+    for end in ends:
+        for at in {end, end + end % 2} - {0}:
+            file.seek(at)
+            if file.read(len(begins)) == begins:
+                return Layout(damage=f"another file begins at byte {at}; files joined end to end are to be taken apart")
+    return None
 
 
 def _after_id3(file: BinaryIO, size: int) -> int:
@@ -93,7 +107,10 @@ def _riff(file: BinaryIO, base: int, size: int, kind: bytes) -> Layout:
                 announced["riff"] = base + 8 + whole
         if chunk.name in (b"data", b"SSND", b"BODY"):
             length = announced["data"] if kind == b"RF64" else chunk.size
-            return _samples(file, base, size, _Chunk(chunk.name, chunk.start, length), announced["riff"], order)
+            joined = _joined(file, kind, announced["riff"], chunk.start + length) if length else None
+            return joined or _samples(
+                file, base, size, _Chunk(chunk.name, chunk.start, length), announced["riff"], order
+            )
     return Layout()
 
 
@@ -137,7 +154,8 @@ def _w64(file: BinaryIO, size: int) -> Layout:
         head = file.read(24)
         length = int.from_bytes(head[16:], "little")
         if len(head) < 24 or head[:4] == b"data":
-            return Layout(missing=_missing(at + length, size) if whole > size else None)
+            joined = _joined(file, _W64_RIFF, whole, whole + -whole % 8)
+            return joined or Layout(missing=_missing(at + length, size) if whole > size else None)
         at += max(24, length + (-length % 8))
     return Layout()
 
@@ -149,8 +167,10 @@ def _caf(file: BinaryIO, size: int) -> Layout:
             head = bytearray(file.read(chunk.start))
             struct.pack_into(">q", head, chunk.start - 8, size - chunk.start)
             return Layout(streams=((bytes(head), (chunk.start, size)),))
-        if chunk.name == b"data":
+        if chunk.name == b"data" and chunk.start + chunk.size > size:
             return Layout(missing=_missing(chunk.start + chunk.size, size))
+        if joined := _joined(file, b"caff", chunk.start + chunk.size):
+            return joined
     return Layout()
 
 
@@ -165,6 +185,8 @@ def _au(file: BinaryIO, size: int, head: bytes) -> Layout:
         return Layout(
             streams=((bytes(begin), (start, size)),), note="its header gives no length; it is read to its end"
         )
+    if length < _UNKNOWN and (joined := _joined(file, head[:4], start + length)):
+        return joined
     return Layout(missing=None if length >= _UNKNOWN else _missing(start + length, size))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from layerdial import __version__
-from layerdial.cli import convert, demo, deploy, evaluate, prepare, train
+from layerdial.cli import convert, demo, deploy, evaluate, prepare, recipes, train
 from layerdial.errors import UserError, installing
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
@@ -44,6 +44,12 @@ conversions = typer.Typer(
 )
 app.add_typer(conversions, name="convert")
 conversions.command("ctranslate2")(convert.convert_ctranslate2)
+shipped = typer.Typer(
+    help="List and copy the recipes and suites that come with layerdial.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(shipped, name="recipes")
+shipped.command("list")(recipes.list_recipes)
+shipped.command("copy")(recipes.copy_recipe)
 for _command in (
     train.train,
     train.pseudo_label,

@@ -17,6 +17,7 @@ from layerdial.config.registry import Registry
 from layerdial.config.strict import Strict, parse, read_yaml
 
 RECIPE_VERSION = 2
+READ_TIMEOUT = 600.0  # seconds; what a network disk may be away for
 _Decibels = Annotated[float, Field(ge=-120, le=120)]
 
 
@@ -76,6 +77,7 @@ class DataConfig(Strict):
     `cache_mb`: memory of each worker for features that later epochs use again; for small corpora. Where `pauses` or
     `gain_db` change the samples, it holds samples, which are twice as large.
     `gain_db`: the range from which each example's change of level is drawn, for networks to which the level matters.
+    `read_timeout`: seconds after which a run ends whose workers wait for files that cannot be read; 0 for never.
     `posteriors`: folder for those of the reference, with `objective.distil.teacher: cached`; by default beside `train`.
     """
 
@@ -86,6 +88,7 @@ class DataConfig(Strict):
     buckets: int = Field(default=10, ge=2, le=10_000)
     workers: int = Field(default=1, ge=0, le=1000)
     cache_mb: int = Field(default=0, ge=0, le=100_000_000)
+    read_timeout: float = Field(default=READ_TIMEOUT, ge=0)
     speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = (0.9, 1.0, 1.1)
     pauses: PausesConfig | None = None
     gain_db: tuple[_Decibels, _Decibels] | None = None

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from layerdial.config.limited_yaml import MOST_CHARACTERS, load_yaml
 from layerdial.config.registry import UNKNOWN_NAME, Registry
 from layerdial.errors import UserError
+from layerdial.utils.shipped import shipped_path
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,7 +41,9 @@ def read_yaml(
         with path.open(encoding="utf-8") as file:
             data = load_yaml(file.read(MOST_CHARACTERS + 1))
     except FileNotFoundError:
-        raise UserError(f"{kind} {path} does not exist") from None
+        name = shipped_path(path)
+        hint = f"; `layerdial recipes copy {name}` writes it" if name else ""
+        raise UserError(f"{kind} {path} does not exist{hint}") from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise UserError(f"{path} is not a {kind}; give a YAML file such as {example}") from None
     except OSError as error:

@@ -7,7 +7,6 @@ with exactly the batch that would have come. Shapes: B batch, T frames, F mel bi
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,15 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, AudioProblem, change_speed
-from layerdial.config.recipe import DataConfig
+from layerdial.config.recipe import READ_TIMEOUT, DataConfig
 from layerdial.data.loading import reading_ahead
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
 from layerdial.data.pauses import Example, Spoken, changes_samples, examples, most_seconds
 from layerdial.data.posteriors import PosteriorStore, StalePosteriors, TopPosteriors, placed, stack
+from layerdial.data.watched import load_ahead
 from layerdial.errors import UserError
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.text.labels import FrameLabels, Labels
@@ -96,18 +96,17 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yield batches without end, epoch after epoch, from `start` on; one without a usable utterance has B = 0.
 
-    With `posteriors` each has those of its utterances. Raises `StalePosteriors` when they are not of this audio.
+    With `posteriors` each has those of its utterances. Raises `StalePosteriors` when they are not of this audio, and
+    `StalledRead` when files cannot be read for `config.read_timeout`.
     """
-    loader = DataLoader(
+    batches = load_ahead(
         _TrainingDataset(config, tokenizer, features, seed, posteriors, labels),
-        sampler=_EndlessBatches(config, seed, start, rank, world_size),
-        batch_size=None,
-        **reading_ahead(config.workers, most_seconds(config), features, 4),
-        worker_init_fn=in_its_own_group,
+        _EndlessBatches(config, seed, start, rank, world_size),
+        reading_ahead(config.workers, most_seconds(config), features, 4),
+        config.read_timeout,
         pin_memory=torch.cuda.is_available(),
     )
-    # begun now: a DataLoader draws from torch's generator at its start, which in a step would change its dropout
-    return _until_stale(iter(loader))
+    return _until_stale(batches)
 
 
 def _until_stale(batches: Iterator[Batch | StalePosteriors]) -> Iterator[Batch]:
@@ -115,16 +114,6 @@ def _until_stale(batches: Iterator[Batch | StalePosteriors]) -> Iterator[Batch]:
         if isinstance(batch, StalePosteriors):
             raise batch
         yield batch
-
-
-def in_its_own_group(worker: int) -> None:
-    """Put a data worker in its own process group, so that a signal to the run's group does not end it before the run.
-
-    Such signals come from `timeout` or a batch system. torch ends the run at once, in the middle of a step, when a
-    worker ends. Workers end when their run does.
-    """
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()
 
 
 def speeds_of(config: DataConfig) -> tuple[float, ...]:
@@ -147,6 +136,7 @@ class FeatureBatches:
         batch_seconds: float = 60.0,
         workers: int = 1,
         by_length: bool = False,
+        read_timeout: float = READ_TIMEOUT,
     ) -> None:
         check_scorable(cuts)  # reported now, not at the first evaluation
         self.cuts = cuts
@@ -154,6 +144,7 @@ class FeatureBatches:
         self.batch_seconds = batch_seconds
         self.workers = workers
         self.by_length = by_length
+        self.read_timeout = read_timeout
         self.rejected: list[Rejected] = []
         self._cache: list[FeatureBatch] | None = None
 
@@ -181,14 +172,8 @@ class FeatureBatches:
         if self.by_length:
             cuts = CutSet.from_cuts(sorted(cuts, key=lambda cut: cut.duration))
         sampler = SimpleCutSampler(cuts, max_duration=self.batch_seconds, shuffle=False)
-        loader = DataLoader(
-            _EvaluationDataset(self.features),
-            sampler=sampler,
-            batch_size=None,
-            **reading_ahead(self.workers, self.batch_seconds, self.features, 2),
-            worker_init_fn=in_its_own_group,
-        )
-        return iter(loader)
+        ahead = reading_ahead(self.workers, self.batch_seconds, self.features, 2)
+        return load_ahead(_EvaluationDataset(self.features), sampler, ahead, self.read_timeout)
 
 
 def check_scorable(cuts: Path) -> None:

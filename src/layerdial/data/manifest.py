@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,9 +24,11 @@ from numpy.typing import NDArray
 
 from layerdial.audio.files import AudioProblem, read_segment, to_target_rate
 from layerdial.data.checks import problem_of
+from layerdial.data.now_reading import reading
 from layerdial.data.sources import check_files, check_sources
 from layerdial.errors import UserError
 from layerdial.utils.files import json_text, replacing
+from layerdial.utils.limited_json import parse_json
 
 SUFFIX = ".cuts.jsonl.gz"
 _LONGEST_LINE = 16 << 20  # bytes
@@ -177,7 +178,7 @@ class CutLines:
         """Yield the number of each line and its cut's id, up to a line that is damaged."""
         with suppress(UserError, ValueError, KeyError, TypeError, RecursionError):
             for number, line in self._lines():
-                yield number, str(json.loads(line)["id"])
+                yield number, str(parse_json(line)["id"])
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         number = 0
@@ -239,7 +240,7 @@ class _Tally:
 
 def _cut_from_line(line: bytes, path: Path, number: int) -> Cut:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         check_sources(record, f"{path}, line {number},")
         item: Any = deserialize_item(record)
     except UserError:
@@ -285,7 +286,8 @@ def _load_single(cut: MonoCut) -> NDArray[np.float32]:
     recording = cut.recording
     path, rate = recording.sources[0].source, recording.sampling_rate
     wanted = round(cut.duration * rate)
-    samples, info = read_segment(path, round(cut.start * rate), wanted)
+    with reading(path):
+        samples, info = read_segment(path, round(cut.start * rate), wanted)
     if info.rate != rate:
         raise AudioProblem(f"{path} is at {info.rate} Hz, the manifest says {rate} Hz; prepare the corpus again")
     if info.channels != 1:
@@ -320,7 +322,8 @@ def _load_through_lhotse(cut: Cut) -> NDArray[np.float32]:
     check_files(cut.to_dict(), f"cut {cut.id}")
     use_libsndfile()
     try:
-        audio = cut.load_audio()
+        with reading(f"cut {cut.id}"):
+            audio = cut.load_audio()
     except Exception as error:  # lhotse raises the errors of its backends, some with a broken text
         raise AudioProblem(f"lhotse cannot load it ({type(error).__name__})") from error
     if audio is None or audio.shape[0] != 1:

@@ -2,7 +2,8 @@
 
 A frame is stored as its K best tokens with their log-probabilities in half precision, and the log-probability of all
 others together. The others share it evenly when the frame is read back. A shard is one safetensors file. The index of
-the utterances is held in memory, 28 bytes each for a name of any length.
+the utterances is held in memory, 36 bytes each for a name of any length. Each utterance has a checksum of its
+posteriors; those of shards of earlier versions, which have none, are not checked.
 
 Shapes: B batch, T frames that the network makes, K tokens kept, V vocabulary.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from layerdial.errors import UserError
 from layerdial.text.ctc import BLANK
 from layerdial.utils.files import replacing
 
+_UNKNOWN = -1  # the sum of what was written before there were any
 _LEAST_LOG = -1e4  # a probability of 0 even in double precision, yet finite: 0 * -inf would make a loss NaN
 
 
@@ -123,6 +126,7 @@ def write_shard(folder: Path, utterances: Sequence[Stored]) -> None:
         "keys": keys,
         "checksums": np.array([u.checksum for u in utterances], dtype=np.uint32),
         "frames": np.array([len(u.top.logp) for u in utterances], dtype=np.int32),
+        "sums": np.array([_sum(u.top.tokens.numpy(), u.top.logp.numpy()) for u in utterances], dtype=np.uint32),
         "tokens": torch.cat([u.top.tokens for u in utterances]).numpy(),
         "logp": torch.cat([u.top.logp for u in utterances]).numpy(),
     }
@@ -143,12 +147,13 @@ class PosteriorStore:
         self.vocabulary = vocabulary
         self.shards = sorted(folder.glob("*.safetensors"))
         shards = [_index(shard) for shard in self.shards]
-        keys, checksums, frames = (
+        keys, checksums, frames, sums = (
             np.concatenate([np.zeros(0, dtype), *(shard[i] for shard in shards)])
-            for i, dtype in enumerate((np.uint64, np.uint32, np.int32))
+            for i, dtype in enumerate((np.uint64, np.uint32, np.int32, np.int64))
         )
         order = np.argsort(keys, kind="stable")
         self._keys, self._checksums, self._frames = keys[order], checksums[order], frames[order]
+        self._sums = sums[order]
         self._starts = np.concatenate([np.zeros(0, np.int64), *(_starts(shard[2]) for shard in shards)])[order]
         self._shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard[0]) for shard in shards])[order]
 
@@ -187,7 +192,7 @@ class PosteriorStore:
     def read(self, cut_id: str, speed: float, frames: int | None = None) -> TopPosteriors:
         """Return posteriors (T, K) of a cut at a speed.
 
-        Raises `StalePosteriors` unless they exist and T is `frames`, if that is given.
+        Raises `StalePosteriors` unless they exist, T is `frames` if that is given, and they are as they were written.
         """
         found = self._find(cut_id, speed)
         if found is None:
@@ -199,8 +204,11 @@ class PosteriorStore:
                 f"makes {frames} of it; remove that folder and they are computed again"
             )
         # opened anew each time, which is cheap: workers can be forked or spawned, with any number of shards
-        with safe_open(self.shards[self._shard_of[found]], framework="np") as file:
+        shard = self.shards[self._shard_of[found]]
+        with safe_open(shard, framework="np") as file:
             tokens, logp = (file.get_slice(name)[start : start + stored] for name in ("tokens", "logp"))
+        if self._sums[found] not in (_UNKNOWN, _sum(tokens, logp)):
+            raise StalePosteriors(f"{shard} is damaged (cut {cut_id}); remove it and it is computed again")
         return TopPosteriors(torch.from_numpy(tokens), torch.from_numpy(logp), self.vocabulary)
 
     def _find(self, cut_id: str, speed: float) -> int | None:
@@ -209,11 +217,19 @@ class PosteriorStore:
         return place if place < len(self._keys) and self._keys[place] == key else None
 
 
-def _index(shard: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int32]]:
-    """Return keys, checksums and frames of the utterances of a shard, in their order."""
+def _sum(tokens: NDArray[Any], logp: NDArray[Any]) -> int:
+    """Return a 32-bit checksum of stored posteriors (T, K)."""
+    return zlib.crc32(np.ascontiguousarray(logp).data, zlib.crc32(np.ascontiguousarray(tokens).data))
+
+
+def _index(shard: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int32], NDArray[np.int64]]:
+    """Return keys, checksums, frames and sums (or `_UNKNOWN`) of the utterances of a shard, in their order."""
     try:
         with safe_open(shard, framework="np") as file:
-            return file.get_tensor("keys"), file.get_tensor("checksums"), file.get_tensor("frames")
+            keys, checksums, frames = (file.get_tensor(name) for name in ("keys", "checksums", "frames"))
+            stored = file.get_tensor("sums") if "sums" in file.keys() else None  # noqa: SIM118 - it is no mapping
+        sums = np.full(len(keys), _UNKNOWN) if stored is None else stored.astype(np.int64)
+        return keys, checksums, frames, sums
     except (SafetensorError, OSError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{shard} cannot be read ({problem}); remove it and it is computed again") from None

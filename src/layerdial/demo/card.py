@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from layerdial import __version__
 from layerdial.data.synthesis.demo_corpus import VOCABULARY
-from layerdial.utils.files import read_json, write_text
+from layerdial.ladder import Ladder
+from layerdial.utils.files import write_text
+from layerdial.utils.records import parsing, read_record
 
 if TYPE_CHECKING:
     from layerdial.data.manifest import CorpusReport
@@ -81,23 +83,25 @@ def write_card(folder: Path, method: str, rows: Sequence[Row], corpus: CorpusRep
 
     `rows` are the sweep's of this model, shallowest first; `command` is one that uses it.
     """
-    meta = read_json(folder / "meta.json")
-    ladder = read_json(folder / "ladder.json")["metric"]
-    card = _CARD.format(
-        method=method,
-        n_blocks=rows[-1]["depth"],
-        description=textwrap.fill(_METHODS[method], _WIDTH),
-        parameters=meta["parameters"] / 1e6,
-        updates=meta["updates"],
-        start=_STARTS[meta["recipe"]["init"]],
-        version=__version__,
-        commit=meta["commit"],
-        words=textwrap.fill(f"The model knows {WORDS}", _WIDTH),
-        data=_data_table(corpus),
-        ladder="fixed by the training" if ladder == "trained" else "searched on dev, by CTC loss",
-        rates=_rates_table(rows),
-        command=command,
-    )
+    remedy = "remove its folder and start the demo again"
+    meta = read_record(folder / "meta.json", remedy)
+    ladder = Ladder.load(folder / "ladder.json").metric
+    with parsing(folder / "meta.json", remedy):
+        card = _CARD.format(
+            method=method,
+            n_blocks=rows[-1]["depth"],
+            description=textwrap.fill(_METHODS[method], _WIDTH),
+            parameters=meta["parameters"] / 1e6,
+            updates=meta["updates"],
+            start=_STARTS[meta["recipe"]["init"]],
+            version=__version__,
+            commit=meta["commit"],
+            words=textwrap.fill(f"The model knows {WORDS}", _WIDTH),
+            data=_data_table(corpus),
+            ladder="fixed by the training" if ladder == "trained" else "searched on dev, by CTC loss",
+            rates=_rates_table(rows),
+            command=command,
+        )
     write_text(folder / "README.md", card)
 
 

@@ -19,8 +19,9 @@ from layerdial.errors import UserError
 from layerdial.evaluation.latency import Timing
 from layerdial.evaluation.load import load_model
 from layerdial.ladder import select_all
-from layerdial.utils.files import model_name, read_json
+from layerdial.utils.files import model_name
 from layerdial.utils.progress import progress
+from layerdial.utils.records import parsing, read_record
 
 if TYPE_CHECKING:
     from layerdial.cost import Cost
@@ -79,7 +80,9 @@ def _check_models(out: Path) -> None:
         meta = out / method / "model" / "meta.json"
         if not meta.is_file():
             continue
-        stored, asked = with_defaults(read_json(meta)["recipe"]), demo_recipe(method, out).model_dump(mode="json")
+        asked, remedy = demo_recipe(method, out).model_dump(mode="json"), "remove it and start the demo again"
+        with parsing(meta, remedy):
+            stored = with_defaults(read_record(meta, remedy)["recipe"])
         differ = [key for key in asked if key not in ("out", "reference", "data") and stored.get(key) != asked[key]]
         if differ:
             raise UserError(

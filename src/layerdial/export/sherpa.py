@@ -25,15 +25,17 @@ from layerdial.runtime.manifest import FILE, SHERPA_KIND, read_features
 from layerdial.runtime.session import INPUTS
 from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import PieceTable
+from layerdial.utils.checksums import checksums
 from layerdial.utils.files import replacing, write_json, write_text
 
+SUMS = "SHA256SUMS"  # sherpa-onnx checks nothing; sha256sum does
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"
 _EPSILON = 1e-7  # that of wav2vec2's feature extractor; sherpa-onnx's own is a hundred times that
 
 
 def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precision) -> BlockSubset:
-    """Write `model.onnx`, `tokens.txt` and a README with the call. Return the blocks that run.
+    """Write `model.onnx`, `tokens.txt`, a README with the call, and hashes. Return the blocks that run.
 
     Raises `UserError` for a model whose training inputs the loaders cannot produce.
     """
@@ -71,6 +73,8 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
         PieceTable(tokens).save(temporary)
         write_json(temporary / FILE, {"kind": SHERPA_KIND, **about})
         write_text(temporary / "README.md", _README.format(name=traced.manifest.name, key=subset.key, loader=loader))
+        found = checksums(file for file in temporary.iterdir() if file.is_file())
+        write_text(temporary / SUMS, "".join(f"{value}  {name}\n" for name, value in found.items()))
     return subset
 
 
@@ -202,4 +206,6 @@ stream.accept_waveform(rate, samples)
 recognizer.decode_stream(stream)
 print(stream.result.text)
 ```
+
+After a copy, `sha256sum -c SHA256SUMS` in this folder finds what was damaged on the way.
 """

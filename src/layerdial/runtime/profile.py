@@ -11,9 +11,8 @@ from typing import Any
 
 from layerdial.ladder import Ladder
 from layerdial.runtime.controller import CostTable, DepthOption, worthwhile
-from layerdial.utils.files import write_json
 from layerdial.utils.notices import said_before
-from layerdial.utils.records import parsing, read_record
+from layerdial.utils.records import parsing, read_record, write_record
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -83,7 +82,7 @@ class Profile:
         """Write `profile.json`, with the depths worth running as a Pareto table for each number of threads."""
         tables = [asdict(table) | {"pareto": pareto(table.costs(), ladder, n_blocks)} for table in self.tables]
         stored = {"format": FORMAT, "model_id": self.model_id, "device": asdict(self.device), "tables": tables}
-        write_json(folder / FILE, stored)
+        write_record(folder / FILE, stored)
         return folder / FILE
 
     def best_threads(self) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from layerdial.suites.plan import choose, plan
 from layerdial.suites.report import write_report
@@ -13,7 +12,7 @@ from layerdial.suites.rows import RESULTS, copy_rows, current_rows
 from layerdial.suites.run import run_suite
 from layerdial.suites.suite import Suite, load_suite
 from layerdial.suites.training_record import Trained
-from layerdial.utils.files import read_json
+from layerdial.utils.records import parsing, read_record
 from layerdial.utils.rows import Row
 from layerdial.utils.workers import Failure
 
@@ -58,16 +57,19 @@ def provenance(suite: Suite, rows: Sequence[Row]) -> str:
         folder = suite.folder(name, seed)
         trained = Trained.load(folder)
         seconds |= trained.seconds_of if trained else {}
-        places |= {_place(read_json(file)) for file in (*folder.glob("meta.json"), *folder.glob("round-*/meta.json"))}
+        places |= {_place(file) for file in (*folder.glob("meta.json"), *folder.glob("round-*/meta.json"))}
     commits = ", ".join(sorted({str(row["commit"]) for row in rows}))
     where = " and ".join(sorted(places)) or "machine unknown"
     return f"Code {commits}; {where}; {sum(seconds.values()) / 3600:.1f} hours of training."
 
 
-def _place(meta: Mapping[str, Any]) -> str:
+def _place(file: Path) -> str:
     """Return the machine and the versions that a training run recorded."""
-    device = "CPU" if meta["device"] == "cpu" else meta["device"]
-    return f"{meta['machine']} {device}, Python {meta['python']}, torch {meta['torch']}"
+    remedy = "train it again with --fresh"
+    meta = read_record(file, remedy)
+    with parsing(file, remedy):
+        device = "CPU" if meta["device"] == "cpu" else meta["device"]
+        return f"{meta['machine']} {device}, Python {meta['python']}, torch {meta['torch']}"
 
 
 def _rows_in_all(suite: Suite) -> int:

@@ -13,7 +13,8 @@ from layerdial.errors import UserError
 from layerdial.suites.rows import all_rows, missing_rows
 from layerdial.suites.run_one import run_job
 from layerdial.suites.suite import Origin, RunKey, Suite
-from layerdial.utils.files import contents, read_json
+from layerdial.utils.files import contents
+from layerdial.utils.records import parsing, read_record
 from layerdial.utils.version import code_version
 from layerdial.utils.workers import Job
 
@@ -62,7 +63,7 @@ def asked_for(suite: Suite, name: str, seed: int, brief: bool = False) -> dict[s
     return asked
 
 
-_WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb"), "train": ("threads", "log_every")}
+_WITHOUT_EFFECT = {"data": ("train", "dev", "workers", "cache_mb", "read_timeout"), "train": ("threads", "log_every")}
 
 
 def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:
@@ -71,14 +72,17 @@ def refuse_changed(suite: Suite, runs: Mapping[RunKey, Origin]) -> None:
         file = suite.folder(name, seed) / "asked.json"
         if not file.is_file():
             continue
-        before = read_json(file)
-        if (gone := gone_key(before["recipe"])) is not None:
-            raise UserError(f"{suite.folder(name, seed)} was begun with {gone}; remove these runs with --fresh {name}")
-        before["recipe"] = upgraded(before["recipe"])
-        outside = "models from outside"  # one that no longer exists is reported when it is needed
-        before[outside] = {
-            part: found for part, found in before.get(outside, {}).items() if part in origin.asked[outside]
-        }
+        remedy = f"remove these runs with --fresh {name}"
+        before = read_record(file, remedy)
+        with parsing(file, remedy):
+            gone = gone_key(before["recipe"])
+            before["recipe"] = upgraded(before["recipe"]) if gone is None else {}
+            outside = "models from outside"  # one that no longer exists is reported when it is needed
+            before[outside] = {
+                part: found for part, found in before.get(outside, {}).items() if part in origin.asked[outside]
+            }
+        if gone is not None:
+            raise UserError(f"{suite.folder(name, seed)} was begun with {gone}; {remedy}")
         difference = _first_difference(before, origin.asked, origin.asked_briefly)
         if difference is not None:
             raise UserError(

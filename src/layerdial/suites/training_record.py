@@ -10,7 +10,8 @@ from typing import Any
 
 from layerdial.config.recipe import Recipe
 from layerdial.suites.suite import Metric, Suite
-from layerdial.utils.files import read_json, replacing, write_json
+from layerdial.utils.files import replacing, write_json
+from layerdial.utils.records import parsing, read_record
 from layerdial.utils.rows import Row, read_rows
 
 
@@ -54,8 +55,18 @@ class Trained:
         """Return the record in the folder of a finished training, or None if it is not finished."""
         if not (folder / "trained.json").is_file():
             return None
-        stored = read_json(folder / "trained.json")
-        return cls(**{**stored, "curve": tuple(Point(**point) for point in stored["curve"])})
+        file, remedy = folder / "trained.json", "remove it, and this entry is trained again"
+        stored = read_record(file, remedy)
+        with parsing(file, remedy):
+            points = tuple(
+                Point(int(p["updates"]), float(p["train_seconds"]), float(p["dev_mean"])) for p in stored["curve"]
+            )
+            seconds = {str(run): float(value) for run, value in stored["seconds_of"].items()}
+            done = cls(**{**stored, "curve": points, "seconds_of": seconds})
+            numbers = done.updates, done.updates_spent, done.train_seconds, done.audio_seconds_seen, done.dev_mean
+            if not all(isinstance(number, int | float) for number in (*numbers, done.round)):
+                raise TypeError(f"numbers are {numbers}")
+        return done
 
 
 def train_entry(suite: Suite, name: str, seed: int, commit: str = "") -> Trained:
@@ -80,7 +91,7 @@ def _train(recipe: Recipe, metric: Metric) -> Trained:
     from layerdial.training.loop import train
 
     model = train(recipe, resume=True)
-    meta = read_json(model / "meta.json")
+    meta = read_record(model / "meta.json", "train it again with --fresh")
     rows = with_train_seconds(read_rows(recipe.out / "metrics.jsonl"))
     points = [
         Point(int(row["step"]), row["train_seconds"], mean)
@@ -88,7 +99,7 @@ def _train(recipe: Recipe, metric: Metric) -> Trained:
         if (mean := dev_mean(row, metric)) is not None
     ]
     seconds = float(meta.get("train_seconds") or rows[-1]["train_seconds"])
-    mean = dev_mean(read_json(recipe.out / "dev.json"), metric)
+    mean = dev_mean(read_record(recipe.out / "dev.json", "train it again with --fresh"), metric)
     assert mean is not None
     audio_seconds = float(meta["audio_seconds_seen"])
     steps = recipe.train.steps

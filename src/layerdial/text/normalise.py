@@ -9,9 +9,15 @@ import unicodedata
 _APOSTROPHES = dict.fromkeys(
     map(ord, "`\u00b4\u02b9\u02bb\u02bc\u02bd\u055a\u2018\u2019\u201a\u201b\u2032\u2035\ua78c"), "'"
 )
+# Brackets of other keyboards. Single guillemets are quotation marks.
+_BRACKETS = str.maketrans("\u3010\u3011\u3014\u3015\u3016\u3017\u27e8\u27e9\u2329\u232a\u3008\u3009", "[][][]<><><>")
 # Notes of a transcriber: [noise], <unk>, {breath}, (laughs). As in Whisper's normaliser (Radford et al. 2022), and only
-# up to a length: brackets further apart belong to other things. "3 < 4" opens none.
-_NOTES = re.compile(r"\[[^\[\]]{0,80}\]|\{[^{}]{0,80}\}|\([^()]{0,80}\)|<(?![\s\d])[^<>]{1,80}>")
+# up to a length: brackets further apart belong to other things. "3 < 4" opens none. Round ones also hold what is said
+# (Twain, who was there), so only up to four words in them are a note.
+_NOTES = re.compile(
+    r"\[[^\[\]]{0,80}\]|\{[^{}]{0,80}\}|<(?![\s\d])[^<>]{1,80}>|"
+    r"\((?=[^()]{0,80}\))\s*(?:[^()\s]+(?:\s+[^()\s]+){0,3}\s*)?\)"
+)
 # words whose first or last letters are left out
 _CLIPPED = re.compile(
     "bout|burbs|cause|course|co[sz]|cuz|d|em|ere?|fore|fraid|gainst|hood|im|kay|ll|m|mid|n|neath|nother|nuff|ow|re|"
@@ -23,12 +29,14 @@ _CUT = re.compile(".*[snxz]|fo|jus|lil|mo|o|ol|po|tha?|wha|wi|yo")
 def normalise(text: str) -> str:
     """Return a text in lower case: a-z, digits, apostrophes and single spaces stay, all else separates words.
 
-    Accents, soft hyphens and signs of no width are removed, and so are notes in brackets and quotation marks.
+    Accents, soft hyphens and signs of no width are removed, and so are notes in brackets and quotation marks. More than
+    four words in round brackets are no note.
 
     >>> normalise("Author of the danger trail, [cough] \u2018Philip Steels\u2019, etc.")
     'author of the danger trail philip steels etc'
     """
-    decomposed = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
+    decomposed = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).translate(_BRACKETS))
+    decomposed = decomposed.translate(_APOSTROPHES)
     # accents and letters without an ASCII form are removed; dashes and other non-ASCII signs separate words
     plain = "".join(c for c in decomposed if c.isascii() or not _vanishes(unicodedata.category(c))).lower()
     words = re.sub(r"[^a-z0-9' ]+|''+", " ", _without_notes(plain)).split()

@@ -83,3 +83,22 @@ def interruptions() -> Iterator[Interruption]:
     finally:
         for number in noted:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def killed_after(seconds: int) -> Iterator[None]:
+    """Have the system kill this process if the context takes longer, which nothing in Python could do from within.
+
+    A process that waits for a network disk that is gone runs no handler, but a signal that kills it ends it. Without
+    effect in a thread that is not the main one, and where there is no SIGALRM.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

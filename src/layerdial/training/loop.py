@@ -11,9 +11,10 @@ from accelerate.utils import gather_object
 
 from layerdial.config.recipe import Recipe
 from layerdial.data.batching import training_batches
+from layerdial.data.watched import StalledRead
 from layerdial.errors import UserError
 from layerdial.training import checkpoints
-from layerdial.training.interruption import InterruptedWait, Interruption, interruptions
+from layerdial.training.interruption import InterruptedWait, Interruption, interruptions, killed_after
 from layerdial.training.log_window import LogWindow
 from layerdial.training.lost_process import naming_lost_processes
 from layerdial.training.run import Run, is_over, prepare_run
@@ -22,12 +23,15 @@ from layerdial.training.scoring import dev_scores, write_final_model
 from layerdial.training.update import update_weights
 from layerdial.utils.progress import Update, progress
 
+_SECONDS_TO_SAVE = 300
+
 
 def train(recipe: Recipe, resume: bool = False) -> Path:
     """Run a recipe to its end and return the model folder.
 
     Raises `UserError` for input that does not fit together, when the loss stops being finite, while another process
-    trains in that folder, and when another process of the same run is gone.
+    trains in that folder, when another process of the same run is gone, and after `data.read_timeout` without a batch,
+    when the run is saved.
     """
     with holding_run(recipe.out), naming_lost_processes(recipe.out):
         return _train(prepare_run(recipe, resume))
@@ -69,6 +73,10 @@ def _make_updates(run: Run, update: Update, interruption: Interruption) -> None:
             update_weights(run, batches)
         except InterruptedWait:
             _save_where_it_stopped(run)
+            raise
+        except StalledRead:
+            with killed_after(_SECONDS_TO_SAVE):  # its disk may be gone as well
+                _save_where_it_stopped(run)
             raise
         _log_when_due(run, update)
         if _is_evaluated_here(run):

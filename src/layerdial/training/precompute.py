@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,16 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from layerdial.audio.features import Features
 from layerdial.audio.files import change_speed
 from layerdial.config.recipe import DataConfig, Recipe
-from layerdial.data.batching import in_its_own_group, pad_inputs, pad_labels, speeds_of
+from layerdial.data.batching import pad_inputs, pad_labels, speeds_of
 from layerdial.data.loading import reading_ahead
 from layerdial.data.manifest import SUFFIX, cut_text, load_samples, open_cuts
 from layerdial.data.posteriors import PosteriorStore, Stored, TopPosteriors, checksum_of, key_of, write_shard
+from layerdial.data.watched import load_ahead
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import fingerprint
 from layerdial.text.labels import Labels
@@ -197,14 +198,10 @@ def _utterances(batch: _Batch, reference: Reference, accelerator: Accelerator, t
         yield Stored(batch.keys[row], batch.checksums[row], kept)
 
 
-def _batches(data: DataConfig, store: PosteriorStore, source: _Source) -> Iterable[_Batch]:
-    return DataLoader(
-        _Hearing(source),
-        sampler=_groups(_missing(data, store), data.batch_seconds),
-        batch_size=None,
-        **reading_ahead(data.workers, data.batch_seconds, source.features, 4),
-        worker_init_fn=in_its_own_group,
-    )
+def _batches(data: DataConfig, store: PosteriorStore, source: _Source) -> Iterator[_Batch]:
+    groups = _groups(_missing(data, store), data.batch_seconds)
+    ahead = reading_ahead(data.workers, data.batch_seconds, source.features, 4)
+    return load_ahead(_Hearing(source), groups, ahead, data.read_timeout)
 
 
 def _groups(missing: _Missing, batch_seconds: float) -> Iterator[list[tuple[Any, tuple[float, ...]]]]:

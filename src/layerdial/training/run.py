@@ -101,7 +101,9 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     if state.scaler and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
     policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed, ladder)
-    dev = FeatureBatches(recipe.data.dev, network.features, workers=recipe.data.workers)
+    dev = FeatureBatches(
+        recipe.data.dev, network.features, workers=recipe.data.workers, read_timeout=recipe.data.read_timeout
+    )
     return Run(
         recipe=recipe,
         accelerator=accelerator,

@@ -216,7 +216,7 @@ class RunFolder:
 # where it lies, how a run is logged, fed and averaged may change, what it computes may not
 _FREE: set[tuple[str, str | None]] = {
     *(("train", key) for key in ("log_every", "average_best", "threads")),
-    *(("data", key) for key in ("workers", "cache_mb", "posteriors")),
+    *(("data", key) for key in ("workers", "cache_mb", "posteriors", "read_timeout")),
     ("plugins", None),  # where the files are; what they register is compared by itself
 }
 

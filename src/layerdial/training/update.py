@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layerdial.data.batching import Batch, Position
+from layerdial.data.watched import StalledRead
 from layerdial.errors import UserError
 from layerdial.modules.losses import LossTerms
 from layerdial.subset import Blocks
@@ -36,7 +37,7 @@ def update_weights(run: Run, batches: Iterator[Batch]) -> None:
     for i in range(recipe.train.accumulate):
         try:
             batch = _next_batch(run, batches)
-        except InterruptedWait:  # the whole step is made again
+        except (InterruptedWait, StalledRead):  # the whole step is made again
             state.position, state.audio_seconds = before
             raise
         _accumulate(run, batch, subsets, last=i == recipe.train.accumulate - 1)

@@ -1,20 +1,38 @@
-"""JSON files with a version, read with one kind of message for missing and damaged files and other versions."""
+"""JSON files with a version, read with one kind of message for missing and damaged files and other versions.
+
+Those that `write_record` wrote carry a hash of themselves: one changed digit is found, and not computed with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
-from layerdial.utils.files import read_json
+from layerdial.utils.files import read_json, write_json
+
+_HASH = "record_sha256"  # `sha256` of a manifest holds the hashes of other files
+
+
+def write_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Replace `file` by an object as JSON, in one step, with a hash of it under the key `record_sha256`."""
+    write_json(file, {**record, _HASH: _hash(json.loads(json.dumps(record)))})
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    """Return the hash of what JSON gives back, so that neither blanks nor the order of keys count."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def read_record(file: Path, remedy: str, **expected: Any) -> dict[str, Any]:
     """Return the object in `file`, whose keys `expected` (such as `format=1`) have these values.
 
-    Raises `UserError`, which ends with `remedy`, for a file that is missing, no JSON object, or of another version.
+    Raises `UserError`, which ends with `remedy`, for a file that is missing, no JSON object, of another version, or not
+    as `write_record` wrote it.
     """
     stored = read_json(file)
     if not isinstance(stored, dict):
@@ -22,6 +40,11 @@ def read_record(file: Path, remedy: str, **expected: Any) -> dict[str, Any]:
     for key, value in expected.items():
         if stored.get(key) != value:
             raise UserError(f"{file} has {key} {stored.get(key)!r}; this layerdial reads {key} {value!r}; {remedy}")
+    if (noted := stored.pop(_HASH, None)) is not None and noted != _hash(stored):
+        raise UserError(
+            f"{file} is damaged or was changed (its SHA-256 is not the one it was written with); {remedy}, or remove "
+            f"its key {_HASH} if it is meant to be so"
+        )
     return stored
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from layerdial.errors import UserError
 
+_MULTILINGUAL_PROMPT = 4  # start, language, task, no timestamps
+
 
 class WhisperTextTokenizer:
     """The library's tokenizer. Its ids are the network's; there is no blank, and every text ends with `end`."""
@@ -34,6 +36,13 @@ class WhisperTextTokenizer:
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
+
+    def changed_prompt(self, prompt: Sequence[int], language: str | None, task: str | None) -> tuple[int, ...]:
+        """Return a prompt with another language or task; `UserError` where the checkpoint knows English alone."""
+        if len(prompt) != _MULTILINGUAL_PROMPT:
+            raise UserError("this checkpoint knows English alone; leave language and task out")
+        named = [self.tokens[i].strip("<|>") for i in prompt]
+        return self.prompt(language or named[1], task or named[2])
 
     def prompt(self, language: str | None, task: str) -> tuple[int, ...]:
         """Return the tokens before a transcript. `language` is None for checkpoints of English alone.

@@ -21,8 +21,8 @@ class Request:
     At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
     depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
     `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
-    not the blank is below it. `language`, `task` and `decoder_depth` are for encoder-decoder models. Raises `UserError`
-    for fields that exclude each other or are invalid.
+    not the blank is below it. `language`, `task`, `beams` and `decoder_depth` are for encoder-decoder models. Raises
+    `UserError` for fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -36,6 +36,7 @@ class Request:
     first_depth: int | None = _option("with --confidence: the depth to begin with; the shallowest if left out")
     language: str | None = _option("what is spoken, such as de; the checkpoint's own, or English, if left out")
     task: str | None = _option("transcribe, or translate into English; the checkpoint's own if left out")
+    beams: int | None = _option("how many transcripts are followed at a time; 1, greedy, if left out")
     decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
 
     def __post_init__(self) -> None:
@@ -50,6 +51,8 @@ class Request:
             raise UserError(f"confidence is {self.confidence}; give a number from 0 to 1")
         if self.first_depth is not None and self.confidence is None:
             raise UserError("first_depth is what runs before another depth; give confidence too")
+        if self.beams is not None and self.beams < 1:
+            raise UserError(f"beams is {self.beams}; give 1 or more")
         if self.task not in (None, "transcribe", "translate"):
             raise UserError(f"task is {self.task!r}; choose transcribe or translate")
 
@@ -69,5 +72,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "decoder_depth")
+_OF_DECODERS = ("language", "task", "beams", "decoder_depth")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

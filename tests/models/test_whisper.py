@@ -19,6 +19,7 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
 from layerdial.models.huggingface.whisper import WhisperNetwork, new_cache
+from layerdial.models.huggingface.whisper_beam import decode_with_beams
 from layerdial.models.huggingface.whisper_decoding import TokenRules, Written, decode_greedily, without_loop
 from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 from layerdial.models.prune import prune_model
@@ -210,6 +211,55 @@ def test_greedy_decoding_takes_the_best_token_that_is_allowed(recognizer: TorchR
     assert written.tokens[0] not in settings.begin_suppress_tokens
     assert written.tokens[0] == int(logits[0].masked_fill(rules.not_first, -torch.inf).argmax())
     assert written.tokens[1] == int(logits[1].masked_fill(rules.never, -torch.inf).argmax())
+
+
+def test_one_beam_is_greedy_and_more_find_texts_that_are_at_least_as_likely(recognizer: TorchRecognizer) -> None:
+    network: Any = recognizer.network
+    rules = TokenRules.of(
+        network.model.generation_config, recognizer.tokenizer.tokens, recognizer.tokenizer.tokens.index("<|endoftext|>")
+    )
+    with torch.no_grad():
+        for length in LENGTHS:
+            memory, _ = network.encode(*tensors(batch_of(network, length)), FULL)
+            (greedy,) = decode_greedily(network, memory, [length / 16000], rules)
+            one, four = (
+                decode_with_beams(network, memory, length / 16000, rules, beams, network.decoder_use)
+                for beams in (1, 4)
+            )
+            assert one.tokens == greedy.tokens and one.no_speech == pytest.approx(greedy.no_speech)
+            if not (greedy.looped or four.looped):
+                assert four.mean_logp >= greedy.mean_logp - 1e-5
+
+
+def test_beams_find_the_likeliest_of_all_texts_where_they_hold_them_all(tmp_path: Path) -> None:
+    recognizer = load_torch_model(save_whisper(tmp_path / "hf", max_target_positions=5))  # three tokens at most
+    network: Any = recognizer.network
+    tokens = recognizer.tokenizer.tokens
+    rules = TokenRules.of(network.model.generation_config, tokens, tokens.index("<|endoftext|>"))
+    memory, _ = network.encode(*tensors(batch_of(network, 16000)), FULL)
+    with torch.no_grad():
+        found = decode_with_beams(network, memory, 1.0, rules, 64, network.decoder_use)
+        allowed = [i for i in range(rules.end) if not rules.never[i]]
+        texts = [(a,) for a in allowed if not rules.not_first[a]]
+        texts += [(a, b) for (a,) in texts for b in allowed]
+        best = max(texts, key=lambda text: mean_logp(network, memory, [*text, rules.end], rules))
+    assert tuple(found.tokens) == best
+
+
+def mean_logp(network: Any, memory: Any, labels: list[int], rules: TokenRules) -> float:
+    """The mean log-probability of a text under the rules."""
+    logits = network.score(memory, torch.tensor([labels]))[0]
+    logits[0, rules.not_first] = -torch.inf
+    logits[1:, rules.never] = -torch.inf
+    return float(logits.log_softmax(dim=-1).gather(1, torch.tensor(labels).unsqueeze(1)).mean())
+
+
+def test_a_request_asks_for_beams(recognizer: TorchRecognizer) -> None:
+    audio = samples(16000)
+    assert recognizer.answer(audio, Request(beams=1)).text == recognizer.transcribe(audio).text
+    assert recognizer.answer(audio, Request(beams=3, depth=2)).subset.depth == 2
+    with pytest.raises(UserError, match="beams is 0"):
+        Request(beams=0)
 
 
 def test_a_text_that_repeats_itself_is_cut_after_the_phrase() -> None:

@@ -38,6 +38,7 @@ def transcribe(
     first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
     language: Annotated[Optional[str], typer.Option(help=_whisper("language"))] = None,  # noqa: UP045
     task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
+    beams: Annotated[Optional[int], typer.Option(help=_whisper("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
@@ -50,7 +51,7 @@ def transcribe(
     from layerdial.runtime.commands import transcribe_files
 
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
-    request = Request(depth, None, *limits, language, task, decoder_depth)
+    request = Request(depth, None, *limits, language, task, beams, decoder_depth)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 
 

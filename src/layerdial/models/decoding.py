@@ -151,10 +151,11 @@ class TokenDecoding(_Decoding):
         begin = 0.0
         for samples in pieces(audio):
             chunk = Chunk(begin, begin + len(samples) / SAMPLE_RATE, subset)
-            written = self._piece(samples, subset, decoder)
+            beams = request.beams or 1
+            written = self._piece(samples, subset, decoder, beams)
             full = BlockSubset.full(self.network.n_blocks)
             if written.looped and subset != full:
-                written, chunk = self._piece(samples, full, decoder), replace(chunk, subset=full, reason=_LOOPED)
+                written, chunk = self._piece(samples, full, decoder, beams), replace(chunk, subset=full, reason=_LOOPED)
             texts.append(self._text(written))
             chunks.append(chunk)
             begin = chunk.end
@@ -170,12 +171,17 @@ class TokenDecoding(_Decoding):
             blocks = BlockSubset.even(blocks.n_blocks, request.decoder_depth)
         return replace(own, prompt=prompt, subset=blocks)
 
-    def _piece(self, samples: Any, subset: Any, decoder: DecoderUse) -> Written:
+    def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
+        from layerdial.models.huggingface.whisper_beam import decode_with_beams
+
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
         self.network.eval()
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
-            return self._written(memory, batch, decoder)[0]
+            if beams == 1:
+                return self._written(memory, batch, decoder)[0]
+            seconds = len(samples) / SAMPLE_RATE
+            return decode_with_beams(self.network, memory, seconds, self.rules, beams, decoder)
 
     def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
         return [self._text(row) for row in self._written(memory, batch)]

@@ -42,6 +42,12 @@ class Memory:
     states_BTD: Tensor
     mask_B11T: Tensor | None
 
+    def of_rows(self, count: int) -> Memory:
+        """Return the memory of one utterance for `count` transcripts of it."""
+        mask_B11T = self.mask_B11T
+        expanded = None if mask_B11T is None else mask_B11T.expand(count, -1, -1, -1)
+        return Memory(self.states_BTD.expand(count, -1, -1), expanded)
+
 
 @dataclass(frozen=True)
 class DecoderUse:

@@ -74,8 +74,7 @@ def decode_greedily(
     decoder = decoder or network.decoder_use
     batch, device = len(memory.states_BTD), memory.states_BTD.device
     never, not_first = rules.never.to(device), rules.not_first.to(device)
-    most = [min(network.most_tokens, _FEWEST_TOKENS + round(_TOKENS_PER_SECOND * s)) for s in seconds]
-    rows = [_Row(limit, rules.end) for limit in most]
+    rows = [_Row(longest_text(network, s), rules.end) for s in seconds]
     cache, n_before = new_cache(), 0
     tokens_BU = torch.tensor(decoder.prompt, device=device).expand(batch, -1)
     no_speech = [0.0] * batch
@@ -90,6 +89,11 @@ def decode_greedily(
         n_before += tokens_BU.shape[1]
         tokens_BU = best_B.unsqueeze(1)
     return [row.written(silent) for row, silent in zip(rows, no_speech, strict=True)]
+
+
+def longest_text(network: WhisperNetwork, seconds: float) -> int:
+    """Return the most tokens that a text of so many seconds may have."""
+    return min(network.most_tokens, _FEWEST_TOKENS + round(_TOKENS_PER_SECOND * seconds))
 
 
 class _Row:

@@ -280,6 +280,15 @@ def test_a_loop_in_a_request_is_decoded_again_with_all_blocks(recognizer: TorchR
     assert found.text == "d" and found.chunks[0].subset == FULL and "repeated" in found.chunks[0].reason
 
 
+@pytest.mark.parametrize(("level", "speaks"), [(0.0, False), (3e-6, False), (3e-3, True)])
+def test_silence_is_not_decoded(recognizer: TorchRecognizer, level: float, speaks: bool) -> None:
+    quiet = np.random.default_rng(0).normal(0.0, level, 16000).astype(np.float32)
+    network: Any = recognizer.network
+    batch = collate_features(["", ""], [network.features(quiet), network.features(samples(9000))], ["", ""], 1.0)
+    first, second = recognizer.recognize(batch, FULL)
+    assert bool(first) == bool(recognizer.transcribe(quiet).text) == speaks and second
+
+
 def test_nobody_speaks_where_the_decoder_says_so_and_is_unsure() -> None:
     assert Written([1], mean_logp=-1.2, no_speech=0.7, looped=False).is_silence
     assert not Written([1], mean_logp=-0.5, no_speech=0.7, looped=False).is_silence

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from layerdial.audio.files import SAMPLE_RATE
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from layerdial.models.huggingface.whisper_decoding import Written
     from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 
+_QUIETEST = -0.6  # about 100 dB below the loudest bin of loud speech
 _LOOPED = "all blocks, because the text repeated itself"
 Transcribed = tuple[str, tuple[Chunk, ...], float]
 
@@ -173,8 +177,11 @@ class TokenDecoding(_Decoding):
 
     def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
         from layerdial.models.huggingface.whisper_beam import decode_with_beams
+        from layerdial.models.huggingface.whisper_decoding import NOTHING
 
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
+        if is_silent(*next(_rows(batch))):
+            return NOTHING
         self.network.eval()
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
@@ -184,7 +191,8 @@ class TokenDecoding(_Decoding):
             return decode_with_beams(self.network, memory, seconds, self.rules, beams, decoder)
 
     def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
-        return [self._text(row) for row in self._written(memory, batch)]
+        texts = [self._text(row) for row in self._written(memory, batch)]
+        return ["" if is_silent(*row) else text for text, row in zip(texts, _rows(batch), strict=True)]
 
     def _written(self, memory: Memory, batch: FeatureBatch, decoder: DecoderUse | None = None) -> list[Written]:
         from layerdial.models.huggingface.whisper_decoding import decode_greedily
@@ -194,3 +202,12 @@ class TokenDecoding(_Decoding):
 
     def _text(self, written: Written) -> str:
         return "" if written.is_silence else self.tokenizer.decode(written.tokens)
+
+
+def is_silent(inputs_TF: NDArray[np.float32], length: int) -> bool:
+    """Return whether Whisper's log-mel is that of silence, or of noise that nobody hears."""
+    return bool(inputs_TF[:length].max() < _QUIETEST)
+
+
+def _rows(batch: FeatureBatch) -> Iterator[tuple[NDArray[np.float32], int]]:
+    return zip(batch.inputs, batch.lengths_B.tolist(), strict=True)

@@ -63,6 +63,9 @@ class Written:
         return self.no_speech > _NO_SPEECH and self.mean_logp < _UNSURE
 
 
+NOTHING = Written([], 0.0, 1.0, False)  # of silence that was not even decoded
+
+
 def decode_greedily(
     network: WhisperNetwork,
     memory: Memory,

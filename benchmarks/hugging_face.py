@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import transformers
 
+from layerdial.config.network import HuggingFaceConfig
 from layerdial.config.recipe import OptimConfig
 from layerdial.models.huggingface.checkpoint import new_hugging_face
 from layerdial.models.huggingface.processor import character_processor
@@ -77,7 +78,7 @@ def _dynamic_step(depth_share: float) -> Callable[[str, argparse.Namespace], Run
     def make(model: str, options: argparse.Namespace) -> Run:
         network = _network(model, options)
         network.train()
-        network.prepare_training(freeze_front_end=True, gradient_checkpointing=False)
+        network.prepare_training(HuggingFaceConfig())
         samples_BS, lengths_B, labels_BU = _batch(options)
         subset = BlockSubset.even(network.n_blocks, max(1, round(depth_share * network.n_blocks)))
         optimizer = make_optimizer(network, OptimConfig(lr=1e-5))

@@ -28,6 +28,7 @@ from layerdial.subset import BlockSubset
         ({"confidence": 1.1}, r"confidence is 1\.1; give a number from 0 to 1"),
         ({"confidence": -0.1}, r"confidence is -0\.1; give a number from 0 to 1"),
         ({"confidence": math.nan}, "confidence is nan; give a number from 0 to 1"),
+        ({"task": "sing"}, "task is 'sing'; choose transcribe or translate"),
         ({"first_depth": 2}, "first_depth is what runs before another depth; give confidence too"),
     ],
     ids=str,
@@ -54,3 +55,10 @@ def test_constraints_are_what_leaves_the_depth_to_the_recogniser(
     asked: dict[str, Any], constraints: tuple[str, ...]
 ) -> None:
     assert Request(**asked).constraints == constraints
+
+
+@pytest.mark.parametrize("asked", [{"language": "de"}, {"task": "translate"}, {"decoder_depth": 1}], ids=str)
+def test_what_only_a_decoder_can_do_is_refused_for_others(asked: dict[str, Any]) -> None:
+    Request(depth=1).refuse_decoder_options("small")
+    with pytest.raises(UserError, match=f"{next(iter(asked))} is for encoder-decoder models such as Whisper; small is"):
+        Request(**asked).refuse_decoder_options("small")

@@ -21,7 +21,8 @@ class Request:
     At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
     depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
     `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
-    not the blank is below it. Raises `UserError` for fields that exclude each other or are invalid.
+    not the blank is below it. `language`, `task`, `beams` and `decoder_depth` are for encoder-decoder models. Raises
+    `UserError` for fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -33,6 +34,10 @@ class Request:
         "shallow first, deeper only where the posteriors are less sure than this, 0 to 1"
     )
     first_depth: int | None = _option("with --confidence: the depth to begin with; the shallowest if left out")
+    language: str | None = _option("what is spoken, such as de; the checkpoint's own, or English, if left out")
+    task: str | None = _option("transcribe, or translate into English; the checkpoint's own if left out")
+    beams: int | None = _option("how many transcripts are followed at a time; 1, greedy, if left out")
+    decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
 
     def __post_init__(self) -> None:
         exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}
@@ -46,11 +51,20 @@ class Request:
             raise UserError(f"confidence is {self.confidence}; give a number from 0 to 1")
         if self.first_depth is not None and self.confidence is None:
             raise UserError("first_depth is what runs before another depth; give confidence too")
+        if self.beams is not None and self.beams < 1:
+            raise UserError(f"beams is {self.beams}; give 1 or more")
+        if self.task not in (None, "transcribe", "translate"):
+            raise UserError(f"task is {self.task!r}; choose transcribe or translate")
 
     @property
     def constraints(self) -> tuple[str, ...]:
         """The fields given that leave the depth to the recogniser."""
         return tuple(name for name in (*_LIMITS, "confidence") if getattr(self, name) is not None)
+
+    def refuse_decoder_options(self, model: str) -> None:
+        """Raise `UserError` for what only encoder-decoder models can do, where `model` is none."""
+        for name in (name for name in _OF_DECODERS if getattr(self, name) is not None):
+            raise UserError(f"{name} is for encoder-decoder models such as Whisper; {model} is a CTC model")
 
     @classmethod
     def help(cls, name: str) -> str:
@@ -58,4 +72,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
+_OF_DECODERS = ("language", "task", "beams", "decoder_depth")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

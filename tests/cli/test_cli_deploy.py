@@ -117,7 +117,9 @@ def test_an_export_for_sherpa_onnx_names_its_blocks_and_its_readme(
             said[0] == f"sherpa-onnx: {out} (blocks 1, 2 of 3)" and said[-1] == f"next:        see {out / 'README.md'}"
         )
         assert ("not for WER" in ended.out) == (option == ("--int8",))
-    assert {path.name for path in out.iterdir()} == {"model.onnx", "tokens.txt", "README.md", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {
+        *("model.onnx", "tokens.txt", "README.md", "manifest.json", "SHA256SUMS")
+    }
 
 
 @pytest.mark.usefixtures("quick")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCTC, AutoProcessor
 
 from layerdial.audio.windows import WINDOW_SECONDS
+from layerdial.config.network import HuggingFaceConfig
 from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
@@ -283,7 +284,7 @@ class Backward:
 
 def backward(pair: Pair, subset: BlockSubset, freeze: bool, checkpointing: bool) -> Backward:
     network = copy.deepcopy(pair.network).train()
-    network.prepare_training(freeze, checkpointing)
+    network.prepare_training(HuggingFaceConfig(freeze_front_end=freeze, gradient_checkpointing=checkpointing))
     calls: Counter[int] = Counter()
     for i, block in enumerate(network.blocks):
         first = next(block.children())
@@ -408,7 +409,7 @@ def test_long_audio_in_windows_equals_one_pass(
 ) -> None:
     """Frame by frame: none is lost at a seam, and none comes twice."""
     kept: list[list[int]] = []
-    for user in ("text.ctc", "models.torch_recognizer"):
+    for user in ("text.ctc", "models.decoding"):
         monkeypatch.setattr(f"layerdial.{user}.greedy_ctc", lambda ids: kept.append(list(ids)) or greedy_ctc(ids))
     pair, (samples,) = load_pair(save_local(tmp_path, variant)), noise(round(seconds * SECOND))
     assert np.array_equal(pair.network.features(samples), samples)

@@ -18,6 +18,8 @@ from transformers import (
     AutoProcessor,
     BertConfig,
     ProcessorMixin,
+    T5Config,
+    T5ForConditionalGeneration,
     Wav2Vec2Processor,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -228,7 +230,14 @@ def pretrained(folder: Path) -> None:
     tiny_model("wavlm-base").base_model.save_pretrained(folder)
 
 
+def t5(folder: Path) -> None:
+    shutil.rmtree(folder)
+    settings = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(settings).save_pretrained(folder)
+
+
 def whisper(folder: Path) -> None:
+    """With a tokenizer that is not Whisper's."""
     shutil.rmtree(folder)
     ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0}
     size = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")}
@@ -242,7 +251,7 @@ def bert(folder: Path) -> None:
     BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2).save_pretrained(folder)
 
 
-WHAT_IS_READ = "layerdial reads WavLM, wav2vec2, HuBERT and Parakeet CTC models"
+WHAT_IS_READ = "layerdial reads WavLM, wav2vec2, HuBERT and Parakeet CTC models, and Whisper"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +268,8 @@ WHAT_IS_READ = "layerdial reads WavLM, wav2vec2, HuBERT and Parakeet CTC models"
         ),
         (without("lm_head.weight", "lm_head.bias"), r"has no CTC head \(lm_head\.\w+ is missing\); .*train"),
         (pretrained, r"has no CTC head \(lm_head\.\w+ is missing\); .*train"),
-        (whisper, f"holds WhisperForConditionalGeneration, an encoder-decoder model; {WHAT_IS_READ}"),
+        (t5, f"holds T5ForConditionalGeneration, an encoder-decoder model; {WHAT_IS_READ}"),
+        (whisper, r"the model's vocabulary has no <\|startoftranscript\|>"),
         (bert, f"holds .*, of type bert; {WHAT_IS_READ}"),
         (config(model_type="nonsense"), r"config\.json is no config of a known model \(.*`nonsense`.*\); WavLM, "),
         (config(add_adapter=True), "has add_adapter, convolutions after the encoder, which layerdial does not run"),
@@ -310,7 +320,7 @@ def test_what_does_not_fit_parakeet_is_said_in_one_line(
     assert "\n" not in str(problem.value)
 
 
-@pytest.mark.parametrize("harm", [cut_short, whisper, removed("processor_config.json")])
+@pytest.mark.parametrize("harm", [cut_short, t5, removed("processor_config.json")])
 def test_the_command_line_says_it_with_exit_code_2(wavlm: Path, tmp_path: Path, harm: Harm) -> None:
     folder = shutil.copytree(wavlm, tmp_path / "model")
     harm(folder)

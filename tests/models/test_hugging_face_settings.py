@@ -110,7 +110,7 @@ def test_checkpointing_is_as_the_recipe_says_and_not_as_the_checkpoint_does(tmp_
     (folder / "config.json").write_text(json.dumps({**config, "gradient_checkpointing": True}))
     network, _ = load_hugging_face(folder)
     for wanted in (False, True, False):
-        network.prepare_training(freeze_front_end=True, gradient_checkpointing=wanted)
+        network.prepare_training(HuggingFaceConfig(gradient_checkpointing=wanted))
         assert {block.gradient_checkpointing for block in network.blocks} == {wanted}
 
 

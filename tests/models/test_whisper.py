@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
 from layerdial.models.huggingface.whisper import WhisperNetwork, new_cache
+from layerdial.models.huggingface.whisper_beam import decode_with_beams
 from layerdial.models.huggingface.whisper_decoding import TokenRules, Written, decode_greedily, without_loop
 from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 from layerdial.models.prune import prune_model
@@ -73,14 +75,14 @@ def test_padded_audio_gives_the_logits_of_transformers(tmp_path: Path, n_mels: i
     network, theirs = whisper(folder, pads=True), WhisperForConditionalGeneration.from_pretrained(folder).eval()
     extractor = WhisperFeatureExtractor(feature_size=n_mels, chunk_length=3)
     mel = extractor([samples(n) for n in LENGTHS], sampling_rate=16000, return_tensors="pt").input_features
-    given = torch.cat([torch.tensor(network.prompt).expand(3, -1), LABELS[:, :-1]], dim=1)
+    given = torch.cat([torch.tensor(network.decoder_use.prompt).expand(3, -1), LABELS[:, :-1]], dim=1)
     with torch.no_grad():
         expected = theirs(input_features=mel, decoder_input_ids=given)
         inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
         memory, _ = network.encode(inputs, lengths_B, FULL)
         found = network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
     torch.testing.assert_close(memory.states_BTD, expected.encoder_last_hidden_state, atol=1e-5, rtol=1e-5)
-    logits = expected.logits[:, len(network.prompt) - 1 :]
+    logits = expected.logits[:, len(network.decoder_use.prompt) - 1 :]
     torch.testing.assert_close(found, logits.log_softmax(dim=-1), atol=1e-5, rtol=1e-5)
 
 
@@ -132,13 +134,13 @@ def test_the_exit_after_n_blocks_is_the_network_of_these_blocks(network: Whisper
 
 @pytest.mark.parametrize("decoder_blocks", ["11", "01", "10"])
 def test_cached_decoding_equals_teacher_forcing(network: WhisperNetwork, decoder_blocks: str) -> None:
-    network.decoder_subset = BlockSubset.from_key(decoder_blocks)
+    network.decoder_use = replace(network.decoder_use, subset=BlockSubset.from_key(decoder_blocks))
     inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
     with torch.no_grad():
         memory, _ = network.encode(inputs, lengths_B, FULL)
         at_once = network.score(memory, LABELS)
         cache, n_before = new_cache(), 0
-        tokens_BU = torch.tensor(network.prompt).expand(3, -1)
+        tokens_BU = torch.tensor(network.decoder_use.prompt).expand(3, -1)
         for u in range(LABELS.shape[1]):
             step = network.next_token(tokens_BU, memory, cache, n_before)[:, -1].log_softmax(dim=-1)
             torch.testing.assert_close(step, at_once[:, u], atol=1e-5, rtol=1e-5)
@@ -148,7 +150,7 @@ def test_cached_decoding_equals_teacher_forcing(network: WhisperNetwork, decoder
 
 def test_a_decoder_block_left_out_has_no_part_in_the_result(network: WhisperNetwork) -> None:
     inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
-    network.decoder_subset = BlockSubset.from_key("01")
+    network.decoder_use = replace(network.decoder_use, subset=BlockSubset.from_key("01"))
     with torch.no_grad():
         before = network(inputs, lengths_B, FULL, (), LABELS).log_probs_BTV
         for parameter in network.decoder.layers.blocks[0].parameters():
@@ -178,7 +180,7 @@ def test_a_block_costs_what_it_computes_and_the_decoder_counts(network: WhisperN
     steps = np.diff([cost.macs_per_second for cost in costs])
     assert np.allclose(steps, steps[0]) and steps[0] > 0
     assert len(set(np.diff([cost.parameters for cost in costs]))) == 1
-    network.decoder_subset = BlockSubset.from_key("10")
+    network.decoder_use = replace(network.decoder_use, subset=BlockSubset.from_key("10"))
     assert subset_cost(network, FULL, seconds=2.0).macs_per_second < costs[-1].macs_per_second
 
 
@@ -211,6 +213,55 @@ def test_greedy_decoding_takes_the_best_token_that_is_allowed(recognizer: TorchR
     assert written.tokens[1] == int(logits[1].masked_fill(rules.never, -torch.inf).argmax())
 
 
+def test_one_beam_is_greedy_and_more_find_texts_that_are_at_least_as_likely(recognizer: TorchRecognizer) -> None:
+    network: Any = recognizer.network
+    rules = TokenRules.of(
+        network.model.generation_config, recognizer.tokenizer.tokens, recognizer.tokenizer.tokens.index("<|endoftext|>")
+    )
+    with torch.no_grad():
+        for length in LENGTHS:
+            memory, _ = network.encode(*tensors(batch_of(network, length)), FULL)
+            (greedy,) = decode_greedily(network, memory, [length / 16000], rules)
+            one, four = (
+                decode_with_beams(network, memory, length / 16000, rules, beams, network.decoder_use)
+                for beams in (1, 4)
+            )
+            assert one.tokens == greedy.tokens and one.no_speech == pytest.approx(greedy.no_speech)
+            if not (greedy.looped or four.looped):
+                assert four.mean_logp >= greedy.mean_logp - 1e-5
+
+
+def test_beams_find_the_likeliest_of_all_texts_where_they_hold_them_all(tmp_path: Path) -> None:
+    recognizer = load_torch_model(save_whisper(tmp_path / "hf", max_target_positions=5))  # three tokens at most
+    network: Any = recognizer.network
+    tokens = recognizer.tokenizer.tokens
+    rules = TokenRules.of(network.model.generation_config, tokens, tokens.index("<|endoftext|>"))
+    memory, _ = network.encode(*tensors(batch_of(network, 16000)), FULL)
+    with torch.no_grad():
+        found = decode_with_beams(network, memory, 1.0, rules, 64, network.decoder_use)
+        allowed = [i for i in range(rules.end) if not rules.never[i]]
+        texts = [(a,) for a in allowed if not rules.not_first[a]]
+        texts += [(a, b) for (a,) in texts for b in allowed]
+        best = max(texts, key=lambda text: mean_logp(network, memory, [*text, rules.end], rules))
+    assert tuple(found.tokens) == best
+
+
+def mean_logp(network: Any, memory: Any, labels: list[int], rules: TokenRules) -> float:
+    """The mean log-probability of a text under the rules."""
+    logits = network.score(memory, torch.tensor([labels]))[0]
+    logits[0, rules.not_first] = -torch.inf
+    logits[1:, rules.never] = -torch.inf
+    return float(logits.log_softmax(dim=-1).gather(1, torch.tensor(labels).unsqueeze(1)).mean())
+
+
+def test_a_request_asks_for_beams(recognizer: TorchRecognizer) -> None:
+    audio = samples(16000)
+    assert recognizer.answer(audio, Request(beams=1)).text == recognizer.transcribe(audio).text
+    assert recognizer.answer(audio, Request(beams=3, depth=2)).subset.depth == 2
+    with pytest.raises(UserError, match="beams is 0"):
+        Request(beams=0)
+
+
 def test_a_text_that_repeats_itself_is_cut_after_the_phrase() -> None:
     assert without_loop([1, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5]) == [1, 2, 3, 4, 5]
     assert without_loop([9] * 8) == [9]
@@ -229,10 +280,43 @@ def test_a_loop_in_a_request_is_decoded_again_with_all_blocks(recognizer: TorchR
     assert found.text == "d" and found.chunks[0].subset == FULL and "repeated" in found.chunks[0].reason
 
 
+@pytest.mark.parametrize(("level", "speaks"), [(0.0, False), (3e-6, False), (3e-3, True)])
+def test_silence_is_not_decoded(recognizer: TorchRecognizer, level: float, speaks: bool) -> None:
+    quiet = np.random.default_rng(0).normal(0.0, level, 16000).astype(np.float32)
+    network: Any = recognizer.network
+    batch = collate_features(["", ""], [network.features(quiet), network.features(samples(9000))], ["", ""], 1.0)
+    first, second = recognizer.recognize(batch, FULL)
+    assert bool(first) == bool(recognizer.transcribe(quiet).text) == speaks and second
+
+
 def test_nobody_speaks_where_the_decoder_says_so_and_is_unsure() -> None:
     assert Written([1], mean_logp=-1.2, no_speech=0.7, looped=False).is_silence
     assert not Written([1], mean_logp=-0.5, no_speech=0.7, looped=False).is_silence
     assert not Written([1], mean_logp=-1.2, no_speech=0.5, looped=False).is_silence
+
+
+def test_a_request_says_how_many_blocks_of_the_decoder_run(recognizer: TorchRecognizer) -> None:
+    network: Any = recognizer.network
+    expected = recognizer.answer(samples(16000), Request(decoder_depth=1)).text
+    assert network.decoder_use.subset == BlockSubset.full(2)
+    network.decoder_use = replace(network.decoder_use, subset=BlockSubset.even(2, 1))
+    assert recognizer.transcribe(samples(16000)).text == expected
+    with pytest.raises(UserError, match="depth 3 does not exist"):
+        recognizer.answer(samples(16000), Request(decoder_depth=3))
+
+
+def test_a_request_says_language_and_task(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "hf")
+    with pytest.raises(UserError, match="knows English alone"):
+        load_torch_model(folder).answer(samples(16000), Request(language="de"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    made = {"is_multilingual": True, "language": "de", "task": "translate"}
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"is_multilingual": True}))
+    found = load_torch_model(folder).answer(samples(16000), Request(language="de", task="translate")).text
+    (folder / "generation_config.json").write_text(json.dumps(settings | made))
+    assert load_torch_model(folder).transcribe(samples(16000)).text == found
+    with pytest.raises(UserError, match="task is 'sing'"):
+        Request(task="sing")
 
 
 def test_long_audio_is_transcribed_piece_by_piece(tmp_path: Path) -> None:
@@ -275,7 +359,7 @@ def test_the_prompt_has_a_language_where_the_checkpoint_has_several(tmp_path: Pa
 def names_of_prompt(folder: Path) -> list[str]:
     network, tokenizer = load_network(folder)
     assert isinstance(network, WhisperNetwork) and isinstance(tokenizer, WhisperTextTokenizer)
-    return [tokenizer.tokens[i] for i in network.prompt]
+    return [tokenizer.tokens[i] for i in network.decoder_use.prompt]
 
 
 def test_a_folder_without_decoder_is_refused(tmp_path: Path) -> None:
@@ -335,7 +419,7 @@ def test_pruning_equals_dropping_and_plain_transformers_loads_it(folder: Path, t
         WhisperForConditionalGeneration.from_pretrained(tmp_path / "small"),
     )
     inputs, lengths_B = tensors(batch_of(network, *LENGTHS))
-    given = torch.cat([torch.tensor(network.prompt).expand(3, -1), LABELS[:, :-1]], dim=1)
+    given = torch.cat([torch.tensor(network.decoder_use.prompt).expand(3, -1), LABELS[:, :-1]], dim=1)
     mel = WhisperFeatureExtractor(chunk_length=3)(
         [samples(n) for n in LENGTHS], sampling_rate=16000, return_tensors="pt"
     )
@@ -344,4 +428,4 @@ def test_pruning_equals_dropping_and_plain_transformers_loads_it(folder: Path, t
         found = small(inputs, lengths_B, BlockSubset.full(2), (), LABELS).log_probs_BTV
         plain = theirs.eval()(input_features=mel.input_features, decoder_input_ids=given).logits.log_softmax(dim=-1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(plain[:, len(network.prompt) - 1 :], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain[:, len(network.decoder_use.prompt) - 1 :], expected, atol=1e-5, rtol=1e-5)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCTC, AutoProcessor
 
 from layerdial import load_model
+from layerdial.config.network import HuggingFaceConfig
 from layerdial.config.policies import Prefix
 from layerdial.config.recipe import OptimConfig, SpecAugmentConfig
 from layerdial.errors import UserError
@@ -241,7 +242,7 @@ def test_a_block_that_never_runs_keeps_its_weights(
 def test_the_head_has_a_rate_of_its_own(wavlm: Path) -> None:
     network, _ = load_network(wavlm)
     assert isinstance(network, HuggingFaceCTC)
-    network.prepare_training(True, False)
+    network.prepare_training(HuggingFaceConfig())
     config = OptimConfig(lr=1e-4, head_lr=1e-2, weight_decay=0.1)
     groups = make_optimizer(network, config).param_groups
     names = {parameter: name for name, parameter in network.named_parameters()}

@@ -23,6 +23,10 @@ def _constraint(name: str) -> str:
     return f"Exported models: {Request.help(name)}."
 
 
+def _whisper(name: str) -> str:
+    return f"Whisper: {Request.help(name)}."
+
+
 def transcribe(
     model: ModelArgument,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
@@ -32,6 +36,10 @@ def transcribe(
     max_cpu: Annotated[Optional[float], typer.Option(help=_constraint("max_cpu"))] = None,  # noqa: UP045
     confidence: Annotated[Optional[float], typer.Option(help=_constraint("confidence"))] = None,  # noqa: UP045
     first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
+    language: Annotated[Optional[str], typer.Option(help=_whisper("language"))] = None,  # noqa: UP045
+    task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
+    beams: Annotated[Optional[int], typer.Option(help=_whisper("beams"))] = None,  # noqa: UP045
+    decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -42,7 +50,8 @@ def transcribe(
     from layerdial.evaluation.load import load_model
     from layerdial.runtime.commands import transcribe_files
 
-    request = Request(depth, None, deadline_ms, target_rtf, max_cpu, confidence, first_depth)
+    limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
+    request = Request(depth, None, *limits, language, task, beams, decoder_depth)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 
 

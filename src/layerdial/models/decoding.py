@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from layerdial.audio.files import SAMPLE_RATE
@@ -14,14 +17,17 @@ from layerdial.errors import UserError
 from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
 from layerdial.recognizer import Audio, Chunk, FeatureBatch, WindowResult, collate_features, recognize_windows
+from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import batch_texts, greedy_ctc
 from layerdial.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from layerdial.models.huggingface.whisper import Memory, WhisperNetwork
+    from layerdial.models.huggingface.whisper import DecoderUse, Memory, WhisperNetwork
     from layerdial.models.huggingface.whisper_decoding import Written
+    from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 
+_QUIETEST = -0.6  # about 100 dB below the loudest bin of loud speech
 _LOOPED = "all blocks, because the text repeated itself"
 Transcribed = tuple[str, tuple[Chunk, ...], float]
 
@@ -37,8 +43,8 @@ class Decoding(Protocol):
         """Return the loss of the transcripts summed over a batch's utterances, and their texts."""
         ...
 
-    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
-        """Return the text of audio of any length, its chunks, and its seconds."""
+    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
+        """Return the text of audio of any length, its chunks, and its seconds. `subset` is that of the request."""
         ...
 
 
@@ -83,7 +89,9 @@ class CtcDecoding(_Decoding):
         counts_B = ~losses_B.isposinf() & (token_lengths_B > 0)
         return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
 
-    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
+    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
+        request.refuse_decoder_options("this model")
+
         def recognize(samples: Any, begin: float, end: float) -> WindowResult:
             batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
             logp_BTV, _ = self._posteriors(batch, subset)
@@ -107,6 +115,7 @@ class TokenDecoding(_Decoding):
     """Greedy decoding, token by token, with a loop's end cut off."""
 
     network: WhisperNetwork
+    tokenizer: WhisperTextTokenizer
 
     def __init__(self, network: WhisperNetwork, tokenizer: Any) -> None:
         from layerdial.models.huggingface.whisper_decoding import TokenRules
@@ -135,40 +144,70 @@ class TokenDecoding(_Decoding):
             losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
             return float(losses_B.sum()), self._write(memory, batch)
 
-    def transcribe(self, audio: Audio, subset: Any) -> Transcribed:
+    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
         """Return the text of audio of any length, cut where it is quiet.
 
         A piece whose text repeats itself is decoded again with all blocks.
         """
+        decoder = self._decoder_of(request)
         texts: list[str] = []
         chunks: list[Chunk] = []
         begin = 0.0
         for samples in pieces(audio):
             chunk = Chunk(begin, begin + len(samples) / SAMPLE_RATE, subset)
-            written = self._piece(samples, subset)
+            beams = request.beams or 1
+            written = self._piece(samples, subset, decoder, beams)
             full = BlockSubset.full(self.network.n_blocks)
             if written.looped and subset != full:
-                written, chunk = self._piece(samples, full), replace(chunk, subset=full, reason=_LOOPED)
+                written, chunk = self._piece(samples, full, decoder, beams), replace(chunk, subset=full, reason=_LOOPED)
             texts.append(self._text(written))
             chunks.append(chunk)
             begin = chunk.end
         return " ".join(filter(None, texts)), tuple(chunks), max(begin, 1 / SAMPLE_RATE)
 
-    def _piece(self, samples: Any, subset: Any) -> Written:
+    def _decoder_of(self, request: Request) -> DecoderUse:
+        """Return the prompt and the decoder's blocks of a request; `UserError` where the model does not have them."""
+        own = self.network.decoder_use
+        prompt, blocks = own.prompt, own.subset
+        if request.language is not None or request.task is not None:
+            prompt = self.tokenizer.changed_prompt(prompt, request.language, request.task)
+        if request.decoder_depth is not None:
+            blocks = BlockSubset.even(blocks.n_blocks, request.decoder_depth)
+        return replace(own, prompt=prompt, subset=blocks)
+
+    def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
+        from layerdial.models.huggingface.whisper_beam import decode_with_beams
+        from layerdial.models.huggingface.whisper_decoding import NOTHING
+
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
+        if is_silent(*next(_rows(batch))):
+            return NOTHING
         self.network.eval()
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
-            return self._written(memory, batch)[0]
+            if beams == 1:
+                return self._written(memory, batch, decoder)[0]
+            seconds = len(samples) / SAMPLE_RATE
+            return decode_with_beams(self.network, memory, seconds, self.rules, beams, decoder)
 
     def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
-        return [self._text(row) for row in self._written(memory, batch)]
+        texts = [self._text(row) for row in self._written(memory, batch)]
+        return ["" if is_silent(*row) else text for text, row in zip(texts, _rows(batch), strict=True)]
 
-    def _written(self, memory: Memory, batch: FeatureBatch) -> list[Written]:
+    def _written(self, memory: Memory, batch: FeatureBatch, decoder: DecoderUse | None = None) -> list[Written]:
         from layerdial.models.huggingface.whisper_decoding import decode_greedily
 
         seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]
-        return decode_greedily(self.network, memory, seconds, self.rules)
+        return decode_greedily(self.network, memory, seconds, self.rules, decoder)
 
     def _text(self, written: Written) -> str:
         return "" if written.is_silence else self.tokenizer.decode(written.tokens)
+
+
+def is_silent(inputs_TF: NDArray[np.float32], length: int) -> bool:
+    """Return whether Whisper's log-mel is that of silence, or of noise that nobody hears."""
+    return bool(inputs_TF[:length].max() < _QUIETEST)
+
+
+def _rows(batch: FeatureBatch) -> Iterator[tuple[NDArray[np.float32], int]]:
+    return zip(batch.inputs, batch.lengths_B.tolist(), strict=True)

@@ -103,7 +103,7 @@ class TorchRecognizer:
         subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
 
-        text, chunks, seconds = self.decoding.transcribe(audio, subset)
+        text, chunks, seconds = self.decoding.transcribe(audio, subset, request)
         return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds, chunks=chunks)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:

@@ -146,6 +146,7 @@ class OnnxRecognizer:
     def answer(self, audio: Audio, request: Request) -> Transcript:
         """Return the transcript by the blocks or the constraint of `request`."""
         scheduler = None
+        request.refuse_decoder_options(self.name)
         if request.constraints:  # may measure where there is no profile; that is not part of the request
             scheduler = Scheduler(self.run, self.controller, self.n_blocks)
         if request.deadline_ms is not None and isinstance(audio, str | Path):

@@ -42,6 +42,20 @@ class Memory:
     states_BTD: Tensor
     mask_B11T: Tensor | None
 
+    def of_rows(self, count: int) -> Memory:
+        """Return the memory of one utterance for `count` transcripts of it."""
+        mask_B11T = self.mask_B11T
+        expanded = None if mask_B11T is None else mask_B11T.expand(count, -1, -1, -1)
+        return Memory(self.states_BTD.expand(count, -1, -1), expanded)
+
+
+@dataclass(frozen=True)
+class DecoderUse:
+    """How the decoder is called: the tokens before a transcript, and which of its blocks run."""
+
+    prompt: tuple[int, ...]
+    subset: BlockSubset
+
 
 class DecoderBlocksAsOneLayer(BlocksAsOneLayer):
     """The decoder's blocks as one layer, with a mask for the encoder's frames, which the library's forward has not."""
@@ -65,18 +79,17 @@ class WhisperNetwork(Network):
     """A Whisper checkpoint. `prompt` are the tokens before a transcript: start, language, task, no timestamps.
 
     With `pads_input` audio is followed by silence up to 30 s, which is how published checkpoints were trained; networks
-    that are trained here take it as long as it is. `decoder_subset` are the decoder's blocks that run.
+    that are trained here take it as long as it is. `decoder_use` is how the decoder is called unless a call says it.
     """
 
     def __init__(self, model: PreTrainedModel, features: WhisperMel, prompt: Sequence[int]) -> None:
         super().__init__()
         self.model = model
         self.features = features
-        self.prompt = tuple(prompt)
         _make_dynamic(model.model.encoder, BlocksAsOneLayer)
         _make_dynamic(model.model.decoder, DecoderBlocksAsOneLayer)
+        self.decoder_use = DecoderUse(tuple(prompt), BlockSubset.full(len(self.decoder.layers.blocks)))
         self.labels = TokenLabels(self.most_tokens, model.config.eos_token_id)
-        self.decoder_subset = BlockSubset.full(len(self.decoder.layers.blocks))
         if model.config.tie_word_embeddings:
             self.register_state_dict_post_hook(_leave_out_tied)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(_put_back_tied)  # type: ignore[no-untyped-call]
@@ -103,7 +116,7 @@ class WhisperNetwork(Network):
     @property
     def most_tokens(self) -> int:
         """The most tokens that the decoder can write behind the prompt."""
-        return self.model.config.max_target_positions - len(self.prompt)  # type: ignore[no-any-return]
+        return self.model.config.max_target_positions - len(self.decoder_use.prompt)  # type: ignore[no-any-return]
 
     @property
     def pads_input(self) -> bool:
@@ -181,14 +194,29 @@ class WhisperNetwork(Network):
         """Return the log-probabilities (B, U, V) of labels, each given those before it (teacher forcing)."""
         prompt_BP = self._prompts(len(tokens_BU), tokens_BU.device)
         inputs = torch.cat([prompt_BP, tokens_BU[:, :-1]], dim=1)
-        x_BUD = self._decode(inputs, memory, None, 0)[:, len(self.prompt) - 1 :]
+        x_BUD = self._decode(inputs, memory, None, 0)[:, prompt_BP.shape[1] - 1 :]
         return self._log_probs(x_BUD)
 
-    def next_token(self, tokens_BU: Tensor, memory: Memory, cache: EncoderDecoderCache, n_before: int) -> Tensor:
+    def next_token(
+        self,
+        tokens_BU: Tensor,
+        memory: Memory,
+        cache: EncoderDecoderCache,
+        n_before: int,
+        use: DecoderUse | None = None,
+    ) -> Tensor:
         """Return logits (B, U, V) in float32 after each of `tokens_BU`, which follow `n_before` tokens in `cache`."""
-        return self.model.proj_out(self._decode(tokens_BU, memory, cache, n_before)).float()  # type: ignore[no-any-return]
+        x_BUD = self._decode(tokens_BU, memory, cache, n_before, use)
+        return self.model.proj_out(x_BUD).float()  # type: ignore[no-any-return]
 
-    def _decode(self, tokens_BU: Tensor, memory: Memory, cache: EncoderDecoderCache | None, n_before: int) -> Tensor:
+    def _decode(
+        self,
+        tokens_BU: Tensor,
+        memory: Memory,
+        cache: EncoderDecoderCache | None,
+        n_before: int,
+        use: DecoderUse | None = None,
+    ) -> Tensor:
         positions_1U = torch.arange(n_before, n_before + tokens_BU.shape[1], device=tokens_BU.device).unsqueeze(0)
         return self.decoder(  # type: ignore[no-any-return]
             tokens_BU,
@@ -196,7 +224,7 @@ class WhisperNetwork(Network):
             past_key_values=cache,
             use_cache=cache is not None,
             position_ids=positions_1U,
-            subset=self.decoder_subset,
+            subset=(use or self.decoder_use).subset,
             memory_mask=memory.mask_B11T,
         ).last_hidden_state
 
@@ -216,7 +244,7 @@ class WhisperNetwork(Network):
         return torch.cat(found, dim=1)
 
     def _prompts(self, batch: int, device: torch.device) -> Tensor:
-        return torch.tensor(self.prompt, device=device).expand(batch, -1)
+        return torch.tensor(self.decoder_use.prompt, device=device).expand(batch, -1)
 
     def prepare_training(self, settings: HuggingFaceConfig) -> None:
         """Freeze what the recipe says, recompute blocks in the backward pass if it says so, and take any length."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerdial.models.huggingface.whisper import Memory, WhisperNetwork, new_cache
+from layerdial.models.huggingface.whisper import DecoderUse, Memory, WhisperNetwork, new_cache
 
 _TOKENS_PER_SECOND = 12  # more than anybody says: a text that is longer for its audio is a loop
 _FEWEST_TOKENS = 16
@@ -63,19 +63,26 @@ class Written:
         return self.no_speech > _NO_SPEECH and self.mean_logp < _UNSURE
 
 
+NOTHING = Written([], 0.0, 1.0, False)  # of silence that was not even decoded
+
+
 def decode_greedily(
-    network: WhisperNetwork, memory: Memory, seconds: Sequence[float], rules: TokenRules
+    network: WhisperNetwork,
+    memory: Memory,
+    seconds: Sequence[float],
+    rules: TokenRules,
+    decoder: DecoderUse | None = None,
 ) -> list[Written]:
     """Return the transcript of each utterance, given the encoder's output and how long each one is."""
+    decoder = decoder or network.decoder_use
     batch, device = len(memory.states_BTD), memory.states_BTD.device
     never, not_first = rules.never.to(device), rules.not_first.to(device)
-    most = [min(network.most_tokens, _FEWEST_TOKENS + round(_TOKENS_PER_SECOND * s)) for s in seconds]
-    rows = [_Row(limit, rules.end) for limit in most]
+    rows = [_Row(longest_text(network, s), rules.end) for s in seconds]
     cache, n_before = new_cache(), 0
-    tokens_BU = torch.tensor(network.prompt, device=device).expand(batch, -1)
+    tokens_BU = torch.tensor(decoder.prompt, device=device).expand(batch, -1)
     no_speech = [0.0] * batch
     while not all(row.done for row in rows):
-        logits_BUV = network.next_token(tokens_BU, memory, cache, n_before)
+        logits_BUV = network.next_token(tokens_BU, memory, cache, n_before, decoder)
         if n_before == 0 and rules.no_speech is not None:
             no_speech = logits_BUV[:, 0].softmax(dim=-1)[:, rules.no_speech].tolist()
         logits_BV = logits_BUV[:, -1].masked_fill(not_first if n_before == 0 else never, -torch.inf)
@@ -85,6 +92,11 @@ def decode_greedily(
         n_before += tokens_BU.shape[1]
         tokens_BU = best_B.unsqueeze(1)
     return [row.written(silent) for row, silent in zip(rows, no_speech, strict=True)]
+
+
+def longest_text(network: WhisperNetwork, seconds: float) -> int:
+    """Return the most tokens that a text of so many seconds may have."""
+    return min(network.most_tokens, _FEWEST_TOKENS + round(_TOKENS_PER_SECOND * seconds))
 
 
 class _Row:

@@ -8,6 +8,9 @@ from typing import Any
 
 from layerdial.errors import UserError
 
+_END = "<|endoftext|>"
+_MULTILINGUAL_PROMPT = 4  # start, language, task, no timestamps
+
 
 class WhisperTextTokenizer:
     """The library's tokenizer. Its ids are the network's; there is no blank, and every text ends with `end`."""
@@ -20,7 +23,10 @@ class WhisperTextTokenizer:
             raise UserError(f"{where}: its decoder has {vocab_size} tokens, its tokenizer {found}; copy both again")
         named = self._tokenizer.convert_ids_to_tokens(list(range(found)))
         self.tokens: list[str] = [*named, *(f"<|unused{i}|>" for i in range(found, vocab_size))]
-        self.end = int(self._tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+        self._ids = {name: i for i, name in enumerate(named)}
+        if _END not in self._ids:
+            raise UserError(f"{where}: its tokenizer has no {_END}, so it is not Whisper's")
+        self.end = self._ids[_END]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, and of its end. Texts begin with a space, as those that Whisper was trained on."""
@@ -35,6 +41,13 @@ class WhisperTextTokenizer:
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
+    def changed_prompt(self, prompt: Sequence[int], language: str | None, task: str | None) -> tuple[int, ...]:
+        """Return a prompt with another language or task; `UserError` where the checkpoint knows English alone."""
+        if len(prompt) != _MULTILINGUAL_PROMPT:
+            raise UserError("this checkpoint knows English alone; leave language and task out")
+        named = [self.tokens[i].strip("<|>") for i in prompt]
+        return self.prompt(language or named[1], task or named[2])
+
     def prompt(self, language: str | None, task: str) -> tuple[int, ...]:
         """Return the tokens before a transcript. `language` is None for checkpoints of English alone.
 
@@ -43,8 +56,8 @@ class WhisperTextTokenizer:
         names = ["<|startoftranscript|>"]
         if language is not None:
             names += [f"<|{language}|>", f"<|{task}|>"]
-        ids = [self._tokenizer.convert_tokens_to_ids(name) for name in [*names, "<|notimestamps|>"]]
-        for name, i in zip(names, ids, strict=False):
-            if self.tokens[i] != name:
-                raise UserError(f"the model's vocabulary has no {name}; is it a language code such as en?")
-        return tuple(ids)
+        names.append("<|notimestamps|>")
+        for name in names:
+            if name not in self._ids:
+                raise UserError(f"the model's vocabulary has no {name}; languages are codes such as en")
+        return tuple(self._ids[name] for name in names)

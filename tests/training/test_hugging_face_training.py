@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ pytestmark = [
 
 def from_scratch(settings: str = "model_type: wavlm", freeze: bool = False) -> tuple[str, str]:
     """The keys of a recipe for a small network with random weights and the characters of the corpus."""
-    config = ", ".join([SIZES, CONVOLUTIONS, settings])
+    given = set(re.findall(r"(\w+):", settings))  # which a YAML table may not have twice
+    sizes = [part for part in SIZES.split(", ") if part.partition(":")[0] not in given]
+    config = ", ".join([*sizes, CONVOLUTIONS, settings])
     model = f"{{family: hf, freeze_front_end: {str(freeze).lower()}, config: {{{config}}}}}"
     return f"model={model}", "tokenizer={kind: char}"
 
@@ -369,7 +372,8 @@ SCRATCH = "model_type: wavlm"
         (from_scratch(f"{SCRATCH}, mask_time_prob: 0.1"), "config.mask_time_prob is not used; `spec_augment` says"),
         (from_scratch(f"{SCRATCH}, apply_spec_augment: no"), "config.apply_spec_augment is not used"),
         (from_scratch(f"{SCRATCH}, hidden_siz: 8"), r"model\.config: a wavlm config has no key 'hidden_siz'"),
-        (from_scratch("model_type: whisper"), r"model_type is 'whisper'; choose wavlm, wav2vec2 or hubert"),
+        (from_scratch("model_type: whisper"), "Whisper is not trained from scratch here"),
+        (from_scratch("model_type: t5"), r"model_type is 't5'; choose wavlm, wav2vec2 or hubert"),
         (from_scratch("num_buckets: 8"), r"model_type is None; choose wavlm"),
         (
             from_scratch("model_type: wavlm, num_attention_heads: 3")[:1],
@@ -409,7 +413,7 @@ SCRATCH = "model_type: wavlm"
         pytest.param(from_scratch(f"{SCRATCH}, num_feat_extract_layers: 5"), ".", id="fewer convolutions"),
         pytest.param(from_scratch(f"{SCRATCH}, hidden_dropout: high"), "hidden_dropout", id="wrong type"),
         pytest.param(from_scratch(f"{SCRATCH}, add_adapter: true"), "add_adapter", id="add_adapter"),
-        pytest.param(from_scratch(f"{SCRATCH}, num_hidden_layers: 0"), ".", id="no blocks"),
+        pytest.param(from_scratch(f"{SCRATCH}, num_hidden_layers: 0"), "at least one block", id="no blocks"),
         pytest.param(
             ("init={wavlm}", "tokenizer=null", "model={family: hf, config: {num_hidden_layers: 2}}"),
             ".",

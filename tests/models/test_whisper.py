@@ -20,7 +20,14 @@ from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
 from layerdial.models.huggingface.whisper import WhisperNetwork, new_cache
 from layerdial.models.huggingface.whisper_beam import decode_with_beams
-from layerdial.models.huggingface.whisper_decoding import TokenRules, Written, decode_greedily, without_loop
+from layerdial.models.huggingface.whisper_decoding import (
+    TokenRules,
+    Written,
+    decode_greedily,
+    looping_phrase,
+    without_loop,
+)
+from layerdial.models.huggingface.whisper_fallback import decode_with_fallback
 from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 from layerdial.models.prune import prune_model
 from layerdial.models.torch_recognizer import TorchRecognizer, load_torch_model
@@ -263,12 +270,38 @@ def test_a_request_asks_for_beams(recognizer: TorchRecognizer) -> None:
 
 
 def test_a_text_that_repeats_itself_is_cut_after_the_phrase() -> None:
-    assert without_loop([1, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5]) == [1, 2, 3, 4, 5]
-    assert without_loop([9] * 8) == [9]
-    assert without_loop([9] * 7) is None  # "no no no" is said
-    assert without_loop([1, 2, 1, 2, 1, 2]) is None
-    assert without_loop(list(range(40)) * 4) == list(range(40))
-    assert without_loop([]) is None
+    looping = [1, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5]
+    assert looping_phrase(looping) == [4, 5] and without_loop(looping, [4, 5]) == [1, 2, 3, 4, 5]
+    assert looping_phrase([9] * 8) == [9] and without_loop([9] * 8, [9]) == [9]
+    assert looping_phrase([9] * 7) is None  # "no no no" is said
+    assert looping_phrase([1, 2, 1, 2, 1, 2]) is None
+    assert looping_phrase(list(range(40)) * 4) == list(range(40))
+    assert looping_phrase([]) is None
+
+
+def test_where_a_text_loops_the_other_searches_are_tried_and_the_rest_of_the_batch_stays(
+    recognizer: TorchRecognizer,
+) -> None:
+    network: Any = recognizer.network
+    rules = TokenRules.of(
+        network.model.generation_config, recognizer.tokenizer.tokens, recognizer.tokenizer.tokens.index("<|endoftext|>")
+    )
+    memory, _ = network.encode(*tensors(batch_of(network, *LENGTHS)), FULL)
+    seconds = [length / 16000 for length in LENGTHS]
+    with torch.no_grad():
+        greedy = decode_greedily(network, memory, seconds, rules)
+        found = decode_with_fallback(network, memory, seconds, rules, network.decoder_use)
+        beams = [
+            decode_with_beams(network, memory.of(row), seconds[row], rules, 5, network.decoder_use) for row in range(3)
+        ]
+    assert any(row.looped for row in greedy)
+    for before, after, searched in zip(greedy, found, beams, strict=True):
+        if not before.looped:
+            assert after == before
+        elif searched.is_good:
+            assert after == searched
+        else:
+            assert after == before or not set(after.tokens) & set(before.phrase)
 
 
 def test_a_loop_in_a_request_is_decoded_again_with_all_blocks(recognizer: TorchRecognizer, folder: Path) -> None:

@@ -112,7 +112,7 @@ class CtcDecoding(_Decoding):
 
 
 class TokenDecoding(_Decoding):
-    """Greedy decoding, token by token, with a loop's end cut off."""
+    """Greedy decoding, token by token, with other searches where a text loops."""
 
     network: WhisperNetwork
     tokenizer: WhisperTextTokenizer
@@ -195,10 +195,10 @@ class TokenDecoding(_Decoding):
         return ["" if is_silent(*row) else text for text, row in zip(texts, _rows(batch), strict=True)]
 
     def _written(self, memory: Memory, batch: FeatureBatch, decoder: DecoderUse | None = None) -> list[Written]:
-        from layerdial.models.huggingface.whisper_decoding import decode_greedily
+        from layerdial.models.huggingface.whisper_fallback import decode_with_fallback
 
         seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]
-        return decode_greedily(self.network, memory, seconds, self.rules, decoder)
+        return decode_with_fallback(self.network, memory, seconds, self.rules, decoder or self.network.decoder_use)
 
     def _text(self, written: Written) -> str:
         return "" if written.is_silence else self.tokenizer.decode(written.tokens)

@@ -42,6 +42,11 @@ class Memory:
     states_BTD: Tensor
     mask_B11T: Tensor | None
 
+    def of(self, row: int) -> Memory:
+        """Return the memory of one utterance of the batch."""
+        one = slice(row, row + 1)
+        return Memory(self.states_BTD[one], None if self.mask_B11T is None else self.mask_B11T[one])
+
     def of_rows(self, count: int) -> Memory:
         """Return the memory of one utterance for `count` transcripts of it."""
         mask_B11T = self.mask_B11T

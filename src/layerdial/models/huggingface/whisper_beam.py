@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from layerdial.models.huggingface.whisper import DecoderUse, Memory, WhisperNetwork, new_cache
-from layerdial.models.huggingface.whisper_decoding import TokenRules, Written, longest_text, without_loop
+from layerdial.models.huggingface.whisper_decoding import (
+    TokenRules,
+    Written,
+    longest_text,
+    looping_phrase,
+    without_loop,
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,9 @@ def _extended(
             ended.append(replace(running[row], logp=logp))
             continue
         beam = _Beam((*running[row].tokens, token), logp, row)
-        kept = without_loop(beam.tokens)
-        if kept is not None:
-            ended.append(replace(beam, tokens=tuple(kept), looped=True))
+        phrase = looping_phrase(beam.tokens)
+        if phrase is not None:
+            ended.append(replace(beam, tokens=tuple(without_loop(beam.tokens, phrase)), looped=True))
         elif len(beam.tokens) >= most:
             ended.append(replace(beam, looped=True))
         else:

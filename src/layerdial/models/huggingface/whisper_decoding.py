@@ -49,13 +49,20 @@ class TokenRules:
 class Written:
     """The tokens of a transcript without its end, their mean log-probability (with the end), and what was noticed.
 
-    `no_speech` is the probability that nobody speaks. `looped`: the text repeated itself, and was cut after a phrase.
+    `no_speech` is the probability that nobody speaks. `looped`: the text repeated itself, and was cut after the
+    `phrase`; or it was longer than a text can be.
     """
 
     tokens: list[int]
     mean_logp: float
     no_speech: float
     looped: bool
+    phrase: tuple[int, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it may stand for a text that loops: it does not loop, and the network is sure enough of it."""
+        return not self.looped and self.mean_logp > _UNSURE
 
     @property
     def is_silence(self) -> bool:
@@ -108,6 +115,7 @@ class _Row:
         self.logp = 0.0
         self.steps = 0
         self.done = self.looped = False
+        self.phrase: tuple[int, ...] = ()
 
     def add(self, token: int, logp: float) -> None:
         if self.done:
@@ -117,22 +125,27 @@ class _Row:
             self.done = True
             return
         self.tokens.append(token)
-        if (kept := without_loop(self.tokens)) is not None:
-            self.tokens, self.done, self.looped = kept, True, True
+        if (phrase := looping_phrase(self.tokens)) is not None:
+            self.tokens = without_loop(self.tokens, phrase)
+            self.phrase, self.done, self.looped = tuple(phrase), True, True
         elif len(self.tokens) >= self.most:
             self.done = self.looped = True
 
     def written(self, no_speech: float) -> Written:
-        return Written(self.tokens, self.logp / max(1, self.steps), no_speech, self.looped)
+        return Written(self.tokens, self.logp / max(1, self.steps), no_speech, self.looped, self.phrase)
 
 
-def without_loop(tokens: Sequence[int]) -> list[int] | None:
-    """Return the tokens up to the end of the first of phrases that repeat at their end; None where they do not."""
+def looping_phrase(tokens: Sequence[int]) -> list[int] | None:
+    """Return the phrase that repeats at the end of tokens; None where there is none."""
     for size in range(1, min(_LONGEST_PHRASE, len(tokens) // _REPEATS) + 1):
         repeats = _REPEATS if size > 1 else 2 * _REPEATS
-        if len(tokens) < size * repeats:
-            continue
         tail = list(tokens[-size * repeats :])
-        if tail == tail[:size] * repeats:
-            return list(tokens[: len(tokens) - size * (repeats - 1)])
+        if len(tokens) >= size * repeats and tail == tail[:size] * repeats:
+            return tail[:size]
     return None
+
+
+def without_loop(tokens: Sequence[int], phrase: Sequence[int]) -> list[int]:
+    """Return the tokens up to the end of the first of the phrases that repeat at their end."""
+    repeats = _REPEATS if len(phrase) > 1 else 2 * _REPEATS
+    return list(tokens[: len(tokens) - len(phrase) * (repeats - 1)])

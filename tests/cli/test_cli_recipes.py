@@ -9,6 +9,7 @@ import pytest
 from layerdial.config.recipe import load_recipe
 from layerdial.utils.shipped import list_shipped
 from tiny import command
+from tiny_plugins import forget_plugins, own_names  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,9 +47,11 @@ def test_a_recipe_goes_into_a_folder(name: str) -> None:
     }
 
 
+@pytest.mark.usefixtures("own_names")
 @pytest.mark.parametrize("folder", [[], ["mine"]], ids=str)
 def test_a_suite_comes_with_its_plugins_and_the_command_that_runs_it(folder: list[str]) -> None:
     ended = command("recipes", "copy", "experiments/suites/plugin.yaml", *folder)
+    forget_plugins()  # another test may have loaded those of the clone
     told = ended.out.splitlines()[-1].removeprefix("next: layerdial ").split()
     ended = command(*told)
     assert (ended.code, ended.err.count("\n")) == (2, 1) and "data/smoke/test.cuts.jsonl.gz does not exist" in ended.err

@@ -59,7 +59,7 @@ def test_streaming_a_manifest_allocates_no_more_for_a_longer_one(tmp_path: Path)
         tracemalloc.stop()
         return bytes_used
 
-    assert peak(1600) < 1.2 * peak(400)
+    assert peak(1600) < 2 * peak(400)  # all of it in memory would be four times; when garbage is collected varies
 
 
 def test_describe_agrees_with_what_was_written(tmp_path: Path) -> None:

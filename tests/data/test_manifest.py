@@ -52,6 +52,7 @@ def test_a_big_manifest_passes_through_in_bounded_memory(tmp_path: Path) -> None
 def test_streaming_a_manifest_allocates_no_more_for_a_longer_one(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         write_cuts(many_cuts(count), tmp_path / "a.cuts.jsonl.gz")
+        gc.collect()  # so that what other tests left behind does not decide when garbage is collected here
         tracemalloc.start()
         for _ in open_cuts(tmp_path / "a.cuts.jsonl.gz"):
             pass
@@ -59,7 +60,7 @@ def test_streaming_a_manifest_allocates_no_more_for_a_longer_one(tmp_path: Path)
         tracemalloc.stop()
         return bytes_used
 
-    assert peak(1600) < 2 * peak(400)  # all of it in memory would be four times; when garbage is collected varies
+    assert peak(1600) < 1.2 * peak(400)
 
 
 def test_describe_agrees_with_what_was_written(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerdial.models.huggingface.whisper_decoding import Written
     from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 
-_QUIETEST = -0.6  # about 100 dB below the loudest bin of loud speech
+_QUIETEST = -0.6  # in log-mel: an energy of 10^-6.4
 _LOOPED = "all blocks, because the text repeated itself"
 Transcribed = tuple[str, tuple[Chunk, ...], float]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from layerdial.cost import Cost
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text.token_rules import Written
+
+if TYPE_CHECKING:
+    from layerdial.text.token_rules import Written
 
 Audio = AudioPath | NDArray[np.float32]
 """A file, `-` or another pipe, or samples (S,) at 16 kHz within [-1, 1]."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from layerdial.runtime.controller import DepthController, DepthOption, Plan
 from layerdial.runtime.session import Cancel, Cancelled
 from layerdial.runtime.watchdog import Watchdog
 from layerdial.subset import BlockSubset
-from layerdial.text.token_rules import Written
+
+if TYPE_CHECKING:
+    from layerdial.text.token_rules import Written
 
 _WATCHDOG = Watchdog()
 

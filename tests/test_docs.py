@@ -54,13 +54,25 @@ RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
-ALIKE = ("arctic-kathleen", "digits-wavlm", "librispeech", "librispeech-mini", "tedlium3", "wavlm", "reproduce")
+ALIKE = (
+    "arctic-kathleen",
+    "digits-wavlm",
+    "librispeech",
+    "librispeech-mini",
+    "tedlium3",
+    "wavlm",
+    "reproduce",
+    "whisper/README",
+)
+
+
+def names_of(document: Path) -> set[str]:
+    return {document.parent.name, document.stem, f"{document.parent.name}/{document.stem}"}
+
+
 each_document_to_run = pytest.mark.parametrize(
     "document",
-    [
-        pytest.param(path, marks=pytest.mark.slow if {path.parent.name, path.stem} & set(ALIKE) else ())
-        for path in DOCUMENTS
-    ],
+    [pytest.param(path, marks=pytest.mark.slow if names_of(path) & set(ALIKE) else ()) for path in DOCUMENTS],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 

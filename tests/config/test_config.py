@@ -207,6 +207,7 @@ KEYS = [
     "model.freeze_decoder",
     "model.freeze_front_end",
     "model.gradient_checkpointing",
+    "model.head",
     "model.heads",
     "model.kernel",
     "model.n_blocks",

@@ -107,6 +107,7 @@ class HuggingFaceConfig(NetworkConfig):
     `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
     over a checkpoint, what has no weights, such as `hidden_dropout`. Its `layerdrop` and its own SpecAugment
     (`mask_time_prob` and the like) are not used: blocks are dropped by `policy`, inputs masked by `spec_augment`.
+    `head: ctc` puts a CTC head for the recipe's `tokenizer` on Whisper's encoder, in place of its decoder.
     `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
     `freeze_decoder`, for encoder-decoder models: "embeddings" (if left out), which are the output layer too, "all", or
     "none".
@@ -114,6 +115,7 @@ class HuggingFaceConfig(NetworkConfig):
 
     family: Literal["hf"] = "hf"
     config: dict[str, Any] = Field(default={})
+    head: Literal["ctc"] | None = None
     freeze_front_end: bool = True
     gradient_checkpointing: bool = False
     freeze_decoder: Literal["none", "embeddings", "all"] | None = None

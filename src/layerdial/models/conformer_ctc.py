@@ -151,7 +151,7 @@ def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     config_file = folder / "config.json"
     description = read_description(folder)
     check_frame_rate(folder, description, ConformerCTC.features, "this layerdial's Conformers")
-    tokenizer = tokenizer_of(folder, description)
+    tokenizer = tokenizer_of(folder, description.vocab_size)
     with torch.device("meta"):
         config = parse(ConformerConfig, without_gone(description.model, str(config_file)), str(config_file))
         network = ConformerCTC(config, description.vocab_size)

@@ -6,6 +6,7 @@ Shapes: B batch, T frames, F mel bins.
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +73,15 @@ def _held(energy_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """
     n_frames = energy_BT.shape[1]
     energy_BT = energy_BT.masked_fill(~frame_mask(lengths_B, n_frames), _OUTSIDE)
-    quietest_BT = -F.max_pool1d(-F.pad(energy_BT, (0, _HELD - 1), value=_OUTSIDE), _HELD, 1)
+    quietest_BT = reduce(torch.minimum, _shifted(F.pad(energy_BT, (0, _HELD - 1), value=_OUTSIDE), n_frames))
     complete_BT = frame_mask((lengths_B - (_HELD - 1)).clamp(min=1), n_frames)
     quietest_BT = quietest_BT.masked_fill(~complete_BT, -_OUTSIDE)
-    return F.max_pool1d(F.pad(quietest_BT, (_HELD - 1, 0), value=-_OUTSIDE), _HELD, 1)
+    return reduce(torch.maximum, _shifted(F.pad(quietest_BT, (_HELD - 1, 0), value=-_OUTSIDE), n_frames))
+
+
+def _shifted(padded_BT: Tensor, n_frames: int) -> list[Tensor]:
+    """Return `_HELD` views (B, n_frames), each a frame later. (The exporter wants pooling to have a fixed length.)"""
+    return [padded_BT.narrow(1, first, n_frames) for first in range(_HELD)]
 
 
 class FixedNorm(nn.Module):

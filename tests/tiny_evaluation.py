@@ -40,12 +40,13 @@ class Scripted:
     """A recogniser whose loss and wrong words (0 to 10 an utterance) are given by functions of the subset."""
 
     name, device, threads, has_loss, ladder = "scripted", "cpu", 1, True, None
+    writes_apart = False
     features = LogMel(4)
 
     def __init__(
         self, n_blocks: int, loss: Callable[[BlockSubset], float], wrong: Callable[[BlockSubset], int]
     ) -> None:
-        self.n_blocks, self.loss, self.wrong = n_blocks, loss, wrong
+        self.n_blocks, self.loss_of, self.wrong = n_blocks, loss, wrong
         self.calls: Counter[str] = Counter()
 
     def recognize(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
@@ -62,8 +63,11 @@ class Scripted:
     def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
         return lambda: sum(range(10_000))
 
+    def loss(self, batch: FeatureBatch, subset: BlockSubset) -> float:
+        return self.loss_of(subset) * len(batch.ids)
+
     def loss_and_text(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[float, list[str]]:
-        return self.loss(subset) * len(batch.ids), self.recognize(batch, subset)
+        return self.loss(batch, subset), self.recognize(batch, subset)
 
 
 def rugged(n_blocks: int, seed: int) -> Scripted:

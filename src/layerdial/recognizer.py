@@ -123,6 +123,11 @@ class Recognizer(Protocol):
         """True where `loss_and_text` gives a loss."""
         ...
 
+    @property
+    def writes_apart(self) -> bool:
+        """True where writing a text costs more than its loss: it is written token by token."""
+        ...
+
     def subset(self, depth: int | None = None) -> BlockSubset:
         """Return the blocks to run at `depth` (None: all): the ladder's, or evenly spaced ones without a ladder."""
         ...
@@ -143,8 +148,12 @@ class Recognizer(Protocol):
         """Return the text of each utterance of a batch."""
         ...
 
+    def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
+        """Return the loss of the transcripts summed over a batch's utterances (infinite without `has_loss`)."""
+        ...
+
     def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
-        """Return the CTC loss summed over a batch's utterances (infinite without `has_loss`), and their texts."""
+        """Return the loss summed over a batch's utterances (infinite without `has_loss`), and their texts."""
         ...
 
     def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:

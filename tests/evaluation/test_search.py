@@ -22,7 +22,7 @@ def test_ladder_is_never_worse_than_prefixes_and_stays_within_its_evaluations(
 ) -> None:
     recognizer = rugged(n_blocks, seed)
     ladder = search_ladder(recognizer, make_batches(2), metric)
-    score = recognizer.loss if metric == "loss" else recognizer.wrong
+    score = recognizer.loss_of if metric == "loss" else recognizer.wrong
     for depth in range(1, n_blocks + 1):
         assert score(ladder.subset(depth)) <= score(BlockSubset.prefix(n_blocks, depth))
     assert len(recognizer.calls) <= most_evaluations(n_blocks)
@@ -35,7 +35,7 @@ def test_search_finds_the_best_subset_of_every_depth_where_blocks_add_up() -> No
     ladder = search_ladder(recognizer, make_batches(2))
     for depth in range(1, 7):
         every = [BlockSubset(6, kept) for kept in combinations(range(6), depth)]
-        assert ladder.subset(depth) == min(every, key=recognizer.loss)
+        assert ladder.subset(depth) == min(every, key=recognizer.loss_of)
 
 
 def test_search_takes_a_prefix_that_removal_cannot_reach() -> None:
@@ -47,6 +47,15 @@ def test_search_takes_a_prefix_that_removal_cannot_reach() -> None:
     assert [rung.subset for rung in ladder.rungs] == ["1000", "1100", "0111", "1111"]
 
 
+def test_where_texts_cost_more_than_the_loss_they_are_written_for_the_rungs_alone() -> None:
+    by_pass, apart = additive([0.1, 0.9, 0.05, 0.7]), additive([0.1, 0.9, 0.05, 0.7])
+    apart.writes_apart = True
+    ladder = search_ladder(apart, make_batches(2))
+    assert ladder == search_ladder(by_pass, make_batches(2))
+    assert dict(apart.calls) == {rung.subset: 1 for rung in ladder.rungs}
+    assert len(by_pass.calls) > len(apart.calls)
+
+
 def test_rungs_carry_their_numbers() -> None:
     ladder = search_ladder(additive([1, 2, 3]), make_batches(6), cuts="dev")
     assert (ladder.metric, ladder.cuts, ladder.utterances) == ("loss", "dev", 6)
@@ -56,7 +65,7 @@ def test_rungs_carry_their_numbers() -> None:
 
 
 def test_wer_ties_are_broken_by_loss() -> None:
-    recognizer = Scripted(4, additive([1, 4, 2, 3]).loss, wrong=lambda subset: 5)
+    recognizer = Scripted(4, additive([1, 4, 2, 3]).loss_of, wrong=lambda subset: 5)
     ladder = search_ladder(recognizer, make_batches(2), "wer")
     assert [rung.subset for rung in ladder.rungs] == ["0100", "0101", "0111", "1111"]
 

@@ -17,6 +17,7 @@ import pytest
 
 from layerdial.config.policies import POLICIES, Policy
 from layerdial.config.recipe import Recipe
+from layerdial.errors import UserError
 from layerdial.ladder import Ladder, Rung
 from layerdial.subset import Blocks, BlockSubset, SelectorDepth
 from layerdial.training.policies import evaluated_subset, make_policy
@@ -157,7 +158,7 @@ LADDER = Ladder(
 )
 
 
-def of_rule(rule: str, name: str = "uniform_count", seed: int = 0, **more: float) -> list[tuple[Blocks, ...]]:
+def of_rule(rule: str, name: str = "uniform_count", seed: int = 0, **more: int) -> list[tuple[Blocks, ...]]:
     chosen = POLICIES.parse({"name": name, "subsets": rule, **more})
     policy = make_policy(chosen, 4, seed, LADDER)
     return [policy(step) for step in range(STEPS)]
@@ -181,6 +182,19 @@ def test_every_rule_draws_every_depth_again_and_again_alike(rule: str, name: str
     assert drawn == of_rule(rule, name) != of_rule(rule, name, seed=1)
     depths = Counter(subsets[name == "sandwich"].depth for subsets in drawn)
     assert all(depths[depth] / STEPS == pytest.approx(1 / 4, abs=0.05) for depth in range(1, 5))
+
+
+@pytest.mark.parametrize("name", ["uniform_count", "sandwich"])
+def test_depths_below_the_least_are_never_drawn(name: str) -> None:
+    drawn = of_rule("ladder", name, min_depth=3)
+    firsts = (3, 4) if name == "uniform_count" else (3,)
+    assert {subsets[0] for subsets in drawn} == {LADDER.subset(depth) for depth in firsts}
+    assert {subset.depth for subsets in drawn for subset in subsets} == {3, 4}
+
+
+def test_a_least_depth_that_the_network_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"depth 5 does not exist in an encoder of 4 blocks"):
+        of_rule("even", min_depth=5)
 
 
 def test_a_rule_says_which_blocks_a_depth_has(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, SerializeAsAny
 from layerdial.config.registry import Registry
 from layerdial.config.strict import Strict
 from layerdial.ladder import Ladder, select
-from layerdial.subset import Blocks, BlockSubset
+from layerdial.subset import Blocks, BlockSubset, check_depth
 
 Rule = Literal["random", "prefix", "even", "ladder", "chosen"]
 
@@ -29,9 +29,9 @@ class Stack:
     n_blocks: int
     ladder: Ladder | None = None
 
-    def draw_depth(self, rng: Random) -> int:
-        """Draw a depth from 1 to N with equal chances."""
-        return rng.randint(1, self.n_blocks)
+    def draw_depth(self, rng: Random, least: int = 1) -> int:
+        """Draw a depth from `least` to N with equal chances."""
+        return rng.randint(least, self.n_blocks)
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,20 @@ class Bernoulli(_Gated):
 
 @register_policy("uniform_count")
 class UniformCount(Policy):
-    """A depth from 1 to N with equal chances, then that many blocks, by default every choice equally likely (DLD).
+    """A depth from `min_depth` to N with equal chances, then that many blocks, by default any choice (DLD).
 
     `subsets` says which blocks a depth has ("random" if left out): any, the first ones, evenly spaced ones, those of
     the ladder of the model that the run starts from, or those that the network's selector chooses ("chosen").
     """
 
     subsets: Rule | None = None
+    min_depth: int = Field(default=1, ge=1)
 
     def draw(self, step: int, stack: Stack, rng: Random) -> tuple[Blocks, ...]:
-        return (self._of_depth(stack.draw_depth(rng), stack, rng),)
+        return (self._of_depth(self._draw_depth(stack, rng), stack, rng),)
+
+    def _draw_depth(self, stack: Stack, rng: Random) -> int:
+        return stack.draw_depth(rng, check_depth(self.min_depth, stack.n_blocks))
 
     def _of_depth(self, depth: int, stack: Stack, rng: Random) -> Blocks:
         return select(self.subsets or "random", stack.n_blocks, depth, stack.ladder, rng)
@@ -178,16 +182,16 @@ class Prefix(Policy):
 
 @register_policy("sandwich")
 class Sandwich(UniformCount):
-    """The smallest (one block), a random one and the full one in one step (Yu & Huang 2019, TODM).
+    """The smallest (`min_depth` blocks), a random one and the full one in one step (Yu & Huang 2019, TODM).
 
-    `subsets` is that of uniform_count.
+    `subsets` and `min_depth` are those of uniform_count.
     """
 
     last_is_full = True
 
     def draw(self, step: int, stack: Stack, rng: Random) -> tuple[Blocks, ...]:
-        smallest = self._of_depth(1, stack, rng)
-        return (smallest, self._of_depth(stack.draw_depth(rng), stack, rng), BlockSubset.full(stack.n_blocks))
+        smallest = self._of_depth(self.min_depth, stack, rng)
+        return (smallest, self._of_depth(self._draw_depth(stack, rng), stack, rng), BlockSubset.full(stack.n_blocks))
 
 
 def _gated(rng: Random, keep_probs: list[float]) -> BlockSubset:

@@ -28,20 +28,29 @@ Rank = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One evaluated subset: mean CTC loss an utterance (None if not finite), word errors, reference words."""
+    """One evaluated subset: mean loss an utterance (None if not finite), word errors, reference words.
+
+    Errors and words are None where the loss alone was measured.
+    """
 
     subset: str
     loss: float | None
-    errors: int
-    words: int
+    errors: int | None
+    words: int | None
     utterances: int
 
     def rank(self, metric: Metric) -> Rank:
         """Return the sort key, less is better: the metric first, the other number where that ties."""
-        loss = math.inf if self.loss is None else self.loss
-        return (loss, self.errors) if metric == "loss" else (self.errors, loss)
+        loss, errors = math.inf if self.loss is None else self.loss, self.errors or 0
+        return (loss, errors) if metric == "loss" else (errors, loss)
+
+    @property
+    def rate(self) -> float | None:
+        """The WER; None where the loss alone was measured."""
+        return None if self.errors is None or self.words is None else self.errors / self.words
 
     def rung(self) -> Rung:
+        assert self.errors is not None and self.words is not None
         depth = BlockSubset.from_key(self.subset).depth
         return Rung(depth, self.subset, self.loss, self.errors / self.words, self.errors, self.words)
 
@@ -66,16 +75,17 @@ def search_ladder(
     """
     if metric not in ("loss", "wer"):
         raise UserError(f"the ladder is searched by metric 'loss' or 'wer', found {metric!r}")
-    evaluated = _Evaluated(recognizer, batches, journal, fingerprint, progress, normalizer)
+    loss_alone = metric == "loss" and recognizer.writes_apart
+    evaluated = _Evaluated(recognizer, batches, journal, fingerprint, progress, normalizer, loss_alone)
     current = BlockSubset.full(recognizer.n_blocks)
     chosen = [evaluated(current)]
     harm: dict[int, Rank] = {}
     while current.depth > 1:
         current = _best_step(current, harm, lambda subset: evaluated(subset).rank(metric))
         chosen.append(evaluated(current))
+    rungs = tuple(evaluated.with_errors(measured).rung() for measured in reversed(chosen))
     if progress:
         progress(most_evaluations(recognizer.n_blocks), f"{len(evaluated.results)} subsets evaluated")
-    rungs = tuple(measured.rung() for measured in reversed(chosen))
     return Ladder(recognizer.n_blocks, metric, cuts, chosen[0].utterances, rungs)
 
 
@@ -115,8 +125,9 @@ class _Evaluated:
         fingerprint: str,
         progress: Callable[[int, str], None] | None,
         normalizer: Normalizer,
+        loss_alone: bool,
     ) -> None:
-        self.recognizer, self.batches, self.normalizer = recognizer, batches, normalizer
+        self.recognizer, self.batches, self.normalizer, self.loss_alone = recognizer, batches, normalizer, loss_alone
         self.journal, self.fingerprint, self.progress = journal, fingerprint, progress
         self.results: dict[str, Measured] = {}
         self.finished_before = self._read_journal() if journal else {}
@@ -124,15 +135,20 @@ class _Evaluated:
     def __call__(self, subset: BlockSubset) -> Measured:
         if subset.key not in self.results:
             known = self.finished_before.get(subset.key)
-            self.results[subset.key] = measured = known or measure(
-                self.recognizer, self.batches, subset, self.normalizer
-            )
-            if self.journal and not known:
-                append_row(self.journal, {"fingerprint": self.fingerprint, **asdict(measured)})
+            self.results[subset.key] = known or self._measure(subset, self.loss_alone)
             if self.progress:
-                note = f"depth {subset.depth}: WER {100 * measured.errors / measured.words:.2f} %"
-                self.progress(len(self.results), note)
+                self.progress(len(self.results), _note(self.results[subset.key]))
         return self.results[subset.key]
+
+    def with_errors(self, measured: Measured) -> Measured:
+        """Return the same subset with its word errors, which are counted now where there are none yet."""
+        return measured if measured.errors is not None else self._measure(BlockSubset.from_key(measured.subset), False)
+
+    def _measure(self, subset: BlockSubset, loss_alone: bool) -> Measured:
+        measured = measure(self.recognizer, self.batches, subset, self.normalizer, loss_alone=loss_alone)
+        if self.journal:
+            append_row(self.journal, {"fingerprint": self.fingerprint, **asdict(measured)})
+        return measured
 
     def _read_journal(self) -> dict[str, Measured]:
         assert self.journal
@@ -144,21 +160,40 @@ class _Evaluated:
         return {measured.subset: measured for measured in finished if len(measured.subset) == self.recognizer.n_blocks}
 
 
+def _note(measured: Measured) -> str:
+    depth, rate = BlockSubset.from_key(measured.subset).depth, measured.rate
+    if rate is not None:
+        return f"depth {depth}: WER {100 * rate:.2f} %"
+    return f"depth {depth}: loss {math.inf if measured.loss is None else measured.loss:.2f}"
+
+
 def measure(
-    recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: BlockSubset, normalizer: Normalizer = "basic"
+    recognizer: Recognizer,
+    batches: Iterable[FeatureBatch],
+    subset: BlockSubset,
+    normalizer: Normalizer = "basic",
+    *,
+    loss_alone: bool = False,
 ) -> Measured:
-    """Return loss and word errors of one subset on all batches.
+    """Return loss and word errors of one subset on all batches; with `loss_alone` no texts are written.
 
     Raises `UserError` if they hold no utterance or no word.
     """
     normal = normalizer_of(normalizer)
-    loss, pairs = 0.0, list[tuple[str, str]]()
+    loss, utterances, pairs = 0.0, 0, list[tuple[str, str]]()
     for batch in batches:
+        utterances += len(batch.texts)
+        if loss_alone:
+            loss += recognizer.loss(batch, subset)
+            continue
         batch_loss, texts = recognizer.loss_and_text(batch, subset)
         loss += batch_loss
         pairs += zip(map(normal, batch.texts), map(normal, texts), strict=True)
-    words = total(score(pairs))
-    if not words.words:
-        raise UserError(f"the ladder search needs cuts with words in them, found {len(pairs)} cuts and no word")
-    mean = loss / len(pairs)
-    return Measured(subset.key, mean if math.isfinite(mean) else None, words.errors, words.words, len(pairs))
+    counts = None if loss_alone else total(score(pairs))
+    if not utterances or (counts is not None and not counts.words):
+        raise UserError(f"the ladder search needs cuts with words in them, found {utterances} cuts and no word")
+    mean = loss / utterances
+    finite = mean if math.isfinite(mean) else None
+    if counts is None:
+        return Measured(subset.key, finite, None, None, utterances)
+    return Measured(subset.key, finite, counts.errors, counts.words, utterances)

@@ -39,6 +39,10 @@ class Decoding(Protocol):
         """Return the text of each utterance of a batch."""
         ...
 
+    def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
+        """Return the loss of the transcripts summed over a batch's utterances."""
+        ...
+
     def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
         """Return the loss of the transcripts summed over a batch's utterances, and their texts."""
         ...
@@ -74,6 +78,9 @@ class CtcDecoding(_Decoding):
 
     def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         return self._texts(*self._posteriors(batch, subset))
+
+    def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
+        return self.loss_and_texts(batch, subset)[0]
 
     def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
         """Return the CTC loss summed over the batch's utterances, and their texts, from one forward pass.
@@ -129,20 +136,29 @@ class TokenDecoding(_Decoding):
             memory, _ = self.network.encode(*self._inputs(batch), subset)
             return self._write(memory, batch)
 
-    def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
-        """Return the cross-entropy summed over the batch's utterances, and their texts.
-
-        An utterance whose text has more tokens than the decoder can write adds nothing to the loss.
-        """
+    def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
         self.network.eval()
-        labels = [self._labels(text)[: self.network.most_tokens] for text in batch.texts]
-        tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True)
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
-            tokens_BU = tokens_BU.to(memory.states_BTD.device)
-            logp_BUV = self.network.score(memory, tokens_BU)
-            losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
-            return float(losses_B.sum()), self._write(memory, batch)
+            return self._loss(memory, batch)
+
+    def loss_and_texts(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
+        """Return the cross-entropy summed over the batch's utterances, and their texts."""
+        self.network.eval()
+        with torch.inference_mode():
+            memory, _ = self.network.encode(*self._inputs(batch), subset)
+            return self._loss(memory, batch), self._write(memory, batch)
+
+    def _loss(self, memory: Memory, batch: FeatureBatch) -> float:
+        """Return the cross-entropy summed over the batch's utterances.
+
+        Tokens beyond those that the decoder can write add nothing.
+        """
+        labels = [self._labels(text)[: self.network.most_tokens] for text in batch.texts]
+        tokens_BU = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True).to(memory.states_BTD.device)
+        logp_BUV = self.network.score(memory, tokens_BU)
+        losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
+        return float(losses_B.sum())
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
         """Return the text of audio of any length, cut where it is quiet.

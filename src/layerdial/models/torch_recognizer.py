@@ -65,6 +65,10 @@ class TorchRecognizer:
         return True
 
     @property
+    def writes_apart(self) -> bool:
+        return self.network.labels.teacher_forced
+
+    @property
     def threads(self) -> int:
         """Torch's number of threads in this process."""
         return torch.get_num_threads()
@@ -109,6 +113,10 @@ class TorchRecognizer:
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""
         return self.decoding.texts(batch, subset)
+
+    def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
+        """Return the transcripts' loss summed over the batch's utterances (CTC, or cross-entropy)."""
+        return self.decoding.loss(batch, subset)
 
     def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
         """Return the transcripts' loss summed over the batch's utterances (CTC, or cross-entropy), and their texts."""

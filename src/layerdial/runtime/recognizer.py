@@ -226,6 +226,10 @@ class OnnxRecognizer:
         logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, _fixed(subset))
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
 
+    def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
+        """Return infinity: an exported model gives texts alone."""
+        return math.inf
+
     def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
         """Return no loss (infinity), and the text of each utterance of a batch."""
         return math.inf, self.recognize(batch, subset)
@@ -241,6 +245,10 @@ class OnnxRecognizer:
         return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset)
 
     # ------------------------------------------------------------------------------------------------ this device
+
+    @property
+    def writes_apart(self) -> bool:
+        return False
 
     @property
     def controller(self) -> DepthController:

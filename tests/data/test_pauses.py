@@ -182,6 +182,12 @@ def test_utterances_are_not_joined_to_more_than_a_cut_may_have(cuts: Path) -> No
     assert [len(example.parts) for example in examples(spoken(4), config, HOP, 0, "batch")] == [1, 1, 1, 1]
 
 
+def test_pauses_make_no_example_longer_than_a_cut_may_be(cuts: Path, tokenizer: Tokenizer) -> None:
+    config = settings(cuts, seconds=9.0).model_copy(update={"max_seconds": 2.5})
+    longest = max(int(batch.input_lengths_B.max()) for batch in take(12, config, tokenizer))
+    assert 200 < longest <= 250
+
+
 def test_an_example_without_words_is_silence_or_noise_of_any_level(cuts: Path) -> None:
     made = [example for example in many(cuts, alone=1.0) if not example.parts]
     assert len(made) == 20 and all(labels_of(example) == [] and len(example.samples) > 1000 for example in made)

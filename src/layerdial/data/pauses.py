@@ -79,6 +79,7 @@ def _with_pauses(
     longest = max(len(example.samples) for example in made)
     if rng.random() < pauses.share:
         asked = longest + int(2 * pauses.seconds * rng.random() ** 2 * SAMPLE_RATE)
+        asked = max(longest, min(asked, int(config.max_seconds * SAMPLE_RATE)))
         room = int(most_seconds(config) * SAMPLE_RATE)
         kept = max(1, min(len(made), room // asked - 1))  # beside them may be an example without words
         longest = max(longest, min(asked, room // (kept + 1)))

@@ -18,7 +18,6 @@ from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import Evaluation, evaluate
 from layerdial.evaluation.metrics import bootstrap_interval, paired_change
 from layerdial.models.torch_recognizer import load_torch_model
-from layerdial.subset import BlockSubset
 from layerdial.text.normalisers import Normalizer
 from layerdial.utils.rows import Row, append_row, read_rows
 
@@ -32,7 +31,7 @@ def measure(name: str, folder: Path, cuts: Path, depths: list[int], out: Path) -
     recognizer.network.to(torch.bfloat16)
     batches = FeatureBatches(cuts, recognizer.features, 120.0, by_length=True)
     for depth in [depth for depth in depths if (name, depth) not in known and depth <= recognizer.n_blocks]:
-        subset = BlockSubset.even(recognizer.n_blocks, depth)
+        subset = recognizer.subset(depth)  # the ladder's: the blocks that training ran at this depth
         evaluation = evaluate(recognizer, batches, subset)
         row = {"method": name, "depth": depth, "subset": subset.key, "cuts": cuts.name, "precision": "bf16"}
         append_row(out, row | {normalizer: counts(evaluation, normalizer) for normalizer in NORMALIZERS})

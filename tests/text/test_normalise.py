@@ -35,6 +35,9 @@ from layerdial.text.normalise import normalise
             "(two (nested) notes) it was (as they all ( it seems ) thought then) so",
             "it was as they all thought then so",
         ),
+        # entities of HTML
+        ("salt &amp; pepper don&#39;t it&#x2019;s&nbsp;fine &lt;unk&gt;", "salt pepper don't it's fine"),
+        ("r&d; at&t &nosuchthing; &", "r d at t nosuchthing"),
         # apostrophes by other names
         *((f"I don{sign}t", "i don't") for sign in "'\u02bc\u2018\u2019\u00b4\u2032`\u201b\uff07\u02b9\ua78c\u055a"),
         # quotation marks, and apostrophes that are none

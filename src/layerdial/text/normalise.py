@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 
@@ -9,6 +10,7 @@ import unicodedata
 _APOSTROPHES = dict.fromkeys(
     map(ord, "`\u00b4\u02b9\u02bb\u02bc\u02bd\u055a\u2018\u2019\u201a\u201b\u2032\u2035\ua78c"), "'"
 )
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,30});")  # of HTML and XML: &amp; &#39;
 # Brackets of other keyboards. Single guillemets are quotation marks.
 _BRACKETS = str.maketrans("\u3010\u3011\u3014\u3015\u3016\u3017\u27e8\u27e9\u2329\u232a\u3008\u3009", "[][][]<><><>")
 # Notes of a transcriber: [noise], <unk>, {breath}, (laughs). As in Whisper's normaliser (Radford et al. 2022), and only
@@ -30,11 +32,12 @@ def normalise(text: str) -> str:
     """Return a text in lower case: a-z, digits, apostrophes and single spaces stay, all else separates words.
 
     Accents, soft hyphens and signs of no width are removed, and so are notes in brackets and quotation marks. More than
-    four words in round brackets are no note.
+    four words in round brackets are no note. Entities of HTML are the signs that they stand for.
 
     >>> normalise("Author of the danger trail, [cough] \u2018Philip Steels\u2019, etc.")
     'author of the danger trail philip steels etc'
     """
+    text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     decomposed = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).translate(_BRACKETS))
     decomposed = decomposed.translate(_APOSTROPHES)
     # accents and letters without an ASCII form are removed; dashes and other non-ASCII signs separate words

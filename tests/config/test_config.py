@@ -237,6 +237,7 @@ KEYS = [
     "out",
     "plugins",
     "policy.keep_prob",
+    "policy.min_depth",
     "policy.name",
     "policy.subsets",
     "recipe",

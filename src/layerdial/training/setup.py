@@ -22,7 +22,7 @@ from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_netw
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.family import build_network
 from layerdial.models.network import Network
-from layerdial.modules.subsampling import FixedNorm
+from layerdial.modules.normalisation import FixedNorm
 from layerdial.subset import check_depth
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from layerdial.data.manifest import write_cuts
+from layerdial.models.checkpoint import save_model
+from layerdial.models.huggingface.checkpoint import with_ctc_head
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
+from layerdial.text.tokenizer import build_tokenizer
 from tiny import sentences, speak, write_cut
 from tiny_ctranslate2 import ctranslate2_weights, tiny_whisper, write_ctranslate2
 
@@ -20,6 +28,37 @@ def save_whisper(folder: Path, n_mels: int = 80, **changes: Any) -> Path:
     model = tiny_whisper(n_mels, **(_SIZE | {"max_source_positions": 150} | changes))
     source = write_ctranslate2(folder.with_name(f"{folder.name}-ct2"), ctranslate2_weights(model))
     convert_ctranslate2(source, folder)
+    return folder
+
+
+def save_like_base(folder: Path) -> Path:
+    """Write a checkpoint with as many blocks, positions and languages as Whisper base has, or nearly."""
+    size = {"max_source_positions": 1500, "max_target_positions": 448}
+    save_whisper(folder, encoder_layers=6, decoder_layers=6, **size)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"is_multilingual": True}))
+    return folder
+
+
+def save_encoder(folder: Path, **changes: Any) -> Path:
+    """Write the encoder of such a checkpoint alone, without tokenizer, as encoders are handed out."""
+    whole = save_whisper(folder.with_name(f"{folder.name}-whole"), **changes)
+    weights = load_file(whole / "model.safetensors")
+    folder.mkdir()
+    kept = {name: x for name, x in weights.items() if name.startswith("model.encoder")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(whole / name, folder)
+    return folder
+
+
+def save_whisper_ctc(folder: Path, **changes: Any) -> Path:
+    """Write a tiny Whisper's encoder under a random CTC head for the characters of the spoken texts."""
+    encoder = save_encoder(folder.with_name(f"{folder.name}-encoder"), **changes)
+    torch.manual_seed(0)
+    network, tokenizer = with_ctc_head(encoder, build_tokenizer("char", _WORDS.values()))
+    torch.nn.init.normal_(network.head.weight)  # texts of many letters
+    save_model(folder, network, tokenizer, {})
     return folder
 
 

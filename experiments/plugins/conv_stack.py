@@ -13,7 +13,8 @@ from layerdial.models.family import NetworkFamily
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext
 from layerdial.modules.conformer import Convolution, FeedForward
-from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, UtteranceNorm
+from layerdial.modules.normalisation import UtteranceNorm
+from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling
 
 
 @register_network("conv_stack")

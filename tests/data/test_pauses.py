@@ -13,6 +13,7 @@ import torch
 from layerdial.audio.features import fbank
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT
+from layerdial.audio.noise import rms
 from layerdial.config.recipe import DataConfig
 from layerdial.data.batching import Batch, Position, training_batches
 from layerdial.data.manifest import load_samples, open_cuts
@@ -20,7 +21,7 @@ from layerdial.data.pauses import Example, Spoken, examples
 from layerdial.data.posteriors import TopPosteriors, placed
 from layerdial.errors import UserError
 from layerdial.modules.losses import ctc
-from layerdial.modules.subsampling import FixedNorm
+from layerdial.modules.normalisation import FixedNorm
 from layerdial.text.ctc import BLANK
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer
 from layerdial.training.loop import train
@@ -155,19 +156,36 @@ def test_batches_grow_to_twice_what_was_asked_at_most(cuts: Path, tokenizer: Tok
     assert 5 < max(lengths) <= 2 * config.batch_seconds + 0.1
 
 
-def test_joined_utterances_have_the_words_of_both_and_a_pause_between(cuts: Path) -> None:
+def test_joined_utterances_have_the_words_of_all_and_a_pause_between_them(cuts: Path) -> None:
     made = many(cuts, share=0.0, joined=1.0)
-    assert len(made) == 40
+    assert {len(example.parts) for example in made} >= {2, 3, 4}
     for example in made:
-        (first, one), (second, other) = example.parts
-        assert first == 0 and second % HOP == 0 and labels_of(example) == [one.labels, other.labels]
-        assert 0.1 <= (second - len(one.samples)) / SAMPLE_RATE <= 1.0 + HOP / SAMPLE_RATE
-        assert len(example.samples) == second + len(other.samples)
+        end = 0
+        for start, part in example.parts:
+            assert start % HOP == 0 and (start == 0 or 0.1 <= (start - end) / SAMPLE_RATE <= 1.0 + HOP / SAMPLE_RATE)
+            assert not example.samples[end:start].any() or example.samples[end:start].std() < 0.4 * rms(part.samples)
+            end = start + len(part.samples)
+        assert len(example.samples) == end
+    assert [part.id for example in made[:4] for _, part in example.parts][:4] == ["u0", "u1", "u2", "u3"]
+
+
+def test_utterances_without_room_for_long_pauses_are_left_out_of_a_batch(cuts: Path, tokenizer: Tokenizer) -> None:
+    tight = take(12, settings(cuts, from_epoch=1000), tokenizer)
+    made = take(12, settings(cuts, seconds=5.0), tokenizer)
+    assert all(set(batch.ids) <= set(whole.ids) for batch, whole in zip(made, tight, strict=True))
+    assert any(1 <= len(batch.ids) < len(whole.ids) for batch, whole in zip(made, tight, strict=True))
+    assert max(int(batch.input_lengths_B.max()) for batch in made) > 400
 
 
 def test_utterances_are_not_joined_to_more_than_a_cut_may_have(cuts: Path) -> None:
     config = settings(cuts, share=0.0, joined=1.0).model_copy(update={"max_seconds": 1.5})
     assert [len(example.parts) for example in examples(spoken(4), config, HOP, 0, "batch")] == [1, 1, 1, 1]
+
+
+def test_pauses_make_no_example_longer_than_a_cut_may_be(cuts: Path, tokenizer: Tokenizer) -> None:
+    config = settings(cuts, seconds=9.0).model_copy(update={"max_seconds": 2.5})
+    longest = max(int(batch.input_lengths_B.max()) for batch in take(12, config, tokenizer))
+    assert 200 < longest <= 250
 
 
 def test_an_example_without_words_is_silence_or_noise_of_any_level(cuts: Path) -> None:
@@ -179,7 +197,7 @@ def test_an_example_without_words_is_silence_or_noise_of_any_level(cuts: Path) -
 
 def test_training_batches_have_pauses_and_examples_without_words(cuts: Path, tokenizer: Tokenizer) -> None:
     plain = take(12, settings(cuts, from_epoch=1000), tokenizer)
-    made = take(12, settings(cuts, alone=1.0), tokenizer)
+    made = take(12, settings(cuts, alone=1.0, seconds=0.5), tokenizer)
     for tight, batch in zip(plain, made, strict=True):
         assert batch.ids[:-1] == tight.ids and batch.token_lengths_B[-1] == 0
         assert torch.equal(batch.token_lengths_B[:-1], tight.token_lengths_B)

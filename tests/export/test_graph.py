@@ -106,6 +106,7 @@ NORM = {"block_norm": True, "skip": "norm"}
         {"n_blocks": 2, "exit_heads": True, "normalise": "fixed", **NORM},
         pytest.param({"n_blocks": 2, "self_condition": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 2, "exit_heads": True}, marks=pytest.mark.slow),
+        {"n_blocks": 1, "normalise": "speech"},
         pytest.param({"n_blocks": 1}, marks=pytest.mark.slow),  # each traces another model, ten seconds
         pytest.param({"n_blocks": 3, "block_norm": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 4, "block_norm": True, "skip": "norm"}, marks=pytest.mark.slow),

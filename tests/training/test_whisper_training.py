@@ -175,7 +175,7 @@ def test_pauses_are_trained_with_and_an_example_without_words_ends_at_once(
     pauses = "data.pauses={share: 1.0, seconds: 0.5, joined: 1.0, alone: 1.0}"
     clean = "objective={distil: {weight: 1, teacher: clean}}"
     seen: list[list[int]] = []
-    recipe = fine_tune(tmp_path / "run", cuts, published, pauses, clean, "data.batch_seconds=3")
+    recipe = fine_tune(tmp_path / "run", cuts, published, pauses, clean, "data.batch_seconds=3", "data.max_seconds=2.9")
     network, tokenizer = load_network(published)
     for batch in islice(
         training_batches(recipe.data, tokenizer, network.features, 0, Position(), labels=network.labels), 6

@@ -44,8 +44,9 @@ class ConformerConfig(NetworkConfig):
     """The network. `size` names a set of numbers; any of them can be set beside it.
 
     `normalise` says what is done to log-mel features. "fixed" shifts and scales each bin by the training corpus's mean
-    and deviation: pauses do not move it, and a stream can apply it. "utterance" takes those of each utterance; it is
-    the default, because recipes and models without this key were made with it.
+    and deviation: pauses do not move it, and a stream can apply it. "speech" takes those of each utterance's loud
+    frames: white noise 20 dB below the speech, and silence, do not move it, and a level has no effect. "utterance"
+    takes those of all frames; it is the default, because recipes and models without this key were made with it.
     `block_norm` ends every block with a LayerNorm, as the Conformer was published; without it the blocks add to a
     plain residual stream that is normalised once, before the head, which learns far sooner from little data.
     `skip` says what is left of a dropped block: nothing ("identity") or its final norm ("norm", as in LDASR).
@@ -64,7 +65,7 @@ class ConformerConfig(NetworkConfig):
     ffn_width: int = Field(ge=8, le=1_000_000)
     kernel: int = Field(ge=1, le=100_000)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    normalise: Literal["utterance", "fixed"] = "utterance"
+    normalise: Literal["utterance", "speech", "fixed"] = "utterance"
     block_norm: bool = False
     skip: Literal["identity", "norm"] = "identity"
     exit_heads: bool = False
@@ -107,6 +108,7 @@ class HuggingFaceConfig(NetworkConfig):
     `config` holds keys of the library's own config: from scratch, what the network is (`model_type: wavlm` and sizes);
     over a checkpoint, what has no weights, such as `hidden_dropout`. Its `layerdrop` and its own SpecAugment
     (`mask_time_prob` and the like) are not used: blocks are dropped by `policy`, inputs masked by `spec_augment`.
+    `head: ctc` puts a CTC head for the recipe's `tokenizer` on Whisper's encoder, in place of its decoder.
     `gradient_checkpointing` computes the kept blocks a second time in the backward pass, to save memory.
     `freeze_decoder`, for encoder-decoder models: "embeddings" (if left out), which are the output layer too, "all", or
     "none".
@@ -114,6 +116,7 @@ class HuggingFaceConfig(NetworkConfig):
 
     family: Literal["hf"] = "hf"
     config: dict[str, Any] = Field(default={})
+    head: Literal["ctc"] | None = None
     freeze_front_end: bool = True
     gradient_checkpointing: bool = False
     freeze_decoder: Literal["none", "embeddings", "all"] | None = None

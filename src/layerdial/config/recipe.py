@@ -50,9 +50,10 @@ class TokenizerConfig(Strict):
 class PausesConfig(Strict):
     """Pauses in training examples: digital silence, or noise, coloured or white, that may go on under the speech.
 
-    `share` of the batches have pauses around utterances, of up to `seconds` on each side. In `joined` of them pairs of
-    utterances are joined, with up to `seconds` between. `alone` of them have an example without words besides.
-    `noise_db`: how far the noise lies below the speech. A batch gets at most twice as long as without pauses.
+    `share` of the batches have pauses around utterances, of up to `seconds` on each side. In `joined` of them two or
+    more utterances are joined, with up to `seconds` between. `alone` of them have an example without words besides.
+    `noise_db`: how far the noise lies below the speech. A batch gets at most twice as long as without pauses; where
+    long ones leave no room for some of its utterances, these are left out.
     Epochs before `from_epoch` (0 is the first) have none: from scratch, CTC learns sooner from tight speech.
     """
 

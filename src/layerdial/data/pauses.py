@@ -8,7 +8,7 @@ Shapes: S samples at 16 kHz.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -71,14 +71,20 @@ def examples(spoken: Sequence[Spoken], config: DataConfig, hop: int, epoch: int,
 def _with_pauses(
     spoken: Sequence[Spoken], config: DataConfig, pauses: PausesConfig, hop: int, rng: np.random.Generator
 ) -> list[Example]:
-    """Return a batch's examples; all are as long as the longest of them at most, so that pauses replace padding."""
-    made = list(_joined(spoken, config, pauses, hop, rng) if rng.random() < pauses.joined else map(_alone, spoken))
+    """Return a batch's examples; all are as long as the longest of them at most, so that pauses replace padding.
+
+    Where the pauses that are drawn need more room than a batch has, some of the utterances are left out.
+    """
+    made = _joined(spoken, config, pauses, hop, rng) if rng.random() < pauses.joined else list(map(_alone, spoken))
     longest = max(len(example.samples) for example in made)
     if rng.random() < pauses.share:
-        most = int(_LARGEST_GROWTH * config.batch_seconds * SAMPLE_RATE / (len(made) + 1))
         asked = longest + int(2 * pauses.seconds * rng.random() ** 2 * SAMPLE_RATE)
-        longest = max(longest, min(asked, most))
-        made = [_moved(example, longest, hop, rng) for example in made]
+        asked = max(longest, min(asked, int(config.max_seconds * SAMPLE_RATE)))
+        room = int(most_seconds(config) * SAMPLE_RATE)
+        kept = max(1, min(len(made), room // asked - 1))  # beside them may be an example without words
+        longest = max(longest, min(asked, room // (kept + 1)))
+        chosen = sorted(rng.choice(len(made), kept, replace=False).tolist())
+        made = [_moved(made[i], longest, hop, rng) for i in chosen]
     made = [_with_background(example, pauses.noise_db, rng) for example in made]
     if rng.random() < pauses.alone:
         made.append(_without_words(f"no words, beside {spoken[0].id}", longest, rng))
@@ -91,18 +97,33 @@ def _alone(spoken: Spoken) -> Example:
 
 def _joined(
     spoken: Sequence[Spoken], config: DataConfig, pauses: PausesConfig, hop: int, rng: np.random.Generator
-) -> Iterator[Example]:
-    """Yield neighbours as one example, where it is not longer than a cut may be."""
-    for pair in (spoken[first : first + 2] for first in range(0, len(spoken), 2)):
-        gap = round(rng.uniform(_SHORTEST_GAP, max(_SHORTEST_GAP, pauses.seconds)) * SAMPLE_RATE)
-        start = -(-(len(pair[0].samples) + gap) // hop) * hop
-        length = start + len(pair[-1].samples)
-        if len(pair) < 2 or length > config.max_seconds * SAMPLE_RATE:
-            yield from map(_alone, pair)
-            continue
-        samples = np.zeros(length, np.float32)
-        samples[: len(pair[0].samples)], samples[start:] = pair[0].samples, pair[1].samples
-        yield Example(f"{pair[0].id} + {pair[1].id}", samples, ((0, pair[0]), (start, pair[1])))
+) -> list[Example]:
+    """Return neighbours as one example, two or more of them, as far as it is not longer than a cut may be."""
+    size = int(rng.integers(2, max(2, len(spoken)), endpoint=True))
+    free = most_seconds(config) / len(spoken) - max(len(utterance.samples) for utterance in spoken) / SAMPLE_RATE
+    longest_gap = max(_SHORTEST_GAP, min(pauses.seconds, free))
+    groups: list[list[tuple[int, Spoken]]] = []
+    for utterance in spoken:
+        gap = round(rng.uniform(_SHORTEST_GAP, longest_gap) * SAMPLE_RATE)
+        start = -(-(_end(groups[-1]) + gap) // hop) * hop if groups and len(groups[-1]) < size else 0
+        if start and start + len(utterance.samples) <= config.max_seconds * SAMPLE_RATE:
+            groups[-1].append((start, utterance))
+        else:
+            groups.append([(0, utterance)])
+    return [_example(group) for group in groups]
+
+
+def _end(parts: Sequence[tuple[int, Spoken]]) -> int:
+    start, spoken = parts[-1]
+    return start + len(spoken.samples)
+
+
+def _example(parts: Sequence[tuple[int, Spoken]]) -> Example:
+    """Return utterances, each from its first sample, with silence between."""
+    samples = np.zeros(_end(parts), np.float32)
+    for start, spoken in parts:
+        samples[start : start + len(spoken.samples)] = spoken.samples
+    return Example(" + ".join(spoken.id for _, spoken in parts), samples, tuple(parts))
 
 
 def _moved(example: Example, longest: int, hop: int, rng: np.random.Generator) -> Example:

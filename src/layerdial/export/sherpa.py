@@ -15,7 +15,7 @@ from onnx_ir import tape as ir_tape
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
-from layerdial.audio.features import LogMel, Samples, fewest_inputs
+from layerdial.audio.features import LogMel, Samples, WhisperMel, fewest_inputs
 from layerdial.errors import UserError
 from layerdial.export.precision import to_float16, to_int8
 from layerdial.export.writer import Precision, Traced, save_graph
@@ -51,6 +51,8 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
         loader = "from_omnilingual_asr_ctc"
         _check_scale(traced.network, features)
         _take_samples_alone(model, features)
+    elif isinstance(features, WhisperMel):
+        raise UserError("sherpa-onnx has no CTC loader for Whisper's log-mel; export without --format, for layerdial")
     else:
         raise UserError(
             "sherpa-onnx is given Conformer, WavLM, wav2vec2 and HuBERT models; for Parakeet it has its own"

@@ -1,7 +1,8 @@
 """The model folder: config.json, model.safetensors, the tokenizer's files, meta.json, and after a search ladder.json.
 
-A Conformer's folder holds `tokens.txt` (and `bpe.model`) beside them. The folder of a Hugging Face CTC model is what
-`save_pretrained` writes, so plain `transformers` reads it too.
+A Conformer's folder holds `tokens.txt` (and `bpe.model`) beside them, as does that of Whisper's encoder under a CTC
+head, for which `transformers` has no class. The folder of another Hugging Face model is what `save_pretrained` writes,
+so plain `transformers` reads it too.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ from layerdial.models.network import Blueprint, EncoderOutput, Network
 from layerdial.models.tensors import load_weights
 from layerdial.modules.attention import FrameContext, RotaryAttention
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
+from layerdial.modules.normalisation import FixedNorm, SpeechNorm, UtteranceNorm
 from layerdial.modules.selector import InputSelector, LearnedScores
-from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling, FixedNorm, UtteranceNorm
+from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling
 from layerdial.subset import SelectorDepth
 from layerdial.text.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ class ConformerCTC(Network):
         self.config = config
         self.blueprint = Blueprint(config, vocab_size)
         self.skip = config.skip
-        self.normalise = FixedNorm(N_MELS) if config.normalise == "fixed" else UtteranceNorm()
+        self.normalise = _make_normalisation(config)
         self.front_end = ConvSubsampling(N_MELS, config.width, config.dropout)
         self.encoder = DynamicEncoder((conformer_block(config) for _ in range(config.n_blocks)), config.skip)
         self.norm = _final_norm(config)
@@ -151,7 +152,7 @@ def load_conformer(folder: Path) -> tuple[ConformerCTC, Tokenizer]:
     config_file = folder / "config.json"
     description = read_description(folder)
     check_frame_rate(folder, description, ConformerCTC.features, "this layerdial's Conformers")
-    tokenizer = tokenizer_of(folder, description)
+    tokenizer = tokenizer_of(folder, description.vocab_size)
     with torch.device("meta"):
         config = parse(ConformerConfig, without_gone(description.model, str(config_file)), str(config_file))
         network = ConformerCTC(config, description.vocab_size)
@@ -173,6 +174,12 @@ def conformer_block(config: ConformerConfig) -> ConformerBlock:
 def _final_norm(config: ConformerConfig) -> nn.Module:
     """Return the norm before a head: the identity where every block ends with a norm of its own."""
     return nn.Identity() if config.block_norm else nn.LayerNorm(config.width)
+
+
+def _make_normalisation(config: ConformerConfig) -> nn.Module:
+    if config.normalise == "fixed":
+        return FixedNorm(N_MELS)
+    return SpeechNorm() if config.normalise == "speech" else UtteranceNorm()
 
 
 def _make_selector(config: ConformerConfig) -> nn.Module | None:

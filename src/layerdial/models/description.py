@@ -56,13 +56,11 @@ def read_description(folder: Path) -> Description:
     return Description(stored["model"], stored["vocab_size"], stored["frame_rate"], stored.get("plugin"))
 
 
-def tokenizer_of(folder: Path, description: Description) -> Tokenizer:
+def tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
     """Load the tokenizer of a model folder; `UserError` where it has another number of tokens than the network."""
     tokenizer = load_tokenizer(folder)
-    if len(tokenizer.tokens) != description.vocab_size:
-        raise UserError(
-            f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {description.vocab_size!r}"
-        )
+    if len(tokenizer.tokens) != vocab_size:
+        raise UserError(f"{folder}: tokens.txt has {len(tokenizer.tokens)} tokens, the model {vocab_size!r}")
     return tokenizer
 
 

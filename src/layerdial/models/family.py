@@ -61,7 +61,7 @@ def load_family(folder: Path) -> tuple[Network, Tokenizer]:
             f"{folder} is of family {description.family!r}, which is not known here{made}; "
             "give the file that registers it: --plugin FILE.py, or plugins in a recipe"
         )
-    tokenizer = tokenizer_of(folder, description)
+    tokenizer = tokenizer_of(folder, description.vocab_size)
     network = build_network(parse(settings, description.model, str(folder / "config.json")), description.vocab_size)
     check_frame_rate(folder, description, network.features, f"its family {description.family} now makes")
     load_weights(network, folder / "model.safetensors")

@@ -19,8 +19,8 @@ from layerdial.utils.files import replacing, write_json
 def prune_model(model: Path, out: Path, depth: int) -> BlockSubset:
     """Write the model that `model` is at `depth` (the ladder's subset, else evenly spaced) as the model folder `out`.
 
-    A Hugging Face model stays one: plain `transformers` loads the smaller checkpoint. Raises `UserError` where `out`
-    exists, and for a Conformer whose skip rule is not the identity.
+    A Hugging Face model stays one: plain `transformers` loads the smaller checkpoint, where it has a class for it.
+    Raises `UserError` where `out` exists, and for a Conformer whose skip rule is not the identity.
     """
     folder = resolve_model(model)
     if out.exists():
@@ -60,7 +60,7 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
 
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
     """Write the kept blocks as stored: in the checkpoint's own precision and config but for the number of blocks."""
-    model, processor, encoder = hugging_face().load_plain(folder)
+    model, save_beside, encoder = hugging_face().load_plain(folder)
     from layerdial.models.huggingface.ctc import silence_transformers
 
     subset = _subset(folder, len(encoder.layers), depth)
@@ -73,7 +73,7 @@ def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
     with replacing(out) as temporary:
         with disk_errors(temporary), silence_transformers():
             model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
+        save_beside(temporary)
         seal(temporary)
         write_json(temporary / "meta.json", _origin(folder, subset))
     return subset

@@ -1,4 +1,4 @@
-"""The front end: normalisation and two stride-2 convolutions, 4x fewer frames.
+"""The front end's two stride-2 convolutions, 4x fewer frames.
 
 Shapes: B batch, T frames, F mel bins, D width.
 """
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SUBSAMPLING = 4
-_LEAST_DEVIATION = 0.5  # for bins in which a corpus has no sound, such as those above a telephone's band
 
 
 def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
@@ -33,40 +32,6 @@ def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor) -> Tensor:
         groups=conv.groups,
     )
     return y_BC1T.squeeze(2).transpose(1, 2)
-
-
-class UtteranceNorm(nn.Module):
-    """Zero mean and unit variance of each mel bin over the real frames of each utterance; without state."""
-
-    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-        mask_BT1 = frame_mask(lengths_B, x_BTF.shape[1]).unsqueeze(2)
-        count_B11 = lengths_B.view(-1, 1, 1)
-        x_BTF = x_BTF.float().masked_fill(~mask_BT1, 0.0)
-        centred_BTF = (x_BTF - x_BTF.sum(1, keepdim=True) / count_B11).masked_fill(~mask_BT1, 0.0)
-        variance_B1F = centred_BTF.square().sum(1, keepdim=True) / count_B11
-        # The floor keeps digital silence and one-frame audio finite; real speech has a variance of 1 and more.
-        return centred_BTF * torch.rsqrt(variance_B1F + 1e-2)
-
-
-class FixedNorm(nn.Module):
-    """One shift and scale for each mel bin, from the training corpus, stored with the weights.
-
-    What a frame becomes depends on that frame alone, so pauses do not move it, and a stream needs no past.
-    """
-
-    def __init__(self, n_mels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean_F", torch.zeros(n_mels))
-        self.register_buffer("scale_F", torch.ones(n_mels))
-
-    def set_statistics(self, mean_F: Tensor, deviation_F: Tensor) -> None:
-        """Take over the mean and the standard deviation of a corpus's features."""
-        self.mean_F = mean_F.clone()
-        self.scale_F = deviation_F.clamp(min=_LEAST_DEVIATION).reciprocal()
-
-    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-        mask_BT1 = frame_mask(lengths_B, x_BTF.shape[1]).unsqueeze(2)
-        return ((x_BTF.float() - self.mean_F) * self.scale_F).masked_fill(~mask_BT1, 0.0)
 
 
 class ConvSubsampling(nn.Module):

@@ -22,7 +22,7 @@ from layerdial.models.checkpoint import hugging_face, is_hugging_face, load_netw
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.family import build_network
 from layerdial.models.network import Network
-from layerdial.modules.subsampling import FixedNorm
+from layerdial.modules.normalisation import FixedNorm
 from layerdial.subset import check_depth
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from layerdial.training.reference import Reference
@@ -217,6 +217,8 @@ def _hugging_face_student(recipe: Recipe, start: Path | None, reference: Referen
     torch.manual_seed(recipe.train.seed)
     network: HuggingFaceCTC
     if start is None:
+        if settings.head is not None:
+            raise UserError("model.head is for Whisper checkpoints; begin with one: init=FOLDER_OR_HUB_ID")
         if settings.freeze_front_end:
             raise UserError(
                 "a front end with random weights would stay as it is; "
@@ -224,6 +226,8 @@ def _hugging_face_student(recipe: Recipe, start: Path | None, reference: Referen
             )
         config = settings.config or library.settings_of(reference.folder if reference else None)
         network, tokenizer = library.new_hugging_face(config, _make_processor(recipe, None, reference))
+    elif settings.head == "ctc" or library.is_whisper_ctc(start):
+        network, tokenizer = _whisper_ctc(recipe, start, reference, settings.config)
     elif recipe.tokenizer is not None:
         network, tokenizer = library.with_new_head(start, _make_processor(recipe, start, None), settings.config)
     else:
@@ -247,6 +251,25 @@ def _from_checkpoint(
         pass
     processor = library.load_processor(reference.folder)
     return library.with_new_head(start, processor, changes)  # type: ignore[no-any-return]
+
+
+def _whisper_ctc(
+    recipe: Recipe, start: Path, reference: Reference | None, changes: dict[str, Any]
+) -> tuple[HuggingFaceCTC, Tokenizer]:
+    """Whisper's encoder with the CTC head of its folder, or a new one for the tokens of the recipe or reference."""
+    library = hugging_face()
+    if reference is not None and reference.network.labels.teacher_forced:
+        raise UserError(
+            f"the reference {reference.folder} has a decoder, from which CTC cannot learn; leave it out "
+            f"(init={reference.folder}), or train a reference with a CTC head first"
+        )
+    if recipe.tokenizer is None and library.is_whisper_ctc(start):
+        network, tokenizer = library.load_hugging_face(start, changes)
+        if reference is None or tokenizer.tokens == reference.tokenizer.tokens:
+            return network, tokenizer
+    elif recipe.tokenizer is None and reference is None:
+        raise UserError(f"init: {start} has no CTC head; say for which tokens: tokenizer={{kind: char}}")
+    return library.with_ctc_head(start, _make_tokenizer(recipe, start, reference), changes)  # type: ignore[no-any-return]
 
 
 def _make_processor(recipe: Recipe, start: Path | None, reference: Reference | None) -> object:

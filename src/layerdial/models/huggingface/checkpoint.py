@@ -6,7 +6,7 @@ An error is one line that names what was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from transformers import (
 
 from layerdial.audio.features import Convolution
 from layerdial.errors import UserError
+from layerdial.models.description import tokenizer_of
 from layerdial.models.huggingface.ctc import (
     FastConformerCTC,
     HuggingFaceCTC,
@@ -38,9 +39,10 @@ from layerdial.models.huggingface.processor import (
     vocabulary_size,
 )
 from layerdial.models.huggingface.whisper import WhisperNetwork
-from layerdial.models.huggingface.whisper_checkpoint import whisper_of
-from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
+from layerdial.models.huggingface.whisper_checkpoint import whisper_ctc_of, whisper_of
+from layerdial.models.huggingface.whisper_ctc import WhisperCTC, WhisperForCTC, ask_for_ctc_head, has_ctc_head
 from layerdial.models.tensors import load_tensors
+from layerdial.text.tokenizer import Tokenizer, load_tokenizer
 from layerdial.utils.files import read_json
 
 _UNUSED = ("masked_spec_embed",)  # a checkpoint may lack it: part of the library's own SpecAugment
@@ -68,7 +70,7 @@ _KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models, and Whisper"
 
 def load_hugging_face(
     folder: Path, changes: Mapping[str, Any] | None = None
-) -> tuple[HuggingFaceCTC | WhisperNetwork, HuggingFaceTokenizer | WhisperTextTokenizer]:
+) -> tuple[HuggingFaceCTC | WhisperNetwork, Tokenizer]:
     """Return a checkpoint of `save_pretrained` as a dynamic network (in `eval()`, float32), and its tokenizer.
 
     `changes` replace those keys of its config that have no weights. Raises `UserError` for another kind of model, and
@@ -77,6 +79,8 @@ def load_hugging_face(
     """
     config = _read_config(folder, changes)
     model = _load_model(folder, config)
+    if has_ctc_head(config):
+        return whisper_ctc_of(model, extractor_for(folder, {}), folder), tokenizer_of(folder, config.vocab_size)
     processor = load_processor(folder)
     if config.model_type == "whisper":
         return whisper_of(model, processor, folder)
@@ -94,7 +98,8 @@ def with_new_head(
     config = _read_config(folder, changes)
     if config.model_type == "whisper":
         raise UserError(
-            f"{folder} is Whisper, whose decoder writes its own tokens; leave `tokenizer` out of the recipe"
+            f"{folder} is Whisper, whose decoder writes its own tokens; leave `tokenizer` out of the recipe, or set "
+            "model.head: ctc"
         )
     processor.feature_extractor = extractor_for(folder, {})
     for key, value in _vocabulary(processor).items():
@@ -102,6 +107,28 @@ def with_new_head(
     model = _load_model(folder, config, new_head=True)
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
+
+
+def is_whisper_ctc(folder: Path) -> bool:
+    """Return whether a folder holds Whisper's encoder under a CTC head. Raises `UserError` as loading it does."""
+    return has_ctc_head(_read_config(folder, None))
+
+
+def with_ctc_head(
+    folder: Path, tokenizer: Tokenizer, changes: Mapping[str, Any] | None = None
+) -> tuple[WhisperCTC, Tokenizer]:
+    """Return the encoder of a Whisper checkpoint under a random CTC head for the tokens of `tokenizer`.
+
+    The folder may have a decoder, which is left out, or the encoder alone. Raises `UserError` for another model.
+    """
+    config = _read_config(folder, changes)
+    if config.model_type != "whisper":
+        raise UserError(f"{folder} is of type {config.model_type}, a CTC model as it is; leave model.head out")
+    extractor = extractor_for(folder, {})
+    ask_for_ctc_head(config, len(tokenizer.tokens))
+    model = _load_model(folder, config, new_head=True)
+    model.ctc_head.reset_parameters()  # also where the folder has one of that size, which is for other tokens
+    return whisper_ctc_of(model, extractor, folder), tokenizer
 
 
 def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[HuggingFaceCTC, HuggingFaceTokenizer]:
@@ -142,12 +169,26 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         )
 
 
-def load_plain(folder: Path) -> tuple[PreTrainedModel, Any, Any]:
-    """Return the library's model as it is stored, its processor, and its encoder, whose `layers` are the blocks."""
-    processor, config = load_processor(folder), _read_config(folder, None)
+def load_plain(folder: Path) -> tuple[PreTrainedModel, Callable[[Path], object], Any]:
+    """Return the library's model as it is stored, and its encoder, whose `layers` are the blocks.
+
+    Between them is a function that writes into a folder what belongs to the model: the files of features and tokens.
+    """
+    config = _read_config(folder, None)
+    save_beside = _beside_whisper_ctc(folder) if has_ctc_head(config) else load_processor(folder).save_pretrained
     model = _load_model(folder, config, dtype="auto")
     network = _FAMILIES[config.model_type].network
-    return model, processor, network.encoder_of(model) if network else model.model.encoder
+    return model, save_beside, network.encoder_of(model) if network else model.model.encoder
+
+
+def _beside_whisper_ctc(folder: Path) -> Callable[[Path], object]:
+    extractor, tokenizer = extractor_for(folder, {}), load_tokenizer(folder)
+
+    def save(into: Path) -> None:
+        extractor.save_pretrained(into)
+        tokenizer.save(into)
+
+    return save
 
 
 def load_processor(folder: Path) -> Any:
@@ -199,7 +240,7 @@ def _load_model(
     folder: Path, config: PreTrainedConfig, new_head: bool = False, dtype: Any = torch.float32
 ) -> PreTrainedModel:
     """Return the library's own model, in `eval()`. Raises `UserError` unless every weight is there and fits."""
-    kind = getattr(transformers, _FAMILIES[config.model_type].model)
+    kind: Any = WhisperForCTC if has_ctc_head(config) else getattr(transformers, _FAMILIES[config.model_type].model)
     try:
         with silence_transformers():
             model, found = kind.from_pretrained(
@@ -233,7 +274,8 @@ def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> No
         raise UserError(f"{folder} has weights of blocks that its config.json does not name, the first {left_over[0]}")
     if missing and missing[0].startswith("model.decoder"):
         raise UserError(
-            f"{folder} has no decoder ({missing[0]} is missing), so it writes no text; give the whole checkpoint"
+            f"{folder} has no decoder ({missing[0]} is missing), so it writes no text; give the whole checkpoint, or "
+            "train a CTC head on it: model.head: ctc"
         )
     if missing and missing[0].startswith(_HEADS):
         raise UserError(

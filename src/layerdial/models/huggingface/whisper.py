@@ -15,16 +15,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from layerdial.audio.features import WhisperMel
 from layerdial.audio.whisper_mel import silence
 from layerdial.config.network import HuggingFaceConfig
-from layerdial.errors import UserError
 from layerdial.models.dynamic import Choice, run_blocks
 from layerdial.models.huggingface.ctc import BlocksAsOneLayer, silence_transformers, switch_checkpointing
+from layerdial.models.huggingface.whisper_encoder import before_blocks, check_length, longest_input
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
@@ -151,18 +150,12 @@ class WhisperNetwork(Network):
 
         Raises `UserError` for more than the encoder takes: 30 s.
         """
-        longest = 2 * self.model.config.max_source_positions
-        if inputs.shape[1] > longest:
-            raise UserError(f"{inputs.shape[1]} frames of log-mel; the encoder takes up to {longest}, of 10 ms")
+        check_length(self.encoder, inputs)
         if self.pads_input:
-            inputs, lengths_B = pad_with_silence(inputs, lengths_B, longest)
+            inputs, lengths_B = pad_with_silence(inputs, lengths_B, longest_input(self.encoder))
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
-        lengths_B = lengths_B.to(inputs.device, non_blocking=True)
-        x_BTD = self._front_end(inputs, frame_mask(lengths_B, inputs.shape[1]) if padded else None)
-        mask_B11T = None
-        if padded:
-            mask_B11T = frame_mask(self.features.frames(lengths_B), x_BTD.shape[1])[:, None, None]
+        x_BTD, mask_B11T = before_blocks(self.encoder, inputs, lengths_B if padded else None)
 
         def run(block: nn.Module, x_BTD: Tensor) -> Tensor:
             return block(x_BTD, mask_B11T)  # type: ignore[no-any-return]
@@ -171,22 +164,6 @@ class WhisperNetwork(Network):
         normed = [self.encoder.layer_norm(state) for state in [x_BTD, *(states[n - 1] for n in exits)]]
         memory, *others = (Memory(state_BTD, mask_B11T) for state_BTD in normed)
         return memory, others
-
-    def _front_end(self, inputs: Tensor, real_BT: Tensor | None) -> Tensor:
-        """Return the stream before the first block. The library's own code does this for 30 s alone.
-
-        Frames of padding are zero before each convolution, as beyond the ends of a single utterance.
-        """
-        encoder = self.encoder
-        x_BDT = inputs.transpose(1, 2).to(encoder.conv1.weight.dtype)
-        if real_BT is not None:
-            x_BDT = x_BDT * real_BT.unsqueeze(1)
-        x_BDT = F.gelu(encoder.conv1(x_BDT))
-        if real_BT is not None:
-            x_BDT = x_BDT * real_BT.unsqueeze(1)
-        x_BTD = F.gelu(encoder.conv2(x_BDT)).transpose(1, 2)
-        x_BTD = x_BTD + encoder.embed_positions.weight[: x_BTD.shape[1]]
-        return F.dropout(x_BTD, p=encoder.dropout, training=self.training)
 
     def score(self, memory: Memory, tokens_BU: Tensor) -> Tensor:
         """Return the log-probabilities (B, U, V) of labels, each given those before it (teacher forcing)."""

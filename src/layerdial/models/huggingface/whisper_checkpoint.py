@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from layerdial.audio.features import WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
 from layerdial.models.huggingface.whisper import WhisperNetwork
+from layerdial.models.huggingface.whisper_ctc import WhisperCTC
 from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
+from layerdial.text.ctc import BLANK
 from layerdial.text.prompt import prompt_of
-
-_MULTILINGUAL = "<|transcribe|>"
 
 
 def whisper_of(model: Any, processor: Any, folder: Path) -> tuple[WhisperNetwork, WhisperTextTokenizer]:
@@ -24,6 +24,11 @@ def whisper_of(model: Any, processor: Any, folder: Path) -> tuple[WhisperNetwork
     features = _features(processor.feature_extractor, config, folder)
     prompt = prompt_of(tokenizer.tokens, *language_and_task(model.generation_config))
     return WhisperNetwork(model, features, prompt), tokenizer
+
+
+def whisper_ctc_of(model: PreTrainedModel, extractor: Any, folder: Path) -> WhisperCTC:
+    """Return the dynamic network of an encoder with a CTC head; `UserError` where its inputs do not fit."""
+    return WhisperCTC(model, _features(extractor, model.config, folder), BLANK)
 
 
 def language_and_task(settings: Any) -> tuple[str | None, str]:

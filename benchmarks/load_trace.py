@@ -174,7 +174,7 @@ def small_piece(model: Recognizer) -> Callable[[], object]:
     x = model.features(np.random.default_rng(0).normal(0.0, 0.1, 16000).astype(np.float32))[None]
     gates = np.arange(model.n_blocks) < 3
     feed = dict(zip(INPUTS, (x, np.array([x.shape[1]]), gates), strict=True))
-    return partial(model.session._session.run, [OUTPUTS[0]], feed)
+    return partial(model.session.graph.loaded().run, [OUTPUTS[0]], feed)
 
 
 def main() -> None:

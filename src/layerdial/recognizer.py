@@ -6,19 +6,23 @@ Shapes: B batch, T frames, F mel bins, S samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, AudioPath
-from layerdial.audio.windows import windows
+from layerdial.audio.whisper_mel import is_silent
+from layerdial.audio.windows import pieces, windows
 from layerdial.cost import Cost
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
+
+if TYPE_CHECKING:
+    from layerdial.text.token_rules import Written
 
 Audio = AudioPath | NDArray[np.float32]
 """A file, `-` or another pipe, or samples (S,) at 16 kHz within [-1, 1]."""
@@ -197,3 +201,60 @@ def recognize_windows(
         chunks.append(result.chunk)
         n_samples += window.n_kept
     return frame_ids, tuple(chunks), max(n_samples, 1) / SAMPLE_RATE  # one sample at a higher rate resamples to none
+
+
+# ---------------------------------------------------------------------------------------------------------- pieces
+
+
+@dataclass(frozen=True)
+class PieceResult:
+    """The transcript that a decoder wrote of one piece, and the chunk with the blocks and the reason."""
+
+    written: Written
+    chunk: Chunk
+
+
+RecognizePiece = Callable[[NDArray[np.float32], float, float], PieceResult]
+RecognizeWith = Callable[[NDArray[np.float32], float, float, BlockSubset], PieceResult]
+Decode = Callable[[Sequence[int]], str]
+_LOOPED = "all blocks, because the text repeated itself"
+
+
+def recognize_pieces(audio: Audio, recognize: RecognizePiece) -> tuple[list[Written], tuple[Chunk, ...], float]:
+    """Return the transcripts of the pieces of a file or of samples (S,) at 16 kHz, the chunks, the seconds of audio.
+
+    `recognize(samples, begin, end)` is called with each piece and its seconds. Raises `UserError` as `pieces` does.
+    """
+    results: list[PieceResult] = []
+    begin = 0.0
+    for samples in pieces(audio):
+        end = begin + len(samples) / SAMPLE_RATE
+        results.append(recognize(samples, begin, end))
+        begin = end
+    chunks = tuple(result.chunk for result in results)
+    return [result.written for result in results], chunks, max(begin, 1 / SAMPLE_RATE)
+
+
+def again_with_all_blocks(recognize: RecognizeWith, subset: BlockSubset) -> RecognizePiece:
+    """Return a function that recognises a piece with `subset`, and one whose text repeats itself with all blocks."""
+    full = BlockSubset.full(subset.n_blocks)
+
+    def recognize_piece(samples: NDArray[np.float32], begin: float, end: float) -> PieceResult:
+        found = recognize(samples, begin, end, subset)
+        if not found.written.looped or subset == full:
+            return found
+        again = recognize(samples, begin, end, full)
+        return replace(again, chunk=replace(again.chunk, reason=_LOOPED))
+
+    return recognize_piece
+
+
+def join_texts(written: Sequence[Written], decode: Decode) -> str:
+    """Return the text of pieces that follow each other."""
+    return " ".join(filter(None, (piece.text(decode) for piece in written)))
+
+
+def texts_of(batch: FeatureBatch, written: Sequence[Written], decode: Decode) -> list[str]:
+    """Return the text of each utterance of a batch of log-mel; silence has none."""
+    rows = zip(batch.inputs, batch.lengths_B.tolist(), written, strict=True)
+    return ["" if is_silent(inputs_TF[:length]) else one.text(decode) for inputs_TF, length, one in rows]

@@ -19,15 +19,7 @@ from layerdial.errors import UserError
 from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
 from layerdial.models.huggingface.whisper import WhisperNetwork, new_cache
-from layerdial.models.huggingface.whisper_beam import decode_with_beams
-from layerdial.models.huggingface.whisper_decoding import (
-    TokenRules,
-    Written,
-    decode_greedily,
-    looping_phrase,
-    without_loop,
-)
-from layerdial.models.huggingface.whisper_fallback import decode_with_fallback
+from layerdial.models.huggingface.whisper_decoding import TorchEncoded
 from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 from layerdial.models.prune import prune_model
 from layerdial.models.torch_recognizer import TorchRecognizer, load_torch_model
@@ -35,6 +27,10 @@ from layerdial.modules.losses import distillation
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
+from layerdial.text.token_beams import decode_with_beams
+from layerdial.text.token_decoding import decode_greedily
+from layerdial.text.token_fallback import decode_with_fallback
+from layerdial.text.token_rules import TokenRules, Written, looping_phrase, without_loop
 from layerdial.utils.rows import read_rows
 from tiny import command
 from tiny_whisper import N_BLOCKS, save_encoder, save_whisper, write_spoken
@@ -206,33 +202,36 @@ def test_a_batch_gives_the_texts_of_its_utterances(recognizer: TorchRecognizer) 
         assert recognizer.recognize(batch_of(network, *LENGTHS), subset) == alone
 
 
+def rules_of(recognizer: TorchRecognizer) -> TokenRules:
+    return recognizer.decoding.rules  # type: ignore[attr-defined, no-any-return]
+
+
+def encoded_of(network: Any, *lengths: int) -> TorchEncoded:
+    with torch.no_grad():
+        memory, _ = network.encode(*tensors(batch_of(network, *lengths)), FULL)
+    return TorchEncoded(network, memory, network.decoder_use)
+
+
 def test_greedy_decoding_takes_the_best_token_that_is_allowed(recognizer: TorchRecognizer) -> None:
     network: Any = recognizer.network
-    settings, tokens = network.model.generation_config, recognizer.tokenizer.tokens
-    rules = TokenRules.of(settings, tokens, tokens.index("<|endoftext|>"))
-    memory, _ = network.encode(*tensors(batch_of(network, 16000)), FULL)
+    settings, rules, tokens = network.model.generation_config, rules_of(recognizer), recognizer.tokenizer.tokens
+    encoded = encoded_of(network, 16000)
     with torch.no_grad():
-        (written,) = decode_greedily(network, memory, [1.0], rules)
-        logits = network.score(memory, torch.tensor([[*written.tokens, 0]]))[0]
+        (written,) = decode_greedily(encoded, [1.0], rules)
+        logits = network.score(encoded.memory, torch.tensor([[*written.tokens, 0]]))[0].numpy()
     assert written.tokens and not set(written.tokens) & {*settings.suppress_tokens, *range(rules.end, len(tokens))}
     assert written.tokens[0] not in settings.begin_suppress_tokens
-    assert written.tokens[0] == int(logits[0].masked_fill(rules.not_first, -torch.inf).argmax())
-    assert written.tokens[1] == int(logits[1].masked_fill(rules.never, -torch.inf).argmax())
+    assert written.tokens[0] == int(np.where(rules.not_first, -np.inf, logits[0]).argmax())
+    assert written.tokens[1] == int(np.where(rules.never, -np.inf, logits[1]).argmax())
 
 
 def test_one_beam_is_greedy_and_more_find_texts_that_are_at_least_as_likely(recognizer: TorchRecognizer) -> None:
-    network: Any = recognizer.network
-    rules = TokenRules.of(
-        network.model.generation_config, recognizer.tokenizer.tokens, recognizer.tokenizer.tokens.index("<|endoftext|>")
-    )
+    network, rules = recognizer.network, rules_of(recognizer)
     with torch.no_grad():
         for length in LENGTHS:
-            memory, _ = network.encode(*tensors(batch_of(network, length)), FULL)
-            (greedy,) = decode_greedily(network, memory, [length / 16000], rules)
-            one, four = (
-                decode_with_beams(network, memory, length / 16000, rules, beams, network.decoder_use)
-                for beams in (1, 4)
-            )
+            encoded = encoded_of(network, length)
+            (greedy,) = decode_greedily(encoded, [length / 16000], rules)
+            one, four = (decode_with_beams(encoded, length / 16000, rules, beams) for beams in (1, 4))
             assert one.tokens == greedy.tokens and one.no_speech == pytest.approx(greedy.no_speech)
             if not (greedy.looped or four.looped):
                 assert four.mean_logp >= greedy.mean_logp - 1e-5
@@ -240,12 +239,11 @@ def test_one_beam_is_greedy_and_more_find_texts_that_are_at_least_as_likely(reco
 
 def test_beams_find_the_likeliest_of_all_texts_where_they_hold_them_all(tmp_path: Path) -> None:
     recognizer = load_torch_model(save_whisper(tmp_path / "hf", max_target_positions=5))  # three tokens at most
-    network: Any = recognizer.network
-    tokens = recognizer.tokenizer.tokens
-    rules = TokenRules.of(network.model.generation_config, tokens, tokens.index("<|endoftext|>"))
-    memory, _ = network.encode(*tensors(batch_of(network, 16000)), FULL)
+    network, rules = recognizer.network, rules_of(recognizer)
+    encoded = encoded_of(network, 16000)
+    memory = encoded.memory
     with torch.no_grad():
-        found = decode_with_beams(network, memory, 1.0, rules, 64, network.decoder_use)
+        found = decode_with_beams(encoded, 1.0, rules, 64)
         allowed = [i for i in range(rules.end) if not rules.never[i]]
         texts = [(a,) for a in allowed if not rules.not_first[a]]
         texts += [(a, b) for (a,) in texts for b in allowed]
@@ -256,15 +254,17 @@ def test_beams_find_the_likeliest_of_all_texts_where_they_hold_them_all(tmp_path
 def mean_logp(network: Any, memory: Any, labels: list[int], rules: TokenRules) -> float:
     """The mean log-probability of a text under the rules."""
     logits = network.score(memory, torch.tensor([labels]))[0]
-    logits[0, rules.not_first] = -torch.inf
-    logits[1:, rules.never] = -torch.inf
+    logits[0, torch.from_numpy(rules.not_first)] = -torch.inf
+    logits[1:, torch.from_numpy(rules.never)] = -torch.inf
     return float(logits.log_softmax(dim=-1).gather(1, torch.tensor(labels).unsqueeze(1)).mean())
 
 
 def test_a_request_asks_for_beams(recognizer: TorchRecognizer) -> None:
     audio = samples(16000)
     assert recognizer.answer(audio, Request(beams=1)).text == recognizer.transcribe(audio).text
-    assert recognizer.answer(audio, Request(beams=3, depth=2)).subset.depth == 2
+    with torch.no_grad():
+        found = decode_with_beams(encoded_of(recognizer.network, 16000), 1.02, rules_of(recognizer), 3)
+    assert recognizer.answer(audio, Request(beams=3)).text == recognizer.tokenizer.decode(found.tokens)
     with pytest.raises(UserError, match="beams is 0"):
         Request(beams=0)
 
@@ -282,18 +282,12 @@ def test_a_text_that_repeats_itself_is_cut_after_the_phrase() -> None:
 def test_where_a_text_loops_the_other_searches_are_tried_and_the_rest_of_the_batch_stays(
     recognizer: TorchRecognizer,
 ) -> None:
-    network: Any = recognizer.network
-    rules = TokenRules.of(
-        network.model.generation_config, recognizer.tokenizer.tokens, recognizer.tokenizer.tokens.index("<|endoftext|>")
-    )
-    memory, _ = network.encode(*tensors(batch_of(network, *LENGTHS)), FULL)
+    encoded, rules = encoded_of(recognizer.network, *LENGTHS), rules_of(recognizer)
     seconds = [length / 16000 for length in LENGTHS]
     with torch.no_grad():
-        greedy = decode_greedily(network, memory, seconds, rules)
-        found = decode_with_fallback(network, memory, seconds, rules, network.decoder_use)
-        beams = [
-            decode_with_beams(network, memory.of(row), seconds[row], rules, 5, network.decoder_use) for row in range(3)
-        ]
+        greedy = decode_greedily(encoded, seconds, rules)
+        found = decode_with_fallback(encoded, seconds, rules)
+        beams = [decode_with_beams(encoded.of(row), seconds[row], rules, 5) for row in range(3)]
     assert any(row.looped for row in greedy)
     for before, after, searched in zip(greedy, found, beams, strict=True):
         if not before.looped:
@@ -422,11 +416,6 @@ def test_weights_are_saved_once_and_load_again(network: WhisperNetwork, tmp_path
             parameter.add_(1.0)
     network.load_state_dict(state)
     assert network.head.weight is network.decoder.embed_tokens.weight
-
-
-def test_its_export_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
-    ended = command("export", folder, tmp_path / "out")
-    assert ended.code == 2 and "does not export yet" in ended.err and not (tmp_path / "out").exists()
 
 
 def test_all_commands_that_measure_take_it(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
-from layerdial.models.huggingface.whisper_decoding import Written, decode_greedily
+from layerdial.models.huggingface.whisper_decoding import TorchEncoded
 from layerdial.models.prune import prune_model
 from layerdial.models.torch_recognizer import load_torch_model
 from layerdial.subset import BlockSubset
+from layerdial.text.token_decoding import decode_greedily
+from layerdial.text.token_rules import Written
 from real_models import real_clip, real_model
 
 SECONDS = 30
@@ -29,7 +31,8 @@ def our_tokens(folder: Path, samples: NDArray[np.float32]) -> Written:
     mel = torch.from_numpy(network.features(samples)).unsqueeze(0)
     with torch.no_grad():
         memory, _ = network.encode(mel, torch.tensor([mel.shape[1]]), BlockSubset.full(network.n_blocks))
-        (written,) = decode_greedily(network, memory, [SECONDS], recognizer.decoding.rules)
+        encoded = TorchEncoded(network, memory, network.decoder_use)
+        (written,) = decode_greedily(encoded, [SECONDS], recognizer.decoding.rules)
     return written
 
 

@@ -18,6 +18,7 @@ from layerdial.audio.nemo_fbank import slaney_filters
 WINDOW_FRAMES = 3000  # 30 s, the only length that published checkpoints were trained on
 Values = Any  # an array or a tensor
 _LEAST, _RANGE = 1e-10, 8.0  # of energies, and of their decimal logarithms in an utterance
+_QUIETEST = -0.6  # in log-mel: an energy of 10^-6.4
 
 
 def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
@@ -46,6 +47,18 @@ def num_frames(n_samples: int) -> int:
 def silence(loudest: Values) -> Values:
     """Return the value of silence in the features of an utterance, of which `loudest` is the largest."""
     return (loudest - _RANGE / 4.0).clip((np.log10(_LEAST) + 4.0) / 4.0)
+
+
+def is_silent(inputs_TF: NDArray[np.float32]) -> bool:
+    """Return whether log-mel is that of silence, or of noise that nobody hears."""
+    return bool(inputs_TF.max() < _QUIETEST)
+
+
+def pad_with_silence(inputs_TF: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
+    """Return log-mel (n_frames, F) of an utterance followed by silence, as of padded audio."""
+    padded = np.full((n_frames, inputs_TF.shape[1]), silence(inputs_TF.max()), np.float32)
+    padded[: len(inputs_TF)] = inputs_TF
+    return padded
 
 
 @cache

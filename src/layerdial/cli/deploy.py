@@ -82,6 +82,7 @@ def export(
     """
     load_own(plugin)
     from layerdial.export.export import WorseThanFloat, export_model, export_sherpa
+    from layerdial.export.writer import graph_files
 
     if int8 and fp16:
         raise UserError("--int8 and --fp16 exclude each other; export twice, into two folders")
@@ -106,7 +107,7 @@ def export(
     except WorseThanFloat as worse:
         _note(f"layerdial: {worse}")
         raise typer.Exit(3) from None
-    size = sum(file.stat().st_size for file in out.glob("model.*")) / 1e6
+    size = sum(file.stat().st_size for file in graph_files(out)) / 1e6
     worst = max(row.largest_difference for row in manifest.parity)
     print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
     print(f"compared: log-probabilities within {worst:.2g} of torch at every depth")
@@ -114,7 +115,11 @@ def export(
         print("checked:  WER is worse than in float, which you accept; manifest.json says by how much")
     if int8 and cuts is None:
         print("checked:  not for WER; --cuts DEV_CUTS does that at every depth")
-    print(f"next:     layerdial profile {out}")
+    print(
+        f"next:     layerdial profile {out}"
+        if manifest.decoder is None
+        else f"next:     layerdial transcribe {out} AUDIO"
+    )
 
 
 def _note(text: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
-from layerdial.export.precision import to_float16, to_int8
-from layerdial.export.quality import quantise
+from layerdial.export.precision import to_float16
+from layerdial.export.quality import quantise, quantised
 from layerdial.export.sherpa import write_sherpa_folder
 from layerdial.export.writer import Precision, Traced, refuse_exported, trace, write_folder
 from layerdial.runtime.manifest import FILE, KIND, SHERPA_KIND, Manifest
@@ -43,11 +43,13 @@ def export_model(
     traced = trace(folder, licence, name, note)
     manifest = replace(traced.manifest, precision=precision)
     if precision == "float32":
-        return write_folder(out, traced, traced.model, manifest)
+        return write_folder(out, traced, traced.model, manifest, decoder=traced.decoder)
     if precision == "float16":
-        return write_folder(out, traced, to_float16(traced.model), manifest)
+        decoder = traced.decoder and to_float16(traced.decoder)
+        return write_folder(out, traced, to_float16(traced.model), manifest, decoder=decoder)
     if cuts is None:
-        return write_folder(out, traced, to_int8(traced.model), manifest)
+        model, decoder = quantised(traced)
+        return write_folder(out, traced, model, manifest, decoder=decoder)
     return _write_checked(out, traced, manifest, cuts, note, accept)
 
 
@@ -67,7 +69,7 @@ def _write_checked(
         )
     checked = {"cuts": str(cuts), "holds": found.holds, "rows": list(found.rows)}
     manifest = replace(manifest, float_blocks=found.float_blocks, wer=checked)
-    return write_folder(out, traced, found.model, manifest)
+    return write_folder(out, traced, found.model, manifest, decoder=found.decoder)
 
 
 def _check_place(out: Path, force: bool) -> None:
@@ -102,4 +104,4 @@ def export_sherpa(
     out = out.resolve()
     refuse_exported(folder)
     _check_place(out, force)
-    return write_sherpa_folder(out, trace(folder, licence, name, note), depth, precision)
+    return write_sherpa_folder(out, trace(folder, licence, name, note, True), depth, precision)

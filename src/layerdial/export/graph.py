@@ -8,6 +8,7 @@ express the same; it traces every branch by itself, takes three times as long, a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from layerdial.export.silence import silence_loggers
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import Network
-from layerdial.runtime.session import INPUTS, OUTPUTS
+from layerdial.runtime.session import GATES, INPUTS, OUTPUTS
 
 OPSET = 23
+FREE = torch.export.Dim.DYNAMIC
 
 
 class _Gated(nn.Module):
@@ -45,18 +47,24 @@ def to_onnx(network: Network) -> ir.Model:
     x = torch.cat([inputs, 0.5 * inputs])  # sizes of one would be taken for constants
     lengths_B = torch.tensor([x.shape[1], x.shape[1] - x.shape[1] // 4])
     gates_N = torch.ones(network.n_blocks, dtype=torch.bool)
-    free = torch.export.Dim.DYNAMIC
+    shapes = {"x": {0: FREE, 1: FREE}, "x_lens": {0: FREE}, "gates": None}
+    model = trace_module(_Gated(network), (x, lengths_B, gates_N), shapes, INPUTS, OUTPUTS)
+    blocks_to_branches(model, network.n_blocks)
+    _name_axes(model)
+    return model
+
+
+def trace_module(
+    module: nn.Module, arguments: tuple[Any, ...], shapes: dict[str, Any], inputs: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
+    """Return the graph of a module in evaluation mode; `shapes` says by argument which axes are `FREE`."""
     with silence_loggers("torch.onnx", "onnxscript"), torch.no_grad():
-        exported = torch.export.export(
-            _Gated(network).eval(),
-            (x, lengths_B, gates_N),
-            dynamic_shapes={"x": {0: free, 1: free}, "x_lens": {0: free}, "gates": None},
-        )
+        exported = torch.export.export(module.eval(), arguments, dynamic_shapes=shapes)
         program = torch.onnx.export(
             exported,
             dynamo=True,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
+            input_names=inputs,
+            output_names=outputs,
             opset_version=OPSET,
             verbose=False,
             custom_translation_table={
@@ -66,85 +74,96 @@ def to_onnx(network: Network) -> ir.Model:
             },
         )
     assert program is not None
-    model: ir.Model = program.model
-    blocks_to_branches(model, network.n_blocks)
-    _name_axes(model)
-    return model
+    return program.model  # type: ignore[no-any-return]
 
 
 def blocks_to_branches(model: ir.Model, n_blocks: int) -> None:
-    """Turn each choice by a gate into an `If`, block after block, and move into its branches what only they need."""
+    """Turn the choices by each gate into an `If`, block after block, and move into its branches what only they need."""
     graph = model.graph
-    choices = [node for node in graph if node.op_type == "Where" and _is_gate(node.inputs[0], graph)]
+    choices: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        if node.op_type == "Where" and _is_gate(node.inputs[0], graph):
+            assert node.inputs[0] is not None
+            choices.setdefault(node.inputs[0], []).append(node)
     if len(choices) != n_blocks:  # if the exporter folded one away, a gate would have no effect
         raise RuntimeError(f"the exporter left {len(choices)} choices of {n_blocks} blocks")
-    for choice in reversed(choices):  # the last first: what a later block needs is then where it belongs
-        _to_branch(graph, choice)
+    for gate, of_block in reversed(
+        choices.items()
+    ):  # the last first: what a later block needs is then where it belongs
+        _to_branch(graph, gate, of_block)
     for i, node in enumerate(graph.all_nodes()):
         node.name = f"{node.op_type}_{i}"
 
 
 def _is_gate(value: ir.Value | None, graph: ir.Graph) -> bool:
-    """Return whether a value is taken from the input `gates`."""
+    """Return whether a value is taken from an input of gates."""
     while value is not None and value not in graph.inputs:
         node = value.producer()
         value = node.inputs[0] if node is not None and node.inputs else None
-    return value is not None and value.name == INPUTS[2]
+    return value is not None and value.name in GATES
 
 
-def _to_branch(graph: ir.Graph, choice: ir.Node) -> None:
-    gate = choice.inputs[0]
-    output = choice.outputs[0]
-    branches = [_branch(graph, choice, side, f"{output.name}_{name}") for side, name in ((1, "runs"), (2, "left"))]
+def _to_branch(graph: ir.Graph, gate: ir.Value, choices: list[ir.Node]) -> None:
+    """Put an `If` in the place of choices by one gate, which stand one after the other behind all that they need."""
+    outputs = [choice.outputs[0] for choice in choices]
+    sides = ((1, "runs"), (2, "left"))
+    branches = [_branch(graph, choices, side, f"{outputs[0].name}_{name}") for side, name in sides]
     made = ir.Node(
         "",
         "If",
         [gate],
         [ir.AttrGraph("then_branch", branches[0]), ir.AttrGraph("else_branch", branches[1])],
-        outputs=[ir.Value(name=output.name, type=output.type, shape=output.shape)],
-        name=f"choice_{output.name}",
+        outputs=[ir.Value(name=output.name, type=output.type, shape=output.shape) for output in outputs],
+        name=f"choice_{outputs[0].name}",
     )
-    graph.insert_before(choice, made)
-    output.replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
-    graph.remove(choice, safe=True)
+    graph.insert_before(choices[0], made)
+    for choice, output, new in zip(choices, outputs, made.outputs, strict=True):
+        output.replace_all_uses_with(new, replace_graph_outputs=True)
+        graph.remove(choice, safe=True)
 
 
-def _branch(graph: ir.Graph, choice: ir.Node, side: int, name: str) -> ir.Graph:
-    """Return a graph of the nodes that only this side of the choice needs, taken out of the whole graph.
+def _branch(graph: ir.Graph, choices: list[ir.Node], side: int, name: str) -> ir.Graph:
+    """Return a graph of the nodes that only this side of the choices needs, taken out of the whole graph.
 
-    It has at least one node, which gives its output.
+    It has a node for each of its outputs, at least.
     """
-    value = choice.inputs[side]
-    assert value is not None
-    inside = _needed_only_by(graph, choice, side)
-    choice.replace_input_with(side, None)
+    values = [choice.inputs[side] for choice in choices]
+    inside = _needed_only_by(graph, choices, side)
+    for choice in choices:
+        choice.replace_input_with(side, None)
     for node in inside:
         graph.remove(node)
-    if value.producer() not in inside:
-        copy = ir.Node("", "Identity", [value], outputs=[ir.Value(name=name, type=value.type, shape=value.shape)])
-        inside, value = [*inside, copy], copy.outputs[0]
-    return ir.Graph([], [value], nodes=inside, name=name)
+    nodes, outputs = list(inside), list[ir.Value]()
+    for i, value in enumerate(values):
+        assert value is not None
+        if value.producer() not in inside or value in outputs:
+            ending = f"_{i}" if i else ""
+            copy = ir.Value(name=f"{name}{ending}", type=value.type, shape=value.shape)
+            nodes.append(ir.Node("", "Identity", [value], outputs=[copy]))
+            value = copy
+        outputs.append(value)
+    return ir.Graph([], outputs, nodes=nodes, name=name)
 
 
-def _needed_only_by(graph: ir.Graph, choice: ir.Node, side: int) -> list[ir.Node]:
-    """Return the nodes, in order, whose outputs are used only by this input of the choice or by other such nodes."""
+def _needed_only_by(graph: ir.Graph, choices: list[ir.Node], side: int) -> list[ir.Node]:
+    """Return the nodes, in order, whose outputs are used only by this input of the choices or by other such nodes."""
     inside: set[ir.Node] = set()
     ordered: list[ir.Node] = []
     found = False
     for node in reversed(graph):
-        if node is choice:
+        if node in choices:
             found = True
-        elif found and _is_needed_only_by(node, choice, side, inside):
+        elif found and _is_needed_only_by(node, choices, side, inside):
             inside.add(node)
             ordered.append(node)
     return ordered[::-1]
 
 
-def _is_needed_only_by(node: ir.Node, choice: ir.Node, side: int, inside: set[ir.Node]) -> bool:
+def _is_needed_only_by(node: ir.Node, choices: list[ir.Node], side: int, inside: set[ir.Node]) -> bool:
     uses = [use for output in node.outputs for use in output.uses()]
     if not uses or any(output.is_graph_output() for output in node.outputs):
         return False
-    return all(use.node in inside or (use.node is choice and use.idx == side) for use in uses)
+    return all(use.node in inside or (use.node in choices and use.idx == side) for use in uses)
 
 
 def _attention(

@@ -1,7 +1,8 @@
 """Smaller weights: float16 on disk, and int8 inside the branches too.
 
 int8 weights have a scale per output channel and seven bits, not eight: on x86 CPUs without VNNI the sum of two products
-of eight bits overflows its sixteen. Activations are quantised dynamically. The few convolutions stay in float.
+of eight bits overflows its sixteen. Activations are quantised dynamically. The few convolutions stay in float. Token
+embeddings that are the output layer's weights too are one tensor in int8, with a scale per token.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir import tape as ir_tape
 
 from layerdial.export.silence import silence_loggers
 from layerdial.utils.temporary import temporary_folder
 
 _LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
+_LARGEST = 64  # of weights in seven bits
 
 
 def to_float16(model: ir.Model) -> ir.Model:
@@ -64,7 +67,68 @@ def to_int8(model: ir.Model, float_blocks: Iterable[int] = ()) -> ir.Model:
         made = ir.load(target)
         ir.external_data.load_to_model(made)
     made.graph.sort()  # the quantiser leaves nodes in any order
+    for node in [node for node in made.graph if node.op_type == "Transpose"]:
+        _embeddings_to_int8(made.graph, node)
     return made
+
+
+def _embeddings_to_int8(graph: ir.Graph, transpose: ir.Node) -> None:
+    """Store embeddings (V, D) in int8, if `transpose` turns such a table into an output layer's weights."""
+    table = transpose.inputs[0]
+    if table is None or table.const_value is None:
+        return
+    lookups = [use.node for use in table.uses() if use.node.op_type == "Gather"]
+    products = [use.node for use in transpose.outputs[0].uses() if use.node.op_type == "MatMul"]
+    if not lookups:
+        return
+    weights_VD = table.const_value.numpy()
+    scale_V = np.abs(weights_VD).max(axis=1) / _LARGEST
+    scale_V[scale_V == 0] = 1.0
+    small_VD = np.rint(weights_VD / scale_V[:, None]).astype(np.int8)
+    small, scale = (
+        _initializer(graph, f"{table.name}_{kind}", x) for kind, x in (("int8", small_VD), ("scale", scale_V))
+    )
+    for lookup in lookups:
+        _look_up(graph, lookup, small, scale)
+    for product in products:
+        _multiply(graph, product, small, scale)
+    graph.remove(transpose, safe=True)
+    del graph.initializers[table.name]
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
+    value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def _look_up(graph: ir.Graph, lookup: ir.Node, small: ir.Value, scale: ir.Value) -> None:
+    """Replace a look-up by one in int8, times the scale of each token."""
+    ids, tape = lookup.inputs[1], ir_tape.Tape()
+    rows = tape.op("Cast", [tape.op("Gather", [small, ids])], {"to": ir.DataType.FLOAT})
+    last = tape.op("Constant", [], {"value_ints": [-1]})
+    _replace(graph, lookup, tape, "Mul", [rows, tape.op("Unsqueeze", [tape.op("Gather", [scale, ids]), last])])
+
+
+def _multiply(graph: ir.Graph, product: ir.Node, small: ir.Value, scale: ir.Value) -> None:
+    """Replace a product by one in int8, as the quantiser does: activations are quantised when they are there."""
+    tape = ir_tape.Tape()
+    x, x_scale, x_zero = tape.op_multi_out("DynamicQuantizeLinear", [product.inputs[0]], num_outputs=3)
+    sums = tape.op("MatMulInteger", [x, tape.op("Transpose", [small], {"perm": [1, 0]}), x_zero])
+    wide = tape.op("Cast", [sums], {"to": ir.DataType.FLOAT})
+    _replace(graph, product, tape, "Mul", [wide, tape.op("Mul", [x_scale, scale])])
+
+
+def _replace(graph: ir.Graph, node: ir.Node, tape: ir_tape.Tape, kind: str, inputs: list[ir.Value]) -> None:
+    """Replace a node by those of the tape and a last one, which has its output's name."""
+    old = node.outputs[0]
+    new = ir.Value(name=old.name, type=old.type, shape=old.shape)
+    old.name = f"{old.name}_float"
+    tape.op(kind, inputs, output=new)
+    graph.insert_before(node, tape.nodes)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
 
 
 def products_of(model: ir.Model, block: int) -> list[ir.Node]:

@@ -17,6 +17,7 @@ from layerdial.export.precision import to_int8
 from layerdial.export.writer import Traced, write_folder
 from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.recognizer import OnnxRecognizer
+from layerdial.runtime.token_decoding import TokenDecoding
 from layerdial.subset import BlockSubset
 from layerdial.text.normalise import normalise
 from layerdial.utils.temporary import temporary_folder
@@ -29,11 +30,12 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Int8:
-    """The quantised graph, the blocks left in float, and errors at each depth: `rows` for the manifest."""
+    """The quantised graphs, the blocks left in float, and errors at each depth: `rows` for the manifest."""
 
     model: ir.Model
     float_blocks: tuple[int, ...]
     rows: tuple[dict[str, Any], ...]
+    decoder: ir.Model | None = None
 
     @property
     def holds(self) -> bool:
@@ -48,6 +50,21 @@ class Int8:
         return after <= (1 + TOLERANCE) * before and not worse
 
 
+def quantised(traced: Traced, float_blocks: Sequence[int] = ()) -> tuple[ir.Model, ir.Model | None]:
+    """Return the graphs in int8 but for some blocks, of which a decoder's count after the encoder's."""
+    model = to_int8(traced.model, float_blocks)
+    if traced.decoder is None:
+        return model, None
+    n_encoder = traced.manifest.n_blocks
+    return model, to_int8(traced.decoder, [i - n_encoder for i in float_blocks if i >= n_encoder])
+
+
+def _n_blocks(traced: Traced) -> int:
+    """Return the number of blocks that can be quantised, a decoder's included."""
+    facts = traced.manifest.decoder
+    return traced.manifest.n_blocks + (facts.n_blocks if facts else 0)
+
+
 def quantise(traced: Traced, batches: Iterable[FeatureBatch], note: Note) -> Int8:
     """Quantise all blocks; while WER is worse (see `Int8.holds`), return the block that hurts most to float.
 
@@ -56,14 +73,14 @@ def quantise(traced: Traced, batches: Iterable[FeatureBatch], note: Note) -> Int
     """
     kept = list(batches)
     with temporary_folder() as place:
-        float_model = _load(traced, traced.model, place / "float")
+        float_model = _load(traced, (traced.model, traced.decoder), place / "float")
         float_errors = _errors(float_model, kept)
         order: list[int] | None = None
         float_blocks: tuple[int, ...] = ()
         while True:
             found = _trial(traced, kept, float_blocks, float_errors, place)
             note(_describe(found))
-            if found.holds or len(float_blocks) == traced.manifest.n_blocks:
+            if found.holds or len(float_blocks) == _n_blocks(traced):
                 return found
             if order is None:
                 order = _most_hurt_first(traced, float_model, kept[:_PROBE_BATCHES], place)
@@ -77,8 +94,8 @@ def _trial(
     float_errors: list[list[int]],
     place: Path,
 ) -> Int8:
-    model = to_int8(traced.model, float_blocks)
-    recognizer = _load(traced, model, place / "int8")
+    graphs = quantised(traced, float_blocks)
+    recognizer = _load(traced, graphs, place / "int8")
     errors = _errors(recognizer, batches)
     words = [len(normalise(text).split()) for batch in batches for text in batch.texts]
     rows = []
@@ -92,7 +109,8 @@ def _trial(
             "words": sum(words),
         }
         rows.append(row | {name: _plain(getattr(change, part)) for name, part in _CHANGE.items()})
-    return Int8(model, float_blocks, tuple(rows))
+    model, decoder = graphs
+    return Int8(model, float_blocks, tuple(rows), decoder)
 
 
 def _plain(number: float) -> float:
@@ -104,20 +122,27 @@ def _most_hurt_first(
     traced: Traced, float_model: OnnxRecognizer, batches: Sequence[FeatureBatch], place: Path
 ) -> list[int]:
     """Return the blocks by the KL divergence of the posteriors when each alone is quantised, the largest first."""
-    n_blocks = traced.manifest.n_blocks
+    n_blocks = _n_blocks(traced)
     hurt = []
     for block in range(n_blocks):
         others = [i for i in range(n_blocks) if i != block]
-        alone = _load(traced, to_int8(traced.model, others), place / "one")
+        alone = _load(traced, quantised(traced, others), place / "one")
         hurt.append(sum(_divergence(float_model, alone, batch) for batch in batches))
     return sorted(range(n_blocks), key=lambda block: -hurt[block])
 
 
 def _divergence(before: OnnxRecognizer, after: OnnxRecognizer, batch: FeatureBatch) -> float:
+    """Return the KL divergence of the posteriors of frames, or of the tokens that the first of both writes."""
     full = BlockSubset.full(before.n_blocks)
-    p_BTV, frames_B = before.session.posteriors(batch.inputs, batch.lengths_B, full)
-    q_BTV, _ = after.session.posteriors(batch.inputs, batch.lengths_B, full)
-    pairs = zip(p_BTV, q_BTV, frames_B, strict=True)
+    if isinstance(before.decoding, TokenDecoding):
+        labels_BU, counts_B = before.decoding.labels(batch, full)
+        p_BTV, q_BTV = (
+            model.session.posteriors(batch.inputs, batch.lengths_B, full, labels_BU) for model in (before, after)
+        )
+    else:
+        p_BTV, counts_B = before.session.posteriors(batch.inputs, batch.lengths_B, full)
+        q_BTV, _ = after.session.posteriors(batch.inputs, batch.lengths_B, full)
+    pairs = zip(p_BTV, q_BTV, counts_B, strict=True)
     return float(sum((np.exp(p[:n]) * (p[:n] - q[:n])).sum() for p, q, n in pairs))
 
 
@@ -128,8 +153,11 @@ def _errors(recognizer: OnnxRecognizer, batches: list[FeatureBatch]) -> list[lis
     return [[count.errors for count in counts] for counts in found]
 
 
-def _load(traced: Traced, model: ir.Model, folder: Path) -> OnnxRecognizer:
-    write_folder(folder, traced, model.clone(), replace(traced.manifest, precision="trial"), compared=False)
+def _load(traced: Traced, graphs: tuple[ir.Model, ir.Model | None], folder: Path) -> OnnxRecognizer:
+    model, decoder = (graph and graph.clone() for graph in graphs)
+    assert model is not None
+    trial = replace(traced.manifest, precision="trial")
+    write_folder(folder, traced, model, trial, compared=False, decoder=decoder)
     return OnnxRecognizer(folder, threads=1)
 
 

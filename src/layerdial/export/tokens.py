@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from layerdial.errors import UserError
+from layerdial.text.byte_level import ByteTable
 from layerdial.text.tokenizer import SPACE, BpeTokenizer, ListTokenizer, PieceTable, Tokenizer
 
 _TRIALS = 200
@@ -25,8 +26,15 @@ def piece_table(tokenizer: Tokenizer) -> tuple[PieceTable, tuple[int, ...]]:
     else:
         tokens, silent = _library_pieces(tokenizer)
     table = PieceTable(tokens, silent)
-    _compare(table, tokenizer)
+    _compare(table, tokenizer, range(1, len(table.tokens)))
     return table, silent
+
+
+def byte_table(tokenizer: Tokenizer, end: int) -> ByteTable:
+    """Return the table of byte-level tokens, of which those from `end` on write nothing; raises as `piece_table`."""
+    table = ByteTable(tokenizer.tokens, end)
+    _compare(table, tokenizer, range(end))
+    return table
 
 
 def _library_pieces(tokenizer: Any) -> tuple[list[str], tuple[int, ...]]:
@@ -41,10 +49,9 @@ def _library_pieces(tokenizer: Any) -> tuple[list[str], tuple[int, ...]]:
     return ["<blk>", *tokens[1:]], silent
 
 
-def _compare(table: PieceTable, tokenizer: Tokenizer) -> None:
+def _compare(table: PieceTable | ByteTable, tokenizer: Tokenizer, labels: range) -> None:
     """Raise `UserError` unless both give the same text for random labels."""
     draw = random.Random(0)
-    labels = range(1, len(table.tokens))
     for _ in range(_TRIALS):
         ids = draw.choices(labels, k=draw.randint(1, 30))
         ours, theirs = table.decode(ids), tokenizer.decode(ids)

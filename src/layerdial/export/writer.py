@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
 from layerdial import __version__
 from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
@@ -19,21 +20,24 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx
-from layerdial.export.tokens import piece_table
+from layerdial.export.tokens import byte_table, piece_table
 from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
 from layerdial.models.network import Network
-from layerdial.recognizer import collate_features
-from layerdial.runtime.manifest import GRAPH, Manifest, Parity, describe_features
+from layerdial.recognizer import FeatureBatch, collate_features
+from layerdial.runtime.manifest import GRAPH, DecoderFacts, Manifest, Parity, describe_features
 from layerdial.runtime.session import Session, is_exported
+from layerdial.runtime.token_session import TokenSession, open_session
 from layerdial.subset import BlockSubset
+from layerdial.text.byte_level import ByteTable
 from layerdial.text.tokenizer import PieceTable
 from layerdial.utils.checksums import checksums
 from layerdial.utils.files import model_name, read_json, replacing
 
 Precision = Literal["float32", "float16", "int8"]
-WEIGHTS = "model.weights"
+WEIGHTS = ".weights"
+_LABELS = 12  # of an encoder-decoder model, at which it is compared
 EXTERNAL_FROM_MB = 64
 _NEMO = {"n_fft": 512, "win_length": 400, "hop_length": 160, "preemphasis": 0.97}
 _LARGEST_DIFFERENCE = 0.01  # of log-probabilities in float32; 1e-4 is usual
@@ -42,13 +46,17 @@ _IR_VERSION = 11  # the one that came with opset 23; a newer one would be refuse
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced torch model: its graph in float32, and what is written beside it."""
+    """A traced torch model: its graph in float32, and what is written beside it.
+
+    `decoder` is the second graph of an encoder-decoder model, whose first reads audio.
+    """
 
     network: Network
     model: ir.Model
-    pieces: PieceTable
+    pieces: PieceTable | ByteTable
     ladder: Ladder | None
     manifest: Manifest
+    decoder: ir.Model | None = None
 
 
 def trace(
@@ -56,22 +64,25 @@ def trace(
     licence: str | None = None,
     name: str | None = None,
     note: Callable[[str], None] = lambda text: None,
+    ctc_alone: bool = False,
 ) -> Traced:
-    """Load a torch model (folder or hub id) and trace it once; every precision is made of that."""
+    """Load a torch model (folder or hub id) and trace it once; every precision is made of that.
+
+    Raises `UserError` for what cannot be exported, which includes encoder-decoder models with `ctc_alone`.
+    """
     name = name or model_name(folder)
     folder = resolve_model(folder)
     refuse_exported(folder)
     network, tokenizer = load_network(folder)
-    if network.labels.teacher_forced:
-        raise UserError(
-            f"{folder} is an encoder-decoder model, which layerdial does not export yet; transcribe with it as it is, "
-            "or write one depth as a checkpoint of transformers: layerdial prune"
-        )
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
-    pieces, silent = piece_table(tokenizer)
+    facts = _decoder_facts(network)
+    if facts and ctc_alone:
+        raise UserError(f"{folder}: --format sherpa-onnx is not there yet for encoder-decoder models; leave it out")
+    pieces, silent = piece_table(tokenizer) if facts is None else (byte_table(tokenizer, facts.end), ())
     features = device_features(network.features)
-    note(f"tracing {network.n_blocks} blocks, which takes a second or more each")
+    count = network.n_blocks + (facts.n_blocks if facts else 0)
+    note(f"tracing {count} blocks, which takes a second or more each")
     manifest = Manifest(
         model_id="",
         name=name,
@@ -87,8 +98,28 @@ def trace(
         parity=(),
         licence=licence or "not stated",
         trained_with=_trained_with(folder),
+        decoder=facts,
     )
-    return Traced(network, to_onnx(network), pieces, ladder, manifest)
+    model, decoder = _graphs(network)
+    return Traced(network, model, pieces, ladder, manifest, decoder)
+
+
+def _decoder_facts(network: Network) -> DecoderFacts | None:
+    """Return what a runtime must know of a network's decoder; none for a CTC model."""
+    if not network.labels.teacher_forced:
+        return None
+    from layerdial.export.encoder_decoder import decoder_facts
+
+    return decoder_facts(network)  # type: ignore[arg-type]
+
+
+def _graphs(network: Network) -> tuple[ir.Model, ir.Model | None]:
+    """Return the graph of a CTC model, or both of an encoder-decoder model."""
+    if not network.labels.teacher_forced:
+        return to_onnx(network), None
+    from layerdial.export.encoder_decoder import encoder_decoder_graphs
+
+    return encoder_decoder_graphs(network)  # type: ignore[arg-type]
 
 
 def refuse_exported(folder: Path) -> None:
@@ -122,28 +153,42 @@ def device_features(features: Features) -> Features:
     return NemoMel(convolutions, int(extractor.feature_size))
 
 
-def write_folder(out: Path, traced: Traced, model: ir.Model, manifest: Manifest, compared: bool = True) -> Manifest:
+def write_folder(
+    out: Path,
+    traced: Traced,
+    model: ir.Model,
+    manifest: Manifest,
+    compared: bool = True,
+    decoder: ir.Model | None = None,
+) -> Manifest:
     """Write the whole folder in one step, after a comparison with torch. Return the manifest with its results.
 
-    `model` is given its metadata. Raises `RuntimeError` for a float32 graph that differs from torch.
+    The graphs are given their metadata; `decoder` is the second one of an encoder-decoder model. Raises `RuntimeError`
+    for a float32 graph that differs from torch.
     """
+    graphs = dict(zip(manifest.graphs, [model, decoder] if decoder else [model], strict=True))
     with replacing(out) as temporary:
         temporary.mkdir(parents=True)
-        manifest = replace(manifest, model_id=_model_id(model, manifest))
-        model.metadata_props.clear()
-        model.metadata_props.update(manifest.graph_metadata())
-        save_graph(model, temporary)
+        manifest = replace(manifest, model_id=_model_id(graphs.values(), manifest))
+        for name, graph in graphs.items():
+            graph.metadata_props.clear()
+            graph.metadata_props.update(manifest.graph_metadata())
+            save_graph(graph, temporary, name)
         traced.pieces.save(temporary)
         if traced.ladder:
             traced.ladder.save(temporary / "ladder.json")
         manifest.save(temporary)
         if compared:
-            manifest = replace(manifest, parity=compare(Session(temporary, manifest, 1), traced))
+            manifest = replace(manifest, parity=compare(open_session(temporary, manifest, 1), traced))
             _judge(manifest)
-        beside = [temporary / "tokens.txt", *temporary.glob("model.*")]
-        manifest = replace(manifest, sha256=checksums(beside))
+        manifest = replace(manifest, sha256=checksums([temporary / "tokens.txt", *graph_files(temporary)]))
         manifest.save(temporary)
     return manifest
+
+
+def graph_files(folder: Path) -> list[Path]:
+    """Return the graphs of an exported folder, and the weights beside them."""
+    return [file for file in folder.iterdir() if file.suffix in (".onnx", WEIGHTS)]
 
 
 def _judge(manifest: Manifest) -> None:
@@ -156,10 +201,10 @@ def _judge(manifest: Manifest) -> None:
             )
 
 
-def save_graph(model: ir.Model, folder: Path) -> None:
-    """Write `model.onnx`.
+def save_graph(model: ir.Model, folder: Path, name: str = GRAPH) -> None:
+    """Write a graph.
 
-    Above 64 MB the weights go into `model.weights` beside it, which a runtime maps into memory.
+    Above 64 MB the weights go into a file beside it (`model.weights`), which a runtime maps into memory.
     """
     model.ir_version = _IR_VERSION
     for node in model.graph.all_nodes():  # the source lines of each node: as much text as a small model
@@ -168,29 +213,50 @@ def save_graph(model: ir.Model, folder: Path) -> None:
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    beside = WEIGHTS if size > EXTERNAL_FROM_MB * 1e6 else None
-    ir.save(model, folder / GRAPH, external_data=beside)
+    beside = Path(name).with_suffix(WEIGHTS).name if size > EXTERNAL_FROM_MB * 1e6 else None
+    ir.save(model, folder / name, external_data=beside)
 
 
-def compare(session: Session, traced: Traced, seconds: Sequence[float] = (1.3, 2.1)) -> tuple[Parity, ...]:
+def compare(
+    session: Session | TokenSession, traced: Traced, seconds: Sequence[float] = (1.3, 2.1)
+) -> tuple[Parity, ...]:
     """Return the largest difference from torch at every depth, on a zero-padded batch of noise, without its padding."""
     features, network = traced.network.features, traced.network
     rng = np.random.default_rng(0)
     rows = [features(rng.normal(0.0, 0.1, round(SAMPLE_RATE * length)).astype(np.float32)) for length in seconds]
     batch = collate_features([""] * len(rows), rows, [""] * len(rows), sum(seconds))
-    inputs, lengths_B = batch.inputs, batch.lengths_B
+    labels_BU = None
+    if isinstance(session, TokenSession):
+        shape = len(rows), min(_LABELS, session.facts.most_tokens)
+        labels_BU = rng.integers(0, session.facts.end, shape)
     found = []
     for depth in range(1, network.n_blocks + 1):
         subset = select(None, network.n_blocks, depth, traced.ladder)
-        ours_BTV, frames_B = session.posteriors(inputs, lengths_B, subset)
-        with torch.inference_mode():
-            theirs = network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset)
-        if theirs.lengths_B.tolist() != frames_B.tolist():
-            raise RuntimeError(f"the exported graph makes {frames_B} frames, torch {theirs.lengths_B.tolist()}")
-        both = zip(ours_BTV, theirs.log_probs_BTV.numpy(), frames_B, strict=True)
-        largest = max(float(np.abs(ours[:n] - torchs[:n]).max()) for ours, torchs, n in both)
-        found.append(Parity(depth, subset.key, largest))
+        found.append(Parity(depth, subset.key, _difference(session, network, batch, subset, labels_BU)))
     return tuple(found)
+
+
+def _difference(
+    session: Session | TokenSession,
+    network: Network,
+    batch: FeatureBatch,
+    subset: BlockSubset,
+    labels_BU: NDArray[np.int64] | None,
+) -> float:
+    """Return the largest difference of a log-probability from torch's at one subset."""
+    inputs, lengths_B = batch.inputs, batch.lengths_B
+    of_labels = () if labels_BU is None else ((), torch.from_numpy(labels_BU))
+    with torch.inference_mode():
+        theirs = network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset, *of_labels)
+    theirs_BTV = theirs.log_probs_BTV.numpy()
+    if isinstance(session, TokenSession):
+        assert labels_BU is not None
+        return float(np.abs(session.posteriors(inputs, lengths_B, subset, labels_BU) - theirs_BTV).max())
+    ours_BTV, frames_B = session.posteriors(inputs, lengths_B, subset)
+    if theirs.lengths_B.tolist() != frames_B.tolist():
+        raise RuntimeError(f"the exported graph makes {frames_B} frames, torch {theirs.lengths_B.tolist()}")
+    both = zip(ours_BTV, theirs_BTV, frames_B, strict=True)
+    return max(float(np.abs(ours[:n] - torchs[:n]).max()) for ours, torchs, n in both)
 
 
 def _costs(network: Network) -> CostOfParts:
@@ -205,13 +271,14 @@ def _costs(network: Network) -> CostOfParts:
     return CostOfParts(whole.parameters - sum(parameters), whole.macs_per_second - sum(macs), parameters, macs)
 
 
-def _model_id(model: ir.Model, manifest: Manifest) -> str:
+def _model_id(graphs: Iterable[ir.Model], manifest: Manifest) -> str:
     """Return a short hash of the weights and their use, which keeps apart graph and manifest of different exports."""
     digest = hashlib.sha256(f"{manifest.name}/{manifest.precision}/{manifest.float_blocks}".encode())
-    for name, value in sorted(model.graph.initializers.items()):
-        assert value.const_value is not None
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.const_value.numpy()).data)
+    for model in graphs:
+        for name, value in sorted(model.graph.initializers.items()):
+            assert value.const_value is not None
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value.const_value.numpy()).data)
     return digest.hexdigest()[:16]
 
 

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from layerdial.audio.files import SAMPLE_RATE
-from layerdial.audio.windows import pieces
+from layerdial.audio.whisper_mel import is_silent
 from layerdial.errors import UserError
 from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
-from layerdial.recognizer import Audio, Chunk, FeatureBatch, WindowResult, collate_features, recognize_windows
+from layerdial.recognizer import (
+    Audio,
+    Chunk,
+    FeatureBatch,
+    PieceResult,
+    WindowResult,
+    again_with_all_blocks,
+    collate_features,
+    join_texts,
+    recognize_pieces,
+    recognize_windows,
+    texts_of,
+)
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc import batch_texts, greedy_ctc
+from layerdial.text.prompt import DecoderUse
+from layerdial.text.token_fallback import decode_one, decode_with_fallback
+from layerdial.text.token_rules import NOTHING, TokenRules, Written
 from layerdial.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from layerdial.models.huggingface.whisper import DecoderUse, Memory, WhisperNetwork
-    from layerdial.models.huggingface.whisper_decoding import Written
+    from layerdial.models.huggingface.whisper import Memory, WhisperNetwork
+    from layerdial.models.huggingface.whisper_decoding import TorchEncoded
     from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 
-_QUIETEST = -0.6  # in log-mel: an energy of 10^-6.4
-_LOOPED = "all blocks, because the text repeated itself"
 Transcribed = tuple[str, tuple[Chunk, ...], float]
 
 
@@ -125,10 +133,10 @@ class TokenDecoding(_Decoding):
     tokenizer: WhisperTextTokenizer
 
     def __init__(self, network: WhisperNetwork, tokenizer: Any) -> None:
-        from layerdial.models.huggingface.whisper_decoding import TokenRules
-
         super().__init__(network, tokenizer)
-        self.rules = TokenRules.of(network.model.generation_config, tokenizer.tokens, tokenizer.end)
+        settings = network.model.generation_config
+        never, not_first = settings.suppress_tokens or (), settings.begin_suppress_tokens or ()
+        self.rules = TokenRules.of(never, not_first, tokenizer.tokens, tokenizer.end)
 
     def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         self.network.eval()
@@ -161,69 +169,32 @@ class TokenDecoding(_Decoding):
         return float(losses_B.sum())
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the text of audio of any length, cut where it is quiet.
+        """Return the text of audio of any length, cut where it is quiet."""
+        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens)
+        beams = request.beams or 1
 
-        A piece whose text repeats itself is decoded again with all blocks.
-        """
-        decoder = self._decoder_of(request)
-        texts: list[str] = []
-        chunks: list[Chunk] = []
-        begin = 0.0
-        for samples in pieces(audio):
-            chunk = Chunk(begin, begin + len(samples) / SAMPLE_RATE, subset)
-            beams = request.beams or 1
-            written = self._piece(samples, subset, decoder, beams)
-            full = BlockSubset.full(self.network.n_blocks)
-            if written.looped and subset != full:
-                written, chunk = self._piece(samples, full, decoder, beams), replace(chunk, subset=full, reason=_LOOPED)
-            texts.append(self._text(written))
-            chunks.append(chunk)
-            begin = chunk.end
-        return " ".join(filter(None, texts)), tuple(chunks), max(begin, 1 / SAMPLE_RATE)
+        def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:
+            return PieceResult(self._piece(samples, subset, decoder, beams), Chunk(begin, end, subset))
 
-    def _decoder_of(self, request: Request) -> DecoderUse:
-        """Return the prompt and the decoder's blocks of a request; `UserError` where the model does not have them."""
-        own = self.network.decoder_use
-        prompt, blocks = own.prompt, own.subset
-        if request.language is not None or request.task is not None:
-            prompt = self.tokenizer.changed_prompt(prompt, request.language, request.task)
-        if request.decoder_depth is not None:
-            blocks = BlockSubset.even(blocks.n_blocks, request.decoder_depth)
-        return replace(own, prompt=prompt, subset=blocks)
+        written, chunks, seconds = recognize_pieces(audio, again_with_all_blocks(recognize, subset))
+        return join_texts(written, self.tokenizer.decode), chunks, seconds
 
     def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
-        from layerdial.models.huggingface.whisper_beam import decode_with_beams
-        from layerdial.models.huggingface.whisper_decoding import NOTHING
-
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
-        if is_silent(*next(_rows(batch))):
+        if is_silent(batch.inputs[0]):
             return NOTHING
         self.network.eval()
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
-            if beams == 1:
-                return self._written(memory, batch, decoder)[0]
-            seconds = len(samples) / SAMPLE_RATE
-            return decode_with_beams(self.network, memory, seconds, self.rules, beams, decoder)
+            seconds = batch.inputs.shape[1] / self.network.features.per_second
+            return decode_one(self._encoded(memory, decoder), seconds, self.rules, beams)
 
     def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
-        texts = [self._text(row) for row in self._written(memory, batch)]
-        return ["" if is_silent(*row) else text for text, row in zip(texts, _rows(batch), strict=True)]
-
-    def _written(self, memory: Memory, batch: FeatureBatch, decoder: DecoderUse | None = None) -> list[Written]:
-        from layerdial.models.huggingface.whisper_fallback import decode_with_fallback
-
         seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]
-        return decode_with_fallback(self.network, memory, seconds, self.rules, decoder or self.network.decoder_use)
+        encoded = self._encoded(memory, self.network.decoder_use)
+        return texts_of(batch, decode_with_fallback(encoded, seconds, self.rules), self.tokenizer.decode)
 
-    def _text(self, written: Written) -> str:
-        return "" if written.is_silence else self.tokenizer.decode(written.tokens)
+    def _encoded(self, memory: Memory, use: DecoderUse) -> TorchEncoded:
+        from layerdial.models.huggingface.whisper_decoding import TorchEncoded
 
-
-def is_silent(inputs_TF: NDArray[np.float32], length: int) -> bool:
-    """Return whether Whisper's log-mel is that of silence, or of noise that nobody hears."""
-    return bool(inputs_TF[:length].max() < _QUIETEST)
-
-
-def _rows(batch: FeatureBatch) -> Iterator[tuple[NDArray[np.float32], int]]:
-    return zip(batch.inputs, batch.lengths_B.tolist(), strict=True)
+        return TorchEncoded(self.network, memory, use)

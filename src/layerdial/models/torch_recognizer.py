@@ -108,7 +108,9 @@ class TorchRecognizer:
         start = time.perf_counter()
 
         text, chunks, seconds = self.decoding.transcribe(audio, subset, request)
-        return Transcript(text, subset, seconds, (time.perf_counter() - start) / seconds, chunks=chunks)
+        deepest = max(chunks, key=lambda chunk: chunk.depth)
+        taken = time.perf_counter() - start
+        return Transcript(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""

@@ -114,6 +114,10 @@ _REQUEST_TYPES = {  # the fields of a request that a command line can give
     "max_cpu": float,
     "confidence": float,
     "first_depth": int,
+    "language": str,
+    "task": str,
+    "beams": int,
+    "decoder_depth": int,
 }
 
 

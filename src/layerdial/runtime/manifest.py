@@ -23,6 +23,7 @@ KIND = "layerdial-onnx"
 SHERPA_KIND = "layerdial-sherpa-onnx"
 FILE = "manifest.json"
 GRAPH = "model.onnx"
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"  # of an encoder-decoder model, in the place of GRAPH
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,47 @@ class Parity:
     largest_difference: float
 
 
+@dataclass(frozen=True, slots=True)
+class DecoderFacts:
+    """What a program needs to know of the decoder of an encoder-decoder model.
+
+    `prompt` are the tokens before a transcript, `end` the one after it. `suppressed` are never written, `not_first` not
+    at its start. It writes at most `most_tokens`. The encoder takes at most `longest` frames of log-mel; with
+    `pads_input` every utterance is followed by silence up to that.
+    """
+
+    n_blocks: int
+    n_heads: int
+    head_width: int
+    prompt: tuple[int, ...]
+    end: int
+    suppressed: tuple[int, ...]
+    not_first: tuple[int, ...]
+    most_tokens: int
+    longest: int
+    pads_input: bool
+
+    @classmethod
+    def parse(cls, stored: dict[str, Any]) -> DecoderFacts:
+        """Return what a manifest has; `ValueError` or `KeyError` where it is damaged."""
+        lists = {name: tuple(_ids(name, stored[name])) for name in ("prompt", "suppressed", "not_first")}
+        facts = cls(**{**stored, **lists})
+        for name in ("n_blocks", "n_heads", "head_width", "most_tokens", "longest"):
+            _between(name, getattr(facts, name), 1, 1_000_000)
+        _between("end", facts.end, 0, 1_000_000_000)
+        if type(facts.pads_input) is not bool or not facts.prompt:
+            raise ValueError("pads_input is no truth value, or the prompt is empty")
+        return facts
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything that a program needs to run the graph.
 
     `sha256` has the hashes of the files beside it (none in exports of earlier versions).
     `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
-    left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well.
+    left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well. `decoder` is none for
+    CTC models; `float_blocks` counts its blocks after the encoder's.
     """
 
     model_id: str
@@ -60,9 +95,17 @@ class Manifest:
     float_blocks: tuple[int, ...] = ()
     wer: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
+    decoder: DecoderFacts | None = None
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The names of the graphs beside it."""
+        return (GRAPH,) if self.decoder is None else (ENCODER, DECODER)
 
     def save(self, folder: Path) -> None:
         stored = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        if self.decoder is None:  # so that earlier versions read it
+            del stored["decoder"]
         write_json(folder / FILE, {**stored, "checksum": _checksum(stored)})
 
     @classmethod
@@ -89,7 +132,9 @@ class Manifest:
         for name, kind in _KINDS.items():
             if type(stored[name]) is not kind:
                 raise ValueError(f"{name} is {stored[name]!r}, expected {kind.__name__}")
-        manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity)
+        if (decoder := stored.pop("decoder", None)) is not None:
+            decoder = DecoderFacts.parse(decoder)
+        manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity, decoder=decoder)
         read_features(manifest.features)
         if manifest.sample_rate != SAMPLE_RATE:
             raise ValueError(f"sample_rate {manifest.sample_rate}, expected {SAMPLE_RATE}")
@@ -177,6 +222,10 @@ def read_features(stored: dict[str, Any]) -> Features:
 def _convolution(kernel: Any, stride: Any, padding: Any) -> tuple[int, int, int]:
     numbers = _between("kernel", kernel, 1, 10_000), _between("stride", stride, 1, 10_000)
     return (*numbers, _between("padding", padding, 0, 10_000))
+
+
+def _ids(name: str, values: Any) -> list[int]:
+    return [_between(name, value, 0, 1_000_000_000) for value in values]
 
 
 def _between(name: str, value: Any, least: int, most: int) -> int:

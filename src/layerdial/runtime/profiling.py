@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from layerdial.errors import UserError
 from layerdial.runtime.measure import measure_table, measured_depths
 from layerdial.runtime.profile import Device, Profile, ThreadProfile
 from layerdial.runtime.recognizer import OnnxRecognizer
@@ -26,6 +27,8 @@ def profile_device(
         if note:
             note(f"{count} thread{'s' * (count > 1)}")
         recognizer = OnnxRecognizer(folder, count)
+        if recognizer.manifest.decoder is not None:
+            raise UserError(f"profile is not there yet for encoder-decoder models such as {folder}")
         table = profile_recognizer(recognizer, SECONDS, budget_s / len(wanted))
         tables.append(ThreadProfile(**(vars(table) | {"peak_rss_mb": peak_rss_mb(folder, count, max(SECONDS))})))
     return Profile(recognizer.manifest.model_id, device, tuple(tables))

@@ -7,9 +7,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +20,22 @@ from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, select
-from layerdial.recognizer import (
-    Audio,
-    Chunk,
-    FeatureBatch,
-    Transcript,
-    WindowResult,
-    collate_features,
-    recognize_windows,
-)
+from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcript, collate_features
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
+from layerdial.runtime.decoding import CtcDecoding, Decoding
 from layerdial.runtime.manifest import Manifest, check_export, read_features
-from layerdial.runtime.measure import measure_table
+from layerdial.runtime.measure import RunNetwork, measure_table
 from layerdial.runtime.profile import Profile
-from layerdial.runtime.scheduler import Constraint, PassResult, Scheduler, TimedWindow
-from layerdial.runtime.session import Cancel, Session, default_threads, usable_cpus
+from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Scheduler, TimedWindow
+from layerdial.runtime.session import Cancel, default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
-from layerdial.text.tokenizer import PieceTable, read_tokens
+from layerdial.text.tokenizer import PieceTable
 from layerdial.utils.files import recover
 from layerdial.utils.forks import renew_after_fork
+
+if TYPE_CHECKING:
+    from layerdial.text.byte_level import ByteTable
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +56,11 @@ class OnnxRecognizer:
         with needing("runtime", "exported models need"):
             self._profile = Profile.beside(folder, self.manifest.model_id)
         fastest = self._profile.best_threads() if self._profile else default_threads()
-        self.session = Session(folder, self.manifest, threads or fastest)
+        self.threads = threads or fastest  # of one pass
+        self.decoding = _decoding_of(folder, self.manifest, self.threads)
         self.folder = folder
         self.features: Features = read_features(self.manifest.features)
         self.ladder = Ladder.beside(folder, self.n_blocks)
-        self.tokenizer = self._read_tokens(folder)
         check_export(folder)  # at last: what does not fit is said by its name
         self._controller: DepthController | None = None
         self.after_fork()
@@ -80,12 +75,6 @@ class OnnxRecognizer:
         """Pickle as the folder and the number of threads; what it has learnt of this device's load stays here."""
         return OnnxRecognizer, (self.folder.resolve(), self.threads)
 
-    def _read_tokens(self, folder: Path) -> PieceTable:
-        tokens = read_tokens(folder / "tokens.txt")
-        if len(tokens) != self.manifest.vocab_size:
-            raise UserError(f"{folder}: tokens.txt has {len(tokens)} tokens, the model {self.manifest.vocab_size}")
-        return PieceTable(tokens, self.manifest.silent_tokens)
-
     @property
     def name(self) -> str:
         return str(self.folder)
@@ -95,8 +84,13 @@ class OnnxRecognizer:
         return self.manifest.n_blocks
 
     @property
-    def threads(self) -> int:
-        return self.session.threads
+    def session(self) -> Any:
+        """The graphs in ONNX Runtime: a `Session`, or a `TokenSession`."""
+        return self.decoding.session
+
+    @property
+    def tokenizer(self) -> PieceTable | ByteTable:
+        return self.decoding.tokenizer
 
     @property
     def device(self) -> str:
@@ -104,6 +98,10 @@ class OnnxRecognizer:
 
     @property
     def has_loss(self) -> bool:
+        return False
+
+    @property
+    def writes_apart(self) -> bool:
         return False
 
     def subset(self, depth: int | None = None) -> BlockSubset:
@@ -119,7 +117,8 @@ class OnnxRecognizer:
         import soundfile  # noqa: F401 - what reads files is imported when first used, which takes as long as a request
         import soxr  # noqa: F401
 
-        self.run(self.features(np.zeros(round(seconds * SAMPLE_RATE), np.float32)), BlockSubset.full(self.n_blocks))
+        silence = self.features(np.zeros(round(seconds * SAMPLE_RATE), np.float32))
+        self.measured_run(silence, BlockSubset.full(self.n_blocks))
 
     # ------------------------------------------------------------------------------------------------ one request
 
@@ -145,20 +144,22 @@ class OnnxRecognizer:
 
     def answer(self, audio: Audio, request: Request) -> Transcript:
         """Return the transcript by the blocks or the constraint of `request`."""
-        scheduler = None
-        request.refuse_decoder_options(self.name)
+        decoding, scheduler = self.decoding.of(request, self.name), None
+        run = self.run if decoding is self.decoding else decoding.run
         if request.constraints:  # may measure where there is no profile; that is not part of the request
-            scheduler = Scheduler(self.run, self.controller, self.n_blocks)
+            scheduler = Scheduler(run, self.controller, self.n_blocks)
         if request.deadline_ms is not None and isinstance(audio, str | Path):
             audio = hold(audio)  # looked at twice, and a pipe can be read once
         start = time.perf_counter()
         constraint = self._constraint(audio, request, start)
-        ids, chunks, seconds = recognize_windows(
-            audio,
-            self.features,
-            lambda samples, begin, end: self._recognize_window(samples, begin, end, constraint, scheduler),
-        )
-        text = self.tokenizer.decode(greedy_ctc(ids))
+
+        def recognize(
+            samples: NDArray[np.float32], begin: float, end: float, subset: BlockSubset | None
+        ) -> tuple[PassResult, Chunk]:
+            asked = constraint if subset is None else replace(constraint, subset=subset)
+            return self._recognize_stretch(samples, begin, end, asked, run, scheduler)
+
+        text, chunks, seconds = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
         deepest = max(chunks, key=lambda chunk: chunk.depth)
         taken = time.perf_counter() - start
         return Transcript(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
@@ -178,22 +179,23 @@ class OnnxRecognizer:
             seconds=0.0 if deadline_ms is None else _seconds_of(audio),
         )
 
-    def _recognize_window(
+    def _recognize_stretch(
         self,
         samples: NDArray[np.float32],
         begin: float,
         end: float,
         constraint: Constraint,
+        run: RunPass,
         scheduler: Scheduler | None,
-    ) -> WindowResult:
-        """Recognise one window when a CPU is free, with the blocks that the request names or by `scheduler`."""
+    ) -> tuple[PassResult, Chunk]:
+        """Recognise a stretch when a CPU is free, with the blocks that the request names or by `scheduler`."""
         asked = time.perf_counter()
         with self._slots:
             start = time.perf_counter()
             inputs = self.features(samples)
             if scheduler is None:
                 assert constraint.subset is not None
-                result = self.run(inputs, constraint.subset)
+                result = run(inputs, constraint.subset, None)
             else:
                 now, seconds = time.perf_counter(), len(samples) / SAMPLE_RATE
                 self.controller.observe_features(seconds, 1000.0 * (now - start), now)
@@ -202,7 +204,7 @@ class OnnxRecognizer:
         waited, reason = 1000.0 * (start - asked), result.reason
         if reason and waited > 5:
             reason = f"{reason}, after waiting {waited:.0f} ms for others"
-        return WindowResult(result.frame_ids, Chunk(begin, end, result.subset, reason, result.confidence))
+        return result, Chunk(begin, end, result.subset, reason, result.confidence)
 
     def transcribe_batch(
         self, audios: Sequence[NDArray[np.float32]], depth: int | None = None, subset: BlockSubset | None = None
@@ -223,8 +225,7 @@ class OnnxRecognizer:
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""
-        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, _fixed(subset))
-        return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
+        return self.decoding.texts(batch, _fixed(subset))
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
         """Return infinity: an exported model gives texts alone."""
@@ -235,20 +236,19 @@ class OnnxRecognizer:
         return math.inf, self.recognize(batch, subset)
 
     def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
-        """Return a function that runs the graph alone on a batch."""
-        return partial(self.session.posteriors, batch.inputs, batch.lengths_B, _fixed(subset))
+        """Return a function that runs the graphs alone on a batch."""
+        return self.decoding.pass_over(batch, _fixed(subset))
 
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
         """Return the result of one pass over features (T, F) or samples (S,) of one utterance."""
-        logp_BTV, _ = self.session.posteriors(inputs[None], np.array([len(inputs)]), subset, cancel)
-        frame_ids = logp_BTV[0].argmax(axis=-1)
-        return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset)
+        return self.decoding.run(inputs, subset, cancel)
 
     # ------------------------------------------------------------------------------------------------ this device
 
     @property
-    def writes_apart(self) -> bool:
-        return False
+    def measured_run(self) -> RunNetwork:
+        """The pass that is measured: `run`, or one that writes as many tokens as speech of its length has, about."""
+        return self.run if self.manifest.decoder is None else self.decoding.run_usually
 
     @property
     def controller(self) -> DepthController:
@@ -271,7 +271,18 @@ class OnnxRecognizer:
     def _measure_costs(self) -> CostTable:
         """Measure for half a second where there is no profile: shallowest and full depth, two lengths, twice each."""
         subsets = {depth: self.subset(depth) for depth in sorted({1, self.n_blocks})}
-        return measure_table(self.features, self.run, subsets, self.threads, (1.0, 5.0), 0.5, repeats=7).costs()
+        return measure_table(
+            self.features, self.measured_run, subsets, self.threads, (1.0, 5.0), 0.5, repeats=7
+        ).costs()
+
+
+def _decoding_of(folder: Path, manifest: Manifest, threads: int) -> Decoding:
+    """Load the graphs and the tokens of an exported folder. Raises `UserError` where they do not belong together."""
+    if manifest.decoder is None:
+        return CtcDecoding(folder, manifest, threads)
+    from layerdial.runtime.token_decoding import TokenDecoding  # much that a CTC model does not need
+
+    return TokenDecoding(folder, manifest, threads)
 
 
 def _fixed(subset: Blocks) -> BlockSubset:
@@ -283,9 +294,3 @@ def _fixed(subset: Blocks) -> BlockSubset:
 
 def _seconds_of(audio: Audio) -> float:
     return probe(audio).seconds if isinstance(audio, str | Path | PipedAudio) else np.size(audio) / SAMPLE_RATE
-
-
-def confidence_of(logp_TV: NDArray[np.float32], frame_ids: NDArray[np.int64]) -> float:
-    """Return the mean posterior of the best token over the frames where it is not the blank; 1 where there is none."""
-    best_T = logp_TV[np.arange(len(frame_ids)), frame_ids][frame_ids != BLANK]
-    return float(np.exp(best_T).mean()) if len(best_T) else 1.0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from layerdial.runtime.controller import DepthController, DepthOption, Plan
 from layerdial.runtime.session import Cancel, Cancelled
 from layerdial.runtime.watchdog import Watchdog
 from layerdial.subset import BlockSubset
+
+if TYPE_CHECKING:
+    from layerdial.text.token_rules import Written
 
 _WATCHDOG = Watchdog()
 
@@ -62,12 +65,16 @@ class TimedWindow:
 
 @dataclass(frozen=True)
 class PassResult:
-    """The result of one pass: the best token of each frame, and the mean posterior of those that are not blank."""
+    """The result of one pass: the best token of each frame, and the mean posterior of those that are not blank.
+
+    A decoder's is what it has written, and the geometric mean of the posteriors of its tokens.
+    """
 
     frame_ids: list[int]
     confidence: float
     subset: BlockSubset
     reason: str = ""
+    written: Written | None = None
 
 
 RunPass = Callable[[NDArray[np.float32], BlockSubset, Cancel | None], PassResult]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.errors import UserError, installing
-from layerdial.runtime.manifest import FILE, GRAPH, Manifest
+from layerdial.runtime.manifest import ENCODER, FILE, GRAPH, Manifest
 from layerdial.subset import BlockSubset
 from layerdial.utils.forks import never_free, renew_after_fork
 
 INPUTS = ("x", "x_lens", "gates")
 OUTPUTS = ("log_probs", "log_probs_lens")
+GATES = ("gates", "decoder_gates")  # inputs: which blocks of the encoder run, and which of a decoder
 LEAST_ONNXRUNTIME = (1, 23)
 
 
@@ -28,24 +30,23 @@ class Cancelled(Exception):
     """A run that was stopped before its end."""
 
 
-class Session:
-    """One graph, loaded once in a process, run by any number of threads.
+class LoadedGraph:
+    """One ONNX file, loaded once in a process, run by any number of threads. `check` is called with what is loaded.
 
     Weights beside the graph (`model.weights`) are mapped into memory. ONNX Runtime still copies those that it packs for
     its matrix products.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
-        self.manifest = manifest
-        self.threads = threads
-        self.file = folder / GRAPH
+    def __init__(self, file: Path, threads: int, check: Callable[[Any], None]) -> None:
+        self.file = file
+        self._threads, self._check = threads, check
         self._loading = threading.Lock()
         self._session: Any = self._load()
         renew_after_fork(self)
 
     def _load(self) -> Any:
-        session = _open(self.file, self.threads)
-        _check(session, self.manifest, self.file)
+        session = _open(self.file, self._threads)
+        self._check(session)
         return session
 
     def after_fork(self) -> None:
@@ -53,11 +54,38 @@ class Session:
         never_free(self._session)
         self._session, self._loading = None, threading.Lock()
 
-    def _loaded(self) -> Any:
+    def loaded(self) -> Any:
+        """Return ONNX Runtime's session."""
         if self._session is None:
             with self._loading:
                 self._session = self._session or self._load()
         return self._session
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, Any], cancel: Cancel | None = None) -> list[Any]:
+        """Return the outputs for a feed of arrays, or for one of ONNX Runtime's own values as such values.
+
+        Raises `Cancelled` when `cancel` was called in the meantime.
+        """
+        session = self.loaded()
+        first = next(iter(feed.values()))
+        try:
+            run = session.run if isinstance(first, np.ndarray) else session.run_with_ort_values
+            return run(list(outputs), feed, cancel.options if cancel else None)  # type: ignore[no-any-return]
+        except Exception as error:  # ONNX Runtime has no exception of its own for this
+            if cancel is not None and cancel.called:
+                raise Cancelled from None
+            shape = first.shape if isinstance(first, np.ndarray) else first.shape()
+            raise RuntimeError(f"{self.file} failed on an input of shape {tuple(shape)}: {error}") from error
+
+
+class Session:
+    """The graph of a CTC model."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        self.manifest = manifest
+        self.threads = threads
+        self.file = folder / GRAPH
+        self.graph = LoadedGraph(self.file, threads, lambda session: _check(session, manifest, self.file))
 
     def posteriors(
         self,
@@ -70,19 +98,19 @@ class Session:
 
         Raises `Cancelled` when `cancel` was called in the meantime.
         """
-        if subset.n_blocks != self.manifest.n_blocks:
-            raise UserError(f"subset is for {subset.n_blocks} blocks, this encoder has {self.manifest.n_blocks}")
-        gates_N = np.zeros(subset.n_blocks, dtype=np.bool_)
-        gates_N[list(subset.kept)] = True
-        session = self._loaded()
+        gates_N = gates_of(subset, self.manifest.n_blocks, "encoder")
         feed = dict(zip(INPUTS, (inputs, lengths_B, gates_N), strict=True))
-        try:
-            logp_BTV, frames_B = session.run(list(OUTPUTS), feed, cancel.options if cancel else None)
-        except Exception as error:  # ONNX Runtime has no exception of its own for this
-            if cancel is not None and cancel.called:
-                raise Cancelled from None
-            raise RuntimeError(f"{self.file} failed on an input of shape {inputs.shape}: {error}") from error
+        logp_BTV, frames_B = self.graph.run(OUTPUTS, feed, cancel)
         return logp_BTV, frames_B
+
+
+def gates_of(subset: BlockSubset, n_blocks: int, part: str) -> NDArray[np.bool_]:
+    """Return the gates (N,) of a subset. Raises `UserError` where the part has another number of blocks."""
+    if subset.n_blocks != n_blocks:
+        raise UserError(f"subset is for {subset.n_blocks} blocks, this {part} has {n_blocks}")
+    gates_N = np.zeros(n_blocks, dtype=np.bool_)
+    gates_N[list(subset.kept)] = True
+    return gates_N
 
 
 class Cancel:
@@ -101,7 +129,8 @@ class Cancel:
 
 def is_exported(folder: Path) -> bool:
     """Return whether `layerdial export` wrote a folder. A torch model may have another ONNX file beside it."""
-    return not (folder / "config.json").is_file() and ((folder / FILE).is_file() or (folder / GRAPH).is_file())
+    files = (FILE, GRAPH, ENCODER)
+    return not (folder / "config.json").is_file() and any((folder / file).is_file() for file in files)
 
 
 def default_threads() -> int:
@@ -121,7 +150,7 @@ def _open(file: Path, threads: int) -> Any:
         raise UserError(f"exported models need ONNX Runtime: {installing('runtime')}") from None
     _check_version(onnxruntime.__version__)
     if not file.is_file():
-        raise UserError(f"{file} does not exist; an exported folder holds {GRAPH}, {FILE} and tokens.txt")
+        raise UserError(f"{file} does not exist; an exported folder holds {file.name}, {FILE} and tokens.txt")
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -148,16 +177,26 @@ def _check_version(found: str) -> None:
 
 def _check(session: Any, manifest: Manifest, file: Path) -> None:
     """Raise `UserError` unless the graph is of layerdial and the one that the manifest was written for."""
-    inputs = tuple(value.name for value in session.get_inputs())
-    outputs = tuple(value.name for value in session.get_outputs())
-    if inputs != INPUTS or outputs != OUTPUTS:
-        raise UserError(
-            f"{file} is no graph of layerdial: its inputs are {', '.join(inputs)}; expected {', '.join(INPUTS)}"
-        )
-    written = session.get_modelmeta().custom_metadata_map.get("layerdial.model_id")
+    check_ends(session, file, INPUTS, OUTPUTS)
+    written = model_id_of(session)
     gates, vocabulary = session.get_inputs()[2].shape, session.get_outputs()[0].shape[-1]
     if written != manifest.model_id or gates != [manifest.n_blocks] or vocabulary != manifest.vocab_size:
         raise UserError(
             f"{file} has {gates[0]} blocks, {vocabulary} tokens and the id {written}, its {FILE} {manifest.n_blocks}, "
             f"{manifest.vocab_size} and {manifest.model_id}; they are not from one export"
         )
+
+
+def check_ends(session: Any, file: Path, expected: Sequence[str], outputs: Sequence[str]) -> None:
+    """Raise `UserError` for a graph with other inputs or outputs."""
+    inputs = tuple(value.name for value in session.get_inputs())
+    if inputs != tuple(expected) or tuple(value.name for value in session.get_outputs()) != tuple(outputs):
+        raise UserError(
+            f"{file} is no graph of layerdial: its inputs are {', '.join(inputs)}; expected {', '.join(expected)}"
+        )
+
+
+def model_id_of(session: Any) -> str | None:
+    """Return the id of the export that a graph is of."""
+    found: str | None = session.get_modelmeta().custom_metadata_map.get("layerdial.model_id")
+    return found

@@ -64,7 +64,7 @@ class ListTokenizer:
         return join_pieces(self.tokens[i] for i in ids)
 
     def save(self, folder: Path) -> None:
-        _save_tokens(self.tokens, folder)
+        save_tokens(self.tokens, folder)
 
 
 class BpeTokenizer:
@@ -115,7 +115,7 @@ class BpeTokenizer:
         return join_pieces(self.tokens[i] for i in ids)
 
     def save(self, folder: Path) -> None:
-        _save_tokens(self.tokens, folder)
+        save_tokens(self.tokens, folder)
         (folder / "bpe.model").write_bytes(self.model)
 
 
@@ -140,7 +140,7 @@ class PieceTable:
         return join_pieces(self._pieces[i] for i in ids)
 
     def save(self, folder: Path) -> None:
-        _save_tokens(self.tokens, folder)
+        save_tokens(self.tokens, folder)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -162,8 +162,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return ListTokenizer(tokens, "char" if SPACE in tokens else "word")
 
 
-def read_tokens(file: Path) -> list[str]:
-    """Return the tokens of a `tokens.txt`, one "token id" a line, the blank first.
+def read_tokens(file: Path, blank: bool = True) -> list[str]:
+    """Return the tokens of a `tokens.txt`, one "token id" a line, the blank first unless there is none.
 
     Raises `UserError` for a missing file and for other contents.
     """
@@ -176,7 +176,7 @@ def read_tokens(file: Path) -> list[str]:
         raise UserError(f"{file} is not a list of tokens (it is no UTF-8 text); copy it again") from None
     if [row[-1] for row in rows] != [str(i) for i in range(len(rows))]:
         raise UserError(f"{file} is not a list of tokens, each with its number, counted from 0; copy it again")
-    if not rows or rows[0][0] != "<blk>":
+    if not rows or (blank and rows[0][0] != "<blk>"):
         raise UserError(f"{file} does not begin with '<blk> 0'")
     return [row[0] for row in rows]
 
@@ -185,5 +185,6 @@ def _units(text: str, kind: TokenizerKind) -> Iterable[str]:
     return text.split() if kind == "word" else text.replace(" ", SPACE)
 
 
-def _save_tokens(tokens: Sequence[str], folder: Path) -> None:
+def save_tokens(tokens: Sequence[str], folder: Path) -> None:
+    """Write `tokens.txt`."""
     write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(tokens)))

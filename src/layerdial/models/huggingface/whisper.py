@@ -29,6 +29,7 @@ from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
 from layerdial.subset import BlockSubset
 from layerdial.text.labels import TokenLabels
+from layerdial.text.prompt import DecoderUse
 
 TOKENS_PER_SECOND = 4  # of speech, about: what a pass whose cost is measured decodes
 FreezeDecoder = Literal["none", "embeddings", "all"]
@@ -51,14 +52,6 @@ class Memory:
         mask_B11T = self.mask_B11T
         expanded = None if mask_B11T is None else mask_B11T.expand(count, -1, -1, -1)
         return Memory(self.states_BTD.expand(count, -1, -1), expanded)
-
-
-@dataclass(frozen=True)
-class DecoderUse:
-    """How the decoder is called: the tokens before a transcript, and which of its blocks run."""
-
-    prompt: tuple[int, ...]
-    subset: BlockSubset
 
 
 class DecoderBlocksAsOneLayer(BlocksAsOneLayer):

@@ -14,6 +14,7 @@ from layerdial.models.huggingface.whisper import WhisperNetwork
 from layerdial.models.huggingface.whisper_ctc import WhisperCTC
 from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 from layerdial.text.ctc import BLANK
+from layerdial.text.prompt import prompt_of
 
 
 def whisper_of(model: Any, processor: Any, folder: Path) -> tuple[WhisperNetwork, WhisperTextTokenizer]:
@@ -21,7 +22,7 @@ def whisper_of(model: Any, processor: Any, folder: Path) -> tuple[WhisperNetwork
     config = model.config
     tokenizer = WhisperTextTokenizer(processor, config.vocab_size, str(folder))
     features = _features(processor.feature_extractor, config, folder)
-    prompt = tokenizer.prompt(*language_and_task(model.generation_config))
+    prompt = prompt_of(tokenizer.tokens, *language_and_task(model.generation_config))
     return WhisperNetwork(model, features, prompt), tokenizer
 
 

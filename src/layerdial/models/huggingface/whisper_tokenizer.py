@@ -9,7 +9,6 @@ from typing import Any
 from layerdial.errors import UserError
 
 _END = "<|endoftext|>"
-_MULTILINGUAL_PROMPT = 4  # start, language, task, no timestamps
 
 
 class WhisperTextTokenizer:
@@ -23,10 +22,9 @@ class WhisperTextTokenizer:
             raise UserError(f"{where}: its decoder has {vocab_size} tokens, its tokenizer {found}; copy both again")
         named = self._tokenizer.convert_ids_to_tokens(list(range(found)))
         self.tokens: list[str] = [*named, *(f"<|unused{i}|>" for i in range(found, vocab_size))]
-        self._ids = {name: i for i, name in enumerate(named)}
-        if _END not in self._ids:
+        if _END not in named:
             raise UserError(f"{where}: its tokenizer has no {_END}, so it is not Whisper's")
-        self.end = self._ids[_END]
+        self.end = named.index(_END)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, and of its end. Texts begin with a space, as those that Whisper was trained on."""
@@ -40,24 +38,3 @@ class WhisperTextTokenizer:
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
-
-    def changed_prompt(self, prompt: Sequence[int], language: str | None, task: str | None) -> tuple[int, ...]:
-        """Return a prompt with another language or task; `UserError` where the checkpoint knows English alone."""
-        if len(prompt) != _MULTILINGUAL_PROMPT:
-            raise UserError("this checkpoint knows English alone; leave language and task out")
-        named = [self.tokens[i].strip("<|>") for i in prompt]
-        return self.prompt(language or named[1], task or named[2])
-
-    def prompt(self, language: str | None, task: str) -> tuple[int, ...]:
-        """Return the tokens before a transcript. `language` is None for checkpoints of English alone.
-
-        Raises `UserError` for a language or a task that the vocabulary does not have.
-        """
-        names = ["<|startoftranscript|>"]
-        if language is not None:
-            names += [f"<|{language}|>", f"<|{task}|>"]
-        names.append("<|notimestamps|>")
-        for name in names:
-            if name not in self._ids:
-                raise UserError(f"the model's vocabulary has no {name}; languages are codes such as en")
-        return tuple(self._ids[name] for name in names)

@@ -1,4 +1,4 @@
-"""Beam search for Whisper: several transcripts of one utterance at a time, as OpenAI's own decoding does it.
+"""Beam search: several transcripts of one utterance at a time, as OpenAI's own decoding does it.
 
 Shapes: K beams, V vocabulary.
 """
@@ -7,17 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from layerdial.models.huggingface.whisper import DecoderUse, Memory, WhisperNetwork, new_cache
-from layerdial.models.huggingface.whisper_decoding import (
-    TokenRules,
-    Written,
-    longest_text,
-    looping_phrase,
-    without_loop,
-)
+from layerdial.text.token_decoding import Encoded
+from layerdial.text.token_rules import TokenRules, Written, longest_text, looping_phrase, without_loop
 
 
 @dataclass(frozen=True)
@@ -35,45 +29,40 @@ class _Beam:
         return self.logp / (len(self.tokens) + 1)
 
 
-def decode_with_beams(
-    network: WhisperNetwork, memory: Memory, seconds: float, rules: TokenRules, beams: int, use: DecoderUse
-) -> Written:
+def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
     """Return the transcript of one utterance with the best mean log-probability of those that `beams` beams find.
 
     The search ends when as many transcripts are complete, or at the longest text for the audio.
     """
-    device = memory.states_BTD.device
-    never, not_first = rules.never.to(device), rules.not_first.to(device)
-    cache, n_before = new_cache(), 0
-    tokens_KU = torch.tensor([use.prompt], device=device)
+    steps, first = encoded.begin(), True
+    tokens_KU = np.array([encoded.prompt], np.int64)
     running, finished, no_speech = [_Beam()], list[_Beam](), 0.0
-    most = longest_text(network, seconds)
+    most = longest_text(encoded.most_tokens, seconds)
     while running and len(finished) < beams:
-        rows = memory.of_rows(len(tokens_KU))
-        logits_KUV = network.next_token(tokens_KU, rows, cache, n_before, use)
-        if n_before == 0 and rules.no_speech is not None:
-            no_speech = float(logits_KUV[0, 0].softmax(dim=-1)[rules.no_speech])
-        logp_KV = logits_KUV[:, -1].masked_fill(not_first if n_before == 0 else never, -torch.inf).log_softmax(dim=-1)
+        logits_KUV = steps.next(tokens_KU)
+        if first:
+            (no_speech,) = rules.nobody_speaks(logits_KUV[:, 0])
+        logp_KV = rules.log_probs(logits_KUV[:, -1], first)
         running, ended = _extended(running, logp_KV, beams, rules.end, most)
         finished += ended
-        n_before += tokens_KU.shape[1]
+        first = False
         if running:
-            cache.reorder_cache(torch.tensor([beam.row for beam in running], device=device))
-            tokens_KU = torch.tensor([[beam.tokens[-1]] for beam in running], device=device)
+            steps.reorder([beam.row for beam in running])
+            tokens_KU = np.array([[beam.tokens[-1]] for beam in running])
     best = max(finished, key=lambda beam: (not beam.looped, beam.mean))
     return Written(list(best.tokens), best.mean, no_speech, best.looped)
 
 
 def _extended(
-    running: list[_Beam], logp_KV: Tensor, beams: int, end: int, most: int
+    running: list[_Beam], logp_KV: NDArray[np.float32], beams: int, end: int, most: int
 ) -> tuple[list[_Beam], list[_Beam]]:
     """Return the best beams with one token more, and those that ended: by themselves, in a loop, or by their length."""
-    total_KV = logp_KV + torch.tensor([beam.logp for beam in running], device=logp_KV.device).unsqueeze(1)
-    scores, places = total_KV.flatten().topk(min(2 * beams, total_KV.numel()))
+    total = (logp_KV + np.array([[beam.logp] for beam in running], np.float32)).ravel()
+    places = _largest(total, 2 * beams)
     going, ended = list[_Beam](), list[_Beam]()
-    for logp, place in zip(scores.tolist(), places.tolist(), strict=True):
+    for logp, place in zip(total[places].tolist(), places.tolist(), strict=True):
         row, token = divmod(place, logp_KV.shape[1])
-        if logp == -torch.inf or len(going) == beams:
+        if logp == -np.inf or len(going) == beams:
             break
         if token == end:
             ended.append(replace(running[row], logp=logp))
@@ -87,3 +76,9 @@ def _extended(
         else:
             going.append(beam)
     return going, ended
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Return the places of the `count` largest values, the largest first."""
+    places = np.argpartition(values, -count)[-count:] if count < len(values) else np.arange(len(values))
+    return places[np.argsort(-values[places], kind="stable")]

@@ -1,0 +1,114 @@
+"""From an exported model's outputs to texts: the best token of each frame (CTC), or what a decoder writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.features import Features
+from layerdial.errors import UserError
+from layerdial.recognizer import Audio, Chunk, FeatureBatch, WindowResult, recognize_windows
+from layerdial.request import Request
+from layerdial.runtime.manifest import Manifest, read_features
+from layerdial.runtime.scheduler import PassResult
+from layerdial.runtime.session import Cancel, Session
+from layerdial.subset import BlockSubset
+from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
+from layerdial.text.tokenizer import PieceTable, read_tokens
+
+if TYPE_CHECKING:
+    from layerdial.runtime.token_session import TokenSession
+    from layerdial.text.byte_level import ByteTable
+
+Transcribed = tuple[str, tuple[Chunk, ...], float]
+RecognizeStretch = Callable[[NDArray[np.float32], float, float, BlockSubset | None], tuple[PassResult, Chunk]]
+"""Recognises samples from one second to another, with blocks that take the place of the request's if given."""
+
+
+class Decoding(Protocol):
+    """How an exported model of one kind makes texts."""
+
+    @property
+    def session(self) -> Session | TokenSession: ...
+
+    @property
+    def tokenizer(self) -> PieceTable | ByteTable: ...
+
+    def of(self, request: Request, model: str) -> Decoding:
+        """Return what decodes as a request says. Raises `UserError` for what the `model` cannot do."""
+        ...
+
+    def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
+        """Return the result of one pass over the input of one utterance."""
+        ...
+
+    def run_usually(self, inputs: NDArray[np.float32], subset: BlockSubset) -> object:
+        """Run a pass as it is measured: a decoder writes as many tokens as speech of that length has, about."""
+        ...
+
+    def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        """Return the text of each utterance of a batch."""
+        ...
+
+    def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
+        """Return a function that runs the graphs alone on a batch."""
+        ...
+
+    def transcribe(self, audio: Audio, recognize: RecognizeStretch, subset: BlockSubset | None) -> Transcribed:
+        """Return the text of audio, its chunks and its seconds. `subset` are the blocks where a request names them."""
+        ...
+
+
+def tokens_of(folder: Path, manifest: Manifest, blank: bool) -> list[str]:
+    """Read the tokens of an exported folder. Raises `UserError` where the model has another number of them."""
+    tokens = read_tokens(folder / "tokens.txt", blank)
+    if len(tokens) != manifest.vocab_size:
+        raise UserError(f"{folder}: tokens.txt has {len(tokens)} tokens, the model {manifest.vocab_size}")
+    return tokens
+
+
+class CtcDecoding:
+    """Greedy CTC."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        self.features: Features = read_features(manifest.features)
+        self.session = Session(folder, manifest, threads)
+        self.tokenizer = PieceTable(tokens_of(folder, manifest, blank=True), manifest.silent_tokens)
+
+    def of(self, request: Request, model: str) -> CtcDecoding:
+        request.refuse_decoder_options(model)
+        return self
+
+    def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
+        logp_BTV, _ = self.session.posteriors(inputs[None], np.array([len(inputs)]), subset, cancel)
+        frame_ids = logp_BTV[0].argmax(axis=-1)
+        return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset)
+
+    def run_usually(self, inputs: NDArray[np.float32], subset: BlockSubset) -> object:
+        return self.run(inputs, subset)
+
+    def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
+        return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
+
+    def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
+        return partial(self.session.posteriors, batch.inputs, batch.lengths_B, subset)
+
+    def transcribe(self, audio: Audio, recognize: RecognizeStretch, subset: BlockSubset | None) -> Transcribed:
+        def recognize_window(samples: NDArray[np.float32], begin: float, end: float) -> WindowResult:
+            result, chunk = recognize(samples, begin, end, None)
+            return WindowResult(result.frame_ids, chunk)
+
+        ids, chunks, seconds = recognize_windows(audio, self.features, recognize_window)
+        return self.tokenizer.decode(greedy_ctc(ids)), chunks, seconds
+
+
+def confidence_of(logp_TV: NDArray[np.float32], frame_ids: NDArray[np.int64]) -> float:
+    """Return the mean posterior of the best token over the frames where it is not the blank; 1 where there is none."""
+    best_T = logp_TV[np.arange(len(frame_ids)), frame_ids][frame_ids != BLANK]
+    return float(np.exp(best_T).mean()) if len(best_T) else 1.0

@@ -1,0 +1,125 @@
+"""From an exported encoder-decoder model to texts: greedy or beam search, with other searches where a text loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.features import Features
+from layerdial.audio.whisper_mel import is_silent
+from layerdial.errors import UserError
+from layerdial.recognizer import (
+    Audio,
+    FeatureBatch,
+    PieceResult,
+    again_with_all_blocks,
+    join_texts,
+    recognize_pieces,
+    texts_of,
+)
+from layerdial.request import Request
+from layerdial.runtime.decoding import RecognizeStretch, Transcribed, tokens_of
+from layerdial.runtime.manifest import Manifest, read_features
+from layerdial.runtime.scheduler import PassResult
+from layerdial.runtime.session import Cancel
+from layerdial.runtime.token_session import OnnxEncoded, TokenSession
+from layerdial.subset import BlockSubset
+from layerdial.text.byte_level import ByteTable
+from layerdial.text.prompt import DecoderUse
+from layerdial.text.token_fallback import decode_one, decode_with_fallback
+from layerdial.text.token_rules import NOTHING, TokenRules, Written
+
+TOKENS_PER_SECOND = 4  # of speech, about: what a pass that is measured decodes
+
+
+@dataclass(frozen=True)
+class TokenSearch:
+    """How a request has its text searched."""
+
+    use: DecoderUse
+    beams: int = 1
+
+
+class TokenDecoding:
+    """See `layerdial.runtime.decoding.Decoding`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        assert manifest.decoder is not None
+        self.features: Features = read_features(manifest.features)
+        self.session = TokenSession(folder, manifest, threads)
+        facts, tokens = manifest.decoder, tokens_of(folder, manifest, blank=False)
+        self.rules = TokenRules.of(facts.suppressed, facts.not_first, tokens, facts.end)
+        self.tokenizer = ByteTable(tokens, facts.end)
+        self.search = TokenSearch(self.session.default_use())
+
+    def of(self, request: Request, model: str) -> TokenDecoding:
+        for name in request.constraints:
+            raise UserError(f"{name} is not there yet for encoder-decoder models such as {model}; give depth")
+        use = self.search.use.for_request(request, self.tokenizer.tokens)
+        changed = copy(self)
+        changed.search = TokenSearch(use, request.beams or 1)
+        return changed
+
+    def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
+        if is_silent(inputs):
+            return PassResult([], 1.0, subset, written=NOTHING)
+        encoded = self.session.encode(inputs[None], np.array([len(inputs)]), subset, self.search.use, cancel)
+        seconds = len(inputs) / self.features.per_second
+        written = decode_one(encoded, seconds, self.rules, self.search.beams)
+        return PassResult([], math.exp(written.mean_logp), subset, written=written)
+
+    def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        return texts_of(batch, self.written(batch, subset), self.tokenizer.decode)
+
+    def written(self, batch: FeatureBatch, subset: BlockSubset) -> list[Written]:
+        """Return the transcript of each utterance of a batch."""
+        encoded = self.session.encode(batch.inputs, batch.lengths_B, subset, self.search.use)
+        seconds = [length / self.features.per_second for length in batch.lengths_B.tolist()]
+        return decode_with_fallback(encoded, seconds, self.rules)
+
+    def labels(self, batch: FeatureBatch, subset: BlockSubset) -> tuple[NDArray[np.int64], list[int]]:
+        """Return the tokens (B, U) that are written of each utterance and their end, and how many they are."""
+        end = self.rules.end
+        rows = [[*one.tokens, end][: self.session.facts.most_tokens] for one in self.written(batch, subset)]
+        counts = [len(row) for row in rows]
+        return np.array([row + [end] * (max(counts) - len(row)) for row in rows]), counts
+
+    def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
+        return partial(self._usual_pass, batch.inputs, batch.lengths_B, subset)
+
+    def run_usually(self, inputs: NDArray[np.float32], subset: BlockSubset) -> None:
+        """Encode one utterance and write as many tokens as speech of its length has, about."""
+        self._usual_pass(inputs[None], np.array([len(inputs)]), subset)
+
+    def _usual_pass(self, inputs: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset) -> None:
+        encoded = self.session.encode(inputs, lengths_B, subset, self.search.use)
+        repeat_tokens(encoded, max(1, round(inputs.shape[1] / self.features.per_second * TOKENS_PER_SECOND)))
+
+    def transcribe(self, audio: Audio, recognize: RecognizeStretch, subset: BlockSubset | None) -> Transcribed:
+        def piece(samples: NDArray[np.float32], begin: float, end: float, blocks: BlockSubset | None) -> PieceResult:
+            result, chunk = recognize(samples, begin, end, blocks)
+            assert result.written is not None
+            return PieceResult(result.written, chunk)
+
+        def by_request(samples: NDArray[np.float32], begin: float, end: float) -> PieceResult:
+            return piece(samples, begin, end, None)
+
+        recognize_piece = by_request if subset is None else again_with_all_blocks(piece, subset)
+        written, chunks, seconds = recognize_pieces(audio, recognize_piece)
+        return join_texts(written, self.tokenizer.decode), chunks, seconds
+
+
+def repeat_tokens(encoded: OnnxEncoded, n_tokens: int) -> None:
+    """Make `n_tokens` steps of the decoder, each with the last token of the prompt: their cost is that of any text."""
+    steps = encoded.begin()
+    tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
+    for _ in range(min(n_tokens, encoded.most_tokens)):
+        steps.next(tokens_BU)
+        tokens_BU = tokens_BU[:, -1:]

@@ -1,0 +1,55 @@
+"""The tokens before a transcript of Whisper: start, language, task, no timestamps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from layerdial.errors import UserError
+from layerdial.request import Request
+from layerdial.subset import BlockSubset
+
+_MULTILINGUAL = 4  # tokens of a prompt
+
+
+@dataclass(frozen=True)
+class DecoderUse:
+    """How the decoder is called: the tokens before a transcript, and which of its blocks run."""
+
+    prompt: tuple[int, ...]
+    subset: BlockSubset
+
+    def for_request(self, request: Request, tokens: Sequence[str]) -> DecoderUse:
+        """Return the use that a request names; `UserError` where the model has not its language, task or blocks."""
+        prompt = changed_prompt(tokens, self.prompt, request.language, request.task)
+        subset = self.subset
+        if request.decoder_depth is not None:
+            subset = BlockSubset.even(subset.n_blocks, request.decoder_depth)
+        return replace(self, prompt=prompt, subset=subset)
+
+
+def prompt_of(tokens: Sequence[str], language: str | None, task: str) -> tuple[int, ...]:
+    """Return the prompt in a vocabulary. `language` is None for checkpoints of English alone.
+
+    Raises `UserError` for a language or a task that the vocabulary does not have.
+    """
+    names = ["<|startoftranscript|>"]
+    if language is not None:
+        names += [f"<|{language}|>", f"<|{task}|>"]
+    names.append("<|notimestamps|>")
+    for name in names:
+        if name not in tokens:
+            raise UserError(f"the model's vocabulary has no {name}; languages are codes such as en")
+    return tuple(map(tokens.index, names))
+
+
+def changed_prompt(
+    tokens: Sequence[str], prompt: tuple[int, ...], language: str | None, task: str | None
+) -> tuple[int, ...]:
+    """Return a prompt with the language and task of a request; `UserError` where the model knows English alone."""
+    if language is None and task is None:
+        return prompt
+    if len(prompt) != _MULTILINGUAL:
+        raise UserError("this checkpoint knows English alone; leave language and task out")
+    named = [tokens[i].strip("<|>") for i in prompt]
+    return prompt_of(tokens, language or named[1], task or named[2])

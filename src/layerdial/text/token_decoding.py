@@ -1,0 +1,93 @@
+"""Greedy decoding by a decoder that writes tokens, whatever computes it.
+
+Shapes: B batch, U tokens of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.text.token_rules import TokenRules, Written, longest_text, looping_phrase, without_loop
+
+
+class Steps(Protocol):
+    """A decoder in the middle of its texts, one a row, with the keys and values of the tokens so far."""
+
+    def next(self, tokens_BU: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return logits (B, U, V) after each of the tokens, which follow those of earlier calls."""
+        ...
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, of which some may come several times. Only for one utterance."""
+        ...
+
+
+class Encoded(Protocol):
+    """Encoded utterances, and a decoder that writes at most `most_tokens` of each behind the `prompt`."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]: ...
+
+    @property
+    def most_tokens(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def begin(self) -> Steps:
+        """Return a decoder that has no tokens yet."""
+        ...
+
+    def of(self, row: int) -> Encoded:
+        """Return one utterance of the batch."""
+        ...
+
+
+def decode_greedily(encoded: Encoded, seconds: Sequence[float], rules: TokenRules) -> list[Written]:
+    """Return the transcript of each utterance, given how long each one is."""
+    rows = [_Row(longest_text(encoded.most_tokens, s), rules.end) for s in seconds]
+    steps, first = encoded.begin(), True
+    tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
+    no_speech = [0.0] * len(encoded)
+    while not all(row.done for row in rows):
+        logits_BUV = steps.next(tokens_BU)
+        if first:
+            no_speech = rules.nobody_speaks(logits_BUV[:, 0])
+        logp_BV = rules.log_probs(logits_BUV[:, -1], first)
+        best_B = logp_BV.argmax(axis=-1)
+        for row, token, logp_V in zip(rows, best_B.tolist(), logp_BV, strict=True):
+            row.add(token, float(logp_V[token]))
+        tokens_BU, first = best_B[:, None], False
+    return [row.written(silent) for row, silent in zip(rows, no_speech, strict=True)]
+
+
+class _Row:
+    """One utterance while it is decoded."""
+
+    def __init__(self, most: int, end: int) -> None:
+        self.most, self.end = most, end
+        self.tokens: list[int] = []
+        self.logp = 0.0
+        self.steps = 0
+        self.done = self.looped = False
+        self.phrase: tuple[int, ...] = ()
+
+    def add(self, token: int, logp: float) -> None:
+        if self.done:
+            return
+        self.logp, self.steps = self.logp + logp, self.steps + 1
+        if token == self.end:
+            self.done = True
+            return
+        self.tokens.append(token)
+        if (phrase := looping_phrase(self.tokens)) is not None:
+            self.tokens = without_loop(self.tokens, phrase)
+            self.phrase, self.done, self.looped = tuple(phrase), True, True
+        elif len(self.tokens) >= self.most:
+            self.done = self.looped = True
+
+    def written(self, no_speech: float) -> Written:
+        return Written(self.tokens, self.logp / max(1, self.steps), no_speech, self.looped, self.phrase)

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,6 +207,8 @@ def follow(arguments: list[str]) -> None:
     elif program == "python" and rest[0].endswith(".py"):
         script = (ROOT / rest[0]).read_text()
         assert all(option in script for option in rest[1:] if option.startswith("--"))
+    elif program == "lhotse":
+        subprocess.run([Path(sys.executable).with_name("lhotse"), *rest], check=True)
     elif program == "mkdir":
         assert rest[0] == "-p"
         for folder in rest[1:]:

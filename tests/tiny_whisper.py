@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from layerdial.data.manifest import write_cuts
 from layerdial.models.checkpoint import save_model
 from layerdial.models.huggingface.checkpoint import with_ctc_head
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
+from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import build_tokenizer
 from tiny import sentences, speak, write_cut
 from tiny_ctranslate2 import ctranslate2_weights, tiny_whisper, write_ctranslate2
 
 N_BLOCKS = 4
+FULL = BlockSubset.full(N_BLOCKS)
+EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(N_BLOCKS), depth)]
+LENGTHS = (16000, 9123, 47000)  # samples of the utterances of a batch
 _SIZE = {"encoder_layers": N_BLOCKS, "decoder_layers": 2, "d_model": 16, "max_target_positions": 48}
 
 

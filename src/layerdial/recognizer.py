@@ -86,6 +86,12 @@ class Transcript:
     reason: str = ""
     chunks: tuple[Chunk, ...] = ()
 
+    @classmethod
+    def of_chunks(cls, text: str, chunks: tuple[Chunk, ...], seconds: float, taken: float) -> Transcript:
+        """Return the transcript of `seconds` of audio that was `taken` seconds in the making."""
+        deepest = max(chunks, key=lambda chunk: chunk.depth)
+        return cls(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
+
     @property
     def depth(self) -> int:
         return self.subset.depth

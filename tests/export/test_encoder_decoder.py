@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,8 @@ from layerdial.text.byte_level import ByteTable
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.tokenizer import read_tokens
 from tiny import command
-from tiny_whisper import N_BLOCKS, save_whisper
+from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_whisper
 
-FULL = BlockSubset.full(N_BLOCKS)
-EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(N_BLOCKS), depth)]
-LENGTHS = (16000, 9123, 47000)
 LABELS = np.array([[3, 4, 10, 11], [1, 11, 0, 0], [5, 6, 7, 11]])
 CLOSE = 1e-4
 

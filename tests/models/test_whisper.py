@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,9 @@ from layerdial.text.token_fallback import decode_with_fallback
 from layerdial.text.token_rules import TokenRules, Written, looping_phrase, without_loop
 from layerdial.utils.rows import read_rows
 from tiny import command
-from tiny_whisper import N_BLOCKS, save_encoder, save_whisper, write_spoken
+from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_encoder, save_whisper, write_spoken
 
-FULL = BlockSubset.full(N_BLOCKS)
-EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(N_BLOCKS), depth)]
 SUBSETS = pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
-LENGTHS = (16000, 9123, 47000)
 LABELS = torch.tensor([[3, 4, 10, 11], [1, 11, 0, 0], [5, 6, 7, 11]])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,18 @@ from layerdial.subset import BlockSubset
 from layerdial.text.tokenizer import BpeTokenizer, build_tokenizer
 from layerdial.utils.rows import read_rows
 from tiny import command, equal, sentences, speak
-from tiny_whisper import N_BLOCKS, save_encoder, save_whisper, save_whisper_ctc, write_spoken
+from tiny_whisper import (
+    EVERY_SUBSET,
+    FULL,
+    LENGTHS,
+    N_BLOCKS,
+    save_encoder,
+    save_whisper,
+    save_whisper_ctc,
+    write_spoken,
+)
 
-FULL = BlockSubset.full(N_BLOCKS)
-EVERY_SUBSET = [BlockSubset(N_BLOCKS, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(N_BLOCKS), depth)]
 SUBSETS = pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
-LENGTHS = (16000, 9123, 47000)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, filter_energies
 from layerdial.audio.nemo_fbank import slaney_filters
+from layerdial.errors import UserError
 
 WINDOW_FRAMES = 3000  # 30 s, the only length that published checkpoints were trained on
 Values = Any  # an array or a tensor
@@ -47,6 +48,12 @@ def num_frames(n_samples: int) -> int:
 def silence(loudest: Values) -> Values:
     """Return the value of silence in the features of an utterance, of which `loudest` is the largest."""
     return (loudest - _RANGE / 4.0).clip((np.log10(_LEAST) + 4.0) / 4.0)
+
+
+def check_length(n_frames: int, longest: int) -> None:
+    """Raise `UserError` for log-mel of more frames than the encoder has positions for."""
+    if n_frames > longest:
+        raise UserError(f"{n_frames} frames of log-mel; the encoder takes up to {longest}, of 10 ms")
 
 
 def is_silent(inputs_TF: NDArray[np.float32]) -> bool:

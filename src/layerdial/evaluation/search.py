@@ -44,11 +44,6 @@ class Measured:
         loss, errors = math.inf if self.loss is None else self.loss, self.errors or 0
         return (loss, errors) if metric == "loss" else (errors, loss)
 
-    @property
-    def rate(self) -> float | None:
-        """The WER; None where the loss alone was measured."""
-        return None if self.errors is None or self.words is None else self.errors / self.words
-
     def rung(self) -> Rung:
         assert self.errors is not None and self.words is not None
         depth = BlockSubset.from_key(self.subset).depth
@@ -161,10 +156,10 @@ class _Evaluated:
 
 
 def _note(measured: Measured) -> str:
-    depth, rate = BlockSubset.from_key(measured.subset).depth, measured.rate
-    if rate is not None:
-        return f"depth {depth}: WER {100 * rate:.2f} %"
-    return f"depth {depth}: loss {math.inf if measured.loss is None else measured.loss:.2f}"
+    depth = BlockSubset.from_key(measured.subset).depth
+    if measured.errors is None:
+        return f"depth {depth}: loss {math.inf if measured.loss is None else measured.loss:.2f}"
+    return f"depth {depth}: WER {100 * measured.rung().wer:.2f} %"
 
 
 def measure(

@@ -20,6 +20,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from layerdial.export.graph import FREE, blocks_to_branches, trace_module
 from layerdial.models.dynamic import Gates
 from layerdial.models.huggingface.whisper import WhisperNetwork
+from layerdial.models.huggingface.whisper_encoder import longest_input
 from layerdial.modules.subsampling import frame_mask
 from layerdial.runtime.manifest import DecoderFacts
 from layerdial.runtime.token_session import decoder_ends, encoder_ends
@@ -39,7 +40,7 @@ def decoder_facts(network: WhisperNetwork) -> DecoderFacts:
         suppressed=tuple(settings.suppress_tokens or ()),
         not_first=tuple(settings.begin_suppress_tokens or ()),
         most_tokens=network.most_tokens,
-        longest=2 * config.max_source_positions,
+        longest=longest_input(network.encoder),
         pads_input=network.pads_input,
     )
 

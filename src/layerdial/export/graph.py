@@ -87,9 +87,7 @@ def blocks_to_branches(model: ir.Model, n_blocks: int) -> None:
             choices.setdefault(node.inputs[0], []).append(node)
     if len(choices) != n_blocks:  # if the exporter folded one away, a gate would have no effect
         raise RuntimeError(f"the exporter left {len(choices)} choices of {n_blocks} blocks")
-    for gate, of_block in reversed(
-        choices.items()
-    ):  # the last first: what a later block needs is then where it belongs
+    for gate, of_block in reversed(choices.items()):  # so that what a later block needs is where it belongs
         _to_branch(graph, gate, of_block)
     for i, node in enumerate(graph.all_nodes()):
         node.name = f"{node.op_type}_{i}"

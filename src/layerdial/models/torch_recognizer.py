@@ -108,9 +108,7 @@ class TorchRecognizer:
         start = time.perf_counter()
 
         text, chunks, seconds = self.decoding.transcribe(audio, subset, request)
-        deepest = max(chunks, key=lambda chunk: chunk.depth)
-        taken = time.perf_counter() - start
-        return Transcript(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
+        return Transcript.of_chunks(text, chunks, seconds, time.perf_counter() - start)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""

@@ -160,9 +160,7 @@ class OnnxRecognizer:
             return self._recognize_stretch(samples, begin, end, asked, run, scheduler)
 
         text, chunks, seconds = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
-        deepest = max(chunks, key=lambda chunk: chunk.depth)
-        taken = time.perf_counter() - start
-        return Transcript(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
+        return Transcript.of_chunks(text, chunks, seconds, time.perf_counter() - start)
 
     def _constraint(self, audio: Audio, request: Request, start: float) -> Constraint:
         subset = request.subset

@@ -34,9 +34,7 @@ from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.token_fallback import decode_one, decode_with_fallback
-from layerdial.text.token_rules import NOTHING, TokenRules, Written
-
-TOKENS_PER_SECOND = 4  # of speech, about: what a pass that is measured decodes
+from layerdial.text.token_rules import NOTHING, TokenRules, Written, usual_text
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class TokenDecoding:
 
     def _usual_pass(self, inputs: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset) -> None:
         encoded = self.session.encode(inputs, lengths_B, subset, self.search.use)
-        repeat_tokens(encoded, max(1, round(inputs.shape[1] / self.features.per_second * TOKENS_PER_SECOND)))
+        repeat_tokens(encoded, usual_text(encoded.most_tokens, inputs.shape[1] / self.features.per_second))
 
     def transcribe(self, audio: Audio, recognize: RecognizeStretch, subset: BlockSubset | None) -> Transcribed:
         def piece(samples: NDArray[np.float32], begin: float, end: float, blocks: BlockSubset | None) -> PieceResult:
@@ -120,6 +118,6 @@ def repeat_tokens(encoded: OnnxEncoded, n_tokens: int) -> None:
     """Make `n_tokens` steps of the decoder, each with the last token of the prompt: their cost is that of any text."""
     steps = encoded.begin()
     tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
-    for _ in range(min(n_tokens, encoded.most_tokens)):
+    for _ in range(n_tokens):
         steps.next(tokens_BU)
         tokens_BU = tokens_BU[:, -1:]

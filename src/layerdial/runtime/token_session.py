@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.whisper_mel import pad_with_silence
+from layerdial.audio.whisper_mel import check_length, pad_with_silence
 from layerdial.errors import UserError
 from layerdial.runtime.manifest import DECODER, ENCODER, FILE, Manifest
 from layerdial.runtime.session import Cancel, LoadedGraph, Session, check_ends, gates_of, model_id_of
@@ -71,10 +71,7 @@ class TokenSession:
         Raises `Cancelled` when `cancel` was called in the meantime, and `UserError` for more than the encoder takes.
         """
         use = use or self.default_use()
-        if inputs.shape[1] > self.facts.longest:
-            raise UserError(
-                f"{inputs.shape[1]} frames of log-mel; the encoder takes up to {self.facts.longest}, of 10 ms"
-            )
+        check_length(inputs.shape[1], self.facts.longest)
         if self.facts.pads_input:
             rows = zip(inputs, lengths_B.tolist(), strict=True)
             inputs = np.stack([pad_with_silence(row[:length], self.facts.longest) for row, length in rows])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TOKENS_PER_SECOND = 12  # more than anybody says: a text that is longer for its audio is a loop
+_USUAL_TOKENS_PER_SECOND = 4
 _FEWEST_TOKENS = 16
 _REPEATS = 4  # of a phrase of at least two tokens, one after the other; a single token twice as often
 _LONGEST_PHRASE = 40
@@ -104,6 +105,11 @@ NOTHING = Written([], 0.0, 1.0, False)  # of silence that was not even decoded
 def longest_text(most_tokens: int, seconds: float) -> int:
     """Return the most tokens that a text of so many seconds may have, from a decoder that writes `most_tokens`."""
     return min(most_tokens, _FEWEST_TOKENS + round(_TOKENS_PER_SECOND * seconds))
+
+
+def usual_text(most_tokens: int, seconds: float) -> int:
+    """Return how many tokens speech of so many seconds has, about: what a pass whose cost is measured writes."""
+    return min(most_tokens, max(1, round(_USUAL_TOKENS_PER_SECOND * seconds)))
 
 
 def looping_phrase(tokens: Sequence[int]) -> list[int] | None:

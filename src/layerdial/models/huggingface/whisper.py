@@ -19,19 +19,19 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from layerdial.audio.features import WhisperMel
-from layerdial.audio.whisper_mel import silence
+from layerdial.audio.whisper_mel import check_length, silence
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.models.dynamic import Choice, run_blocks
 from layerdial.models.huggingface.ctc import BlocksAsOneLayer, silence_transformers, switch_checkpointing
-from layerdial.models.huggingface.whisper_encoder import before_blocks, check_length, longest_input
+from layerdial.models.huggingface.whisper_encoder import before_blocks, longest_input
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
 from layerdial.subset import BlockSubset
 from layerdial.text.labels import TokenLabels
 from layerdial.text.prompt import DecoderUse
+from layerdial.text.token_rules import usual_text
 
-TOKENS_PER_SECOND = 4  # of speech, about: what a pass whose cost is measured decodes
 FreezeDecoder = Literal["none", "embeddings", "all"]
 
 
@@ -138,7 +138,7 @@ class WhisperNetwork(Network):
         memory, others = self.encode(inputs, lengths_B, subset, exits)
         frames_B = self.features.frames(lengths_B)
         if tokens_BU is None:
-            n_tokens = max(1, round(inputs.shape[1] / self.features.per_second * TOKENS_PER_SECOND))
+            n_tokens = usual_text(self.most_tokens, inputs.shape[1] / self.features.per_second)
             return EncoderOutput(self._decode_steps(memory, n_tokens), frames_B)
         exits_BUV = tuple(self.score(other, tokens_BU) for other in others)
         return EncoderOutput(self.score(memory, tokens_BU), frames_B, exits_BUV)
@@ -150,9 +150,10 @@ class WhisperNetwork(Network):
 
         Raises `UserError` for more than the encoder takes: 30 s.
         """
-        check_length(self.encoder, inputs)
+        longest = longest_input(self.encoder)
+        check_length(inputs.shape[1], longest)
         if self.pads_input:
-            inputs, lengths_B = pad_with_silence(inputs, lengths_B, longest_input(self.encoder))
+            inputs, lengths_B = pad_with_silence(inputs, lengths_B, longest)
         unknown = lengths_B.device.type != "cpu" or torch.compiler.is_exporting()
         padded = unknown or bool((lengths_B != inputs.shape[1]).any())
         x_BTD, mask_B11T = before_blocks(self.encoder, inputs, lengths_B if padded else None)
@@ -211,7 +212,7 @@ class WhisperNetwork(Network):
         cache, found = new_cache(), list[Tensor]()
         tokens_BU = self._prompts(len(memory.states_BTD), memory.states_BTD.device)
         n_before = 0
-        for _ in range(min(n_tokens, self.most_tokens)):
+        for _ in range(n_tokens):
             x_BUD = self._decode(tokens_BU, memory, cache, n_before)
             found.append(self._log_probs(x_BUD[:, -1:]))
             n_before += tokens_BU.shape[1]

@@ -13,9 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, WhisperConfig, Whisp
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel
 
 from layerdial.audio.features import WhisperMel
+from layerdial.audio.whisper_mel import check_length
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.models.huggingface.ctc import HuggingFaceCTC
-from layerdial.models.huggingface.whisper_encoder import before_blocks, check_length
+from layerdial.models.huggingface.whisper_encoder import before_blocks, longest_input
 from layerdial.text.ctc import BLANK
 
 
@@ -75,7 +76,7 @@ class WhisperCTC(HuggingFaceCTC):
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         encoder = self.encoder_of(self.model)
-        check_length(encoder, inputs)
+        check_length(inputs.shape[1], longest_input(encoder))
         x_BTD, mask_B11T = before_blocks(encoder, inputs, lengths_B)
         return self._leave_encoder(encoder.layers(x_BTD, attention_mask=mask_B11T, **for_blocks))
 

@@ -11,20 +11,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from layerdial.errors import UserError
 from layerdial.modules.subsampling import frame_mask
 
 
 def longest_input(encoder: Any) -> int:
     """Return the most mel frames that the encoder has positions for: those of 30 s in published checkpoints."""
     return 2 * int(encoder.max_source_positions)
-
-
-def check_length(encoder: Any, inputs: Tensor) -> None:
-    """Raise `UserError` for log-mel (B, T, F) of more frames than the encoder has positions for."""
-    longest = longest_input(encoder)
-    if inputs.shape[1] > longest:
-        raise UserError(f"{inputs.shape[1]} frames of log-mel; the encoder takes up to {longest}, of 10 ms")
 
 
 def before_blocks(encoder: Any, inputs: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:

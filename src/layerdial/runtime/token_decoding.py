@@ -19,13 +19,13 @@ from layerdial.recognizer import (
     Audio,
     FeatureBatch,
     PieceResult,
+    Transcribed,
     again_with_all_blocks,
-    join_texts,
     recognize_pieces,
     texts_of,
 )
 from layerdial.request import Request
-from layerdial.runtime.decoding import RecognizeStretch, Transcribed, tokens_of
+from layerdial.runtime.decoding import RecognizeStretch, tokens_of
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult
 from layerdial.runtime.session import Cancel
@@ -110,8 +110,7 @@ class TokenDecoding:
             return piece(samples, begin, end, None)
 
         recognize_piece = by_request if subset is None else again_with_all_blocks(piece, subset)
-        written, chunks, seconds = recognize_pieces(audio, recognize_piece)
-        return join_texts(written, self.tokenizer.decode), chunks, seconds
+        return recognize_pieces(audio, recognize_piece, self.tokenizer.decode, self.search.use.stamps)
 
 
 def repeat_tokens(encoded: OnnxEncoded, n_tokens: int) -> None:

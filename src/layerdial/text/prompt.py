@@ -1,4 +1,4 @@
-"""The tokens before a transcript of Whisper: start, language, task, no timestamps."""
+"""The tokens before a transcript of Whisper: start, language, task, and whether it has timestamps."""
 
 from __future__ import annotations
 
@@ -8,24 +8,36 @@ from dataclasses import dataclass, replace
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
+from layerdial.text.timestamps import Stamps
 
 _MULTILINGUAL = 4  # tokens of a prompt
 
 
 @dataclass(frozen=True)
 class DecoderUse:
-    """How the decoder is called: the tokens before a transcript, and which of its blocks run."""
+    """How the decoder is called: the tokens before a transcript, and which of its blocks run.
+
+    With `stamps` it writes timestamps.
+    """
 
     prompt: tuple[int, ...]
     subset: BlockSubset
+    stamps: Stamps | None = None
 
     def for_request(self, request: Request, tokens: Sequence[str]) -> DecoderUse:
-        """Return the use that a request names; `UserError` where the model has not its language, task or blocks."""
+        """Return the use that a request names.
+
+        Raises `UserError` where the model has not its language, task or blocks, or no timestamps.
+        """
         prompt = changed_prompt(tokens, self.prompt, request.language, request.task)
         subset = self.subset
         if request.decoder_depth is not None:
             subset = BlockSubset.even(subset.n_blocks, request.decoder_depth)
-        return replace(self, prompt=prompt, subset=subset)
+        if not request.timestamps:
+            return replace(self, prompt=prompt, subset=subset)
+        if (stamps := Stamps.of(tokens)) is None:
+            raise UserError("timestamps: the model's vocabulary has none (no <|0.00|>); leave them out")
+        return DecoderUse(prompt[:-1], subset, stamps)
 
 
 def prompt_of(tokens: Sequence[str], language: str | None, task: str) -> tuple[int, ...]:

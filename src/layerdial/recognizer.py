@@ -20,9 +20,9 @@ from layerdial.cost import Cost
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.text.timestamps import Stamps, TimedTokens
 
 if TYPE_CHECKING:
+    from layerdial.text.timestamps import Stamps, TimedTokens
     from layerdial.text.token_rules import Written
 
 Audio = AudioPath | NDArray[np.float32]

@@ -196,6 +196,38 @@ def test_the_padded_input_of_a_published_checkpoint_and_its_languages(tmp_path: 
         both[0].answer(samples(16000), Request(language="xx"))
 
 
+# -------------------------------------------------------------------------------------------------------- timestamps
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_timestamps_are_those_of_torch(pair: Pair, depth: int, beams: int) -> None:
+    request = Request(depth, beams=beams, timestamps=True)
+    for audio in (samples(16000), samples(7000), np.tile(samples(16000), 45)):
+        ours, theirs = (model.answer(audio, request) for model in (pair.onnx, pair.torch))
+        assert (ours.text, ours.segments) == (theirs.text, theirs.segments)
+        assert [(chunk.start, chunk.end) for chunk in ours.chunks] == [(c.start, c.end) for c in theirs.chunks]
+        letters = "".join(segment.text for segment in ours.segments).replace(" ", "")
+        assert ours.text.replace(" ", "") == letters != ""
+        times = [time for segment in ours.segments for time in (segment.start, segment.end)]
+        assert times == sorted(times) and 0 <= times[0] <= 1.0 and times[-1] <= ours.seconds
+
+
+def test_the_command_writes_a_line_a_segment(folders: Path, pair: Pair, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", samples(16000), 16000, subtype="FLOAT")
+    expected = pair.onnx.answer(samples(16000), Request(timestamps=True)).segments
+    for model in ("edge", "model"):
+        words = ("transcribe", folders / model, tmp_path / "a.wav", "--timestamps")
+        ended = command(*words)
+        assert ended.out.splitlines() == [f"[{one.start:.2f} --> {one.end:.2f}] {one.text}" for one in expected]
+        rows = json.loads(command(*words, "--json").out)["segments"]
+        assert [row["text"] for row in rows] == [one.text for one in expected]
+        assert [(row["start"], row["end"]) for row in rows] == [
+            (round(one.start, 3), round(one.end, 3)) for one in expected
+        ]
+    assert "segments" not in json.loads(command("transcribe", folders / "edge", tmp_path / "a.wav", "--json").out)
+
+
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
-from layerdial.text.prompt import DecoderUse
+from layerdial.text.prompt import DecoderUse, _warn_of_timestamps
 from layerdial.text.timestamps import Stamps, TimedTokens
 from layerdial.text.token_rules import TokenRules
 
@@ -150,9 +150,27 @@ def test_timestamps_of_a_vocabulary_are_found_by_their_names() -> None:
 
 def test_a_request_for_timestamps_leaves_the_token_against_them_out_of_the_prompt() -> None:
     use = DecoderUse((START, NOTHING), BlockSubset.full(2))
-    assert use.for_request(Request(timestamps=True), TOKENS) == DecoderUse((START,), BlockSubset.full(2), STAMPS)
-    assert use.for_request(Request(), TOKENS) == use.for_request(Request(timestamps=False), TOKENS) == use
+    timed = use.for_request(Request(timestamps=True), TOKENS, trained_here=False)
+    assert timed == DecoderUse((START,), BlockSubset.full(2), STAMPS)
+    for plain in (Request(), Request(timestamps=False)):
+        assert use.for_request(plain, TOKENS, trained_here=False) == use
     with pytest.raises(UserError, match=r"the model's vocabulary has none \(no <\|0.00\|>\)"):
-        use.for_request(Request(timestamps=True), TOKENS[:FIRST])
+        use.for_request(Request(timestamps=True), TOKENS[:FIRST], trained_here=False)
+
+
+def test_a_request_for_timestamps_is_not_one_for_a_deadline() -> None:
     with pytest.raises(UserError, match="timestamps and deadline_ms exclude each other"):
         Request(timestamps=True, deadline_ms=100)
+
+
+def test_timestamps_of_a_model_that_was_trained_without_them_get_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_timestamps.cache_clear()
+    use = DecoderUse((START, NOTHING), BlockSubset.full(2))
+    use.for_request(Request(), TOKENS, trained_here=True)
+    use.for_request(Request(timestamps=True), TOKENS, trained_here=False)
+    assert not caplog.records
+    for _ in range(2):
+        use.for_request(Request(timestamps=True), TOKENS, trained_here=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "timestamps may be wrong: this model was trained here (takes_any_length), with texts that have none"
+    ]

@@ -168,7 +168,8 @@ class TokenDecoding(_Decoding):
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
         """Return the transcript of audio of any length, cut where it is quiet, or where a segment ends."""
-        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens)
+        trained_here = not self.network.pads_input
+        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here)
         beams = request.beams or 1
 
         def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:

@@ -60,7 +60,9 @@ class TokenDecoding:
     def of(self, request: Request, model: str) -> TokenDecoding:
         for name in request.constraints:
             raise UserError(f"{name} is not there yet for encoder-decoder models such as {model}; give depth")
-        use = self.search.use.for_request(request, self.tokenizer.tokens)
+        use = self.search.use.for_request(
+            request, self.tokenizer.tokens, trained_here=not self.session.facts.pads_input
+        )
         changed = copy(self)
         changed.search = TokenSearch(use, request.beams or 1)
         return changed

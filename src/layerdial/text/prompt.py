@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
 from layerdial.text.timestamps import Stamps
 
+_log = logging.getLogger(__name__)
 _MULTILINGUAL = 4  # tokens of a prompt
 
 
@@ -24,10 +27,11 @@ class DecoderUse:
     subset: BlockSubset
     stamps: Stamps | None = None
 
-    def for_request(self, request: Request, tokens: Sequence[str]) -> DecoderUse:
+    def for_request(self, request: Request, tokens: Sequence[str], trained_here: bool) -> DecoderUse:
         """Return the use that a request names.
 
-        Raises `UserError` where the model has not its language, task or blocks, or no timestamps.
+        Raises `UserError` where the model has not its language, task or blocks, or no timestamps. Those of a model that
+        was trained here get a warning, once a process: no text that it was trained on has any.
         """
         prompt = changed_prompt(tokens, self.prompt, request.language, request.task)
         subset = self.subset
@@ -37,7 +41,14 @@ class DecoderUse:
             return replace(self, prompt=prompt, subset=subset)
         if (stamps := Stamps.of(tokens)) is None:
             raise UserError("timestamps: the model's vocabulary has none (no <|0.00|>); leave them out")
+        if trained_here:
+            _warn_of_timestamps()
         return DecoderUse(prompt[:-1], subset, stamps)
+
+
+@cache
+def _warn_of_timestamps() -> None:
+    _log.warning("timestamps may be wrong: this model was trained here (takes_any_length), with texts that have none")
 
 
 def prompt_of(tokens: Sequence[str], language: str | None, task: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Whisper's timestamps on recordings of a minute, made of utterances that follow each other.
 
-    python benchmarks/timestamps.py CUTS MODEL... [--depth 4]
+    python benchmarks/timestamps.py CUTS MODEL... [--depth 4] [--recordings 8]
 
 MODEL is an exported folder or one of torch. Where an utterance ends and the next begins, speech pauses; printed is how
 many of these places have the end or the beginning of a segment within half a second, how many segments there are, and
@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def main() -> None:
     parser.add_argument("cuts", type=Path)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--depth", type=int)
+    parser.add_argument("--recordings", type=int, help="how many; all if left out")
     options = parser.parse_args()
-    audio = list(recordings(options.cuts))
+    audio = list(islice(recordings(options.cuts), options.recordings))
     for folder in options.models:
         model, start = load_model(folder, "cpu", 1), time.perf_counter()
         timed = [(one, model.answer(one.samples, Request(options.depth, timestamps=True))) for one in audio]

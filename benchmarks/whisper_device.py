@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.manifest import load_samples, open_cuts
+from layerdial.ladder import depths_of
 from layerdial.runtime import Recognizer
 from layerdial.runtime.profiling import peak_rss_mb
 from layerdial.utils.files import write_json
@@ -87,7 +88,7 @@ def requests(options: argparse.Namespace, ours: dict[str, Recognizer], samples: 
     runs: dict[str, Run] = {
         f"{name} {depth}": partial(model.transcribe, samples, depth=depth)
         for name, model in ours.items()
-        for depth in range(1, model.n_blocks + 1)
+        for depth in depths_of(model.ladder, model.n_blocks)
     }
     return runs | {name: partial(faster_whisper, model, samples) for name, model in peers(options).items()}
 

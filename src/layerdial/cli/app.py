@@ -58,6 +58,7 @@ for _command in (
     deploy.transcribe,
     deploy.export,
     deploy.profile,
+    deploy.average,
     deploy.prune,
     demo.demo,
     demo.bench,

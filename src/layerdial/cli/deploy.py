@@ -1,4 +1,4 @@
-"""`layerdial transcribe`, `export`, `profile` and `prune`: models in use, and on devices."""
+"""`layerdial transcribe`, `export`, `profile`, `average` and `prune`: models in use, and on devices."""
 
 from __future__ import annotations
 
@@ -141,6 +141,18 @@ def profile(
     from layerdial.runtime.commands import profile_folder
 
     profile_folder(out, threads or (), budget)
+
+
+def average(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two model folders or more.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the average.")],
+) -> None:
+    """Write the mean of the weights of models that were trained from the same start."""
+    from layerdial.models.average import average_models
+
+    average_models(models, out)
+    print(f"model: {out} (the mean of {len(models)})")
+    print(f"next:  layerdial sweep {out} DEV_CUTS --out runs/average")
 
 
 def prune(

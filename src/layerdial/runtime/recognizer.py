@@ -21,6 +21,7 @@ from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, select
 from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcript, collate_features
+from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
 from layerdial.runtime.decoding import CtcDecoding, Decoding
@@ -31,7 +32,6 @@ from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Schedul
 from layerdial.runtime.session import Cancel, default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import PieceTable
-from layerdial.utils.files import recover
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
@@ -41,17 +41,17 @@ _log = logging.getLogger(__name__)
 
 
 class OnnxRecognizer:
-    """An exported folder, loaded. Any number of threads may use it at once; as many run as there are CPUs.
+    """An exported folder, or a model by its name, loaded.
 
-    `threads` are those of one request. The default is the fastest number in the profile; without a profile it is as
-    many as the process may use, four at most. Raises `UserError` for a folder that is no export, is damaged, or whose
-    parts do not belong together.
+    Any number of threads may use it at once; as many run as there are CPUs. `threads` are those of one request. The
+    default is the fastest number in the profile; without a profile it is as many as the process may use, four at most.
+    Raises `UserError` for a folder that is no export, is damaged, or whose parts do not belong together.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}; give 1 or more")
-        folder = recover(Path(folder))
+        folder = model_folder(folder)
         self.manifest = Manifest.load(folder)
         with needing("runtime", "exported models need"):
             self._profile = Profile.beside(folder, self.manifest.model_id)

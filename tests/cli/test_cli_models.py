@@ -55,7 +55,7 @@ def test_the_table_says_what_is_known_and_where_it_lies(run: Run, published: Ser
     fetched = run("models", "fetch", "english")
     folder = places.cache_folder(read_entries()["english"])
     assert (fetched.code, fetched.out) == (0, f"english: {folder}\n")
-    assert "fetching english, MB 2/2" in fetched.err
+    assert "fetching english, MB 1/1" in fetched.err
     assert run("models").out.splitlines()[1].endswith(f"cached: {folder}")
     clone = shutil.copytree(folder, places.clone_folder("english"))
     assert run("models").out.splitlines()[1].endswith(f"shipped: {clone}")

@@ -117,9 +117,11 @@ def device(**changes: Any) -> SimpleNamespace:
 
 def test_a_recording_has_the_rate_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", device())
-    microphone.record(1.5, Path("said.wav"))
+    said: list[str] = []
+    microphone.record(1.5, Path("said.wav"), said.append)
     info = soundfile.info("said.wav")
     assert (info.samplerate, info.frames, info.channels) == (48000, 72000, 1)
+    assert said == ["speak now, for 1.5 s"]
 
 
 def test_a_machine_without_a_microphone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

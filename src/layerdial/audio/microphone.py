@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ MOST_SECONDS = 30.0
 _ELSE = "or give a file with --audio"
 
 
-def record(seconds: float, path: Path) -> None:
+def record(seconds: float, path: Path, say: Callable[[str], None]) -> None:
     """Write so many seconds from the default microphone to a WAV file, one channel, at the rate of the device.
 
-    Raises `UserError` where sounddevice, its system library or a microphone is missing, and for more than 30 seconds.
+    `say` is called when one may speak. Raises `UserError` where sounddevice, its system library or a microphone is
+    missing, and for more than 30 seconds.
     """
     import soundfile
 
@@ -23,6 +25,7 @@ def record(seconds: float, path: Path) -> None:
     device = _sounddevice()
     try:
         rate = round(device.query_devices(kind="input")["default_samplerate"])
+        say(f"speak now, for {seconds:g} s")
         samples = device.rec(round(seconds * rate), samplerate=rate, channels=1, dtype="float32", blocking=True)
     except (device.PortAudioError, ValueError) as error:
         raise UserError(f"there is no microphone that can be used ({error}); {_ELSE}") from None

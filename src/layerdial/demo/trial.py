@@ -41,6 +41,8 @@ def run_trial(model: str | Path, audio: Path | None, record_s: float | None, out
     """
     if audio is not None and record_s is not None:
         raise UserError("give --audio or --record, not both")
+    if audio is not None:
+        probe(audio)  # what is wrong with it is said before a model is fetched
     recognizer = load_model(model, threads=threads)
     check_writable(out)
     clip = audio or _make_clip(out, record_s)
@@ -83,8 +85,7 @@ def _make_clip(out: Path, record_s: float | None) -> Path:
     if record_s is not None:
         from layerdial.audio.microphone import record
 
-        print(f"speak now, for {record_s:g} s", flush=True)
-        record(record_s, out / "recorded.wav")
+        record(record_s, out / "recorded.wav", lambda text: print(text, flush=True))
         return out / "recorded.wav"
     import soundfile
 

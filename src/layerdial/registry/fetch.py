@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -75,13 +74,13 @@ def _fetch_files(entry: Entry, address: str, part: Path) -> None:
         remove(part / stray)
     there = {file.name: _size(part / file.name) for file in entry.files}
     _check_room(entry, part, sum(there.values()))
-    megabytes = math.ceil(entry.size / 1e6)
-    with progress(f"fetching {entry.name}, MB", megabytes, math.floor(sum(there.values()) / 1e6)) as update:
+    megabytes = _megabytes(entry.size)
+    with progress(f"fetching {entry.name}, MB", megabytes, sum(there.values()) // 10**6) as update:
 
         def received(file: ModelFile) -> Received:
             def show(n_bytes: int) -> None:
                 there[file.name] = n_bytes
-                update(math.ceil(sum(there.values()) / 1e6), total=megabytes)
+                update(_megabytes(sum(there.values())), total=megabytes)
 
             return show
 
@@ -90,6 +89,10 @@ def _fetch_files(entry: Entry, address: str, part: Path) -> None:
                 download(f"{address}/{quote(file.name)}", part / file.name, file, received(file))
             except Unreachable as unreachable:
                 raise _offline(entry, address, str(unreachable), sum(there.values())) from None
+
+
+def _megabytes(n_bytes: int) -> int:
+    return max(1, round(n_bytes / 1e6))
 
 
 def _check_room(entry: Entry, part: Path, there: int) -> None:

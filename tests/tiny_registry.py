@@ -30,8 +30,7 @@ def own_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(download, "_WAIT_S", 0.0)
     monkeypatch.setenv("LAYERDIAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LAYERDIAL_MODELS_URL", raising=False)
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
     write_entries([])
     return tmp_path
 

@@ -14,6 +14,7 @@ import soundfile
 from layerdial.audio import microphone
 from layerdial.cli.app import main
 from layerdial.demo import trial
+from layerdial.errors import UserError
 from tiny import command, in_child, speak
 from tiny_registry import publish
 from tiny_server import Server
@@ -122,6 +123,14 @@ def test_a_recording_has_the_rate_of_the_device(monkeypatch: pytest.MonkeyPatch)
     info = soundfile.info("said.wav")
     assert (info.samplerate, info.frames, info.channels) == (48000, 72000, 1)
     assert said == ["speak now, for 1.5 s"]
+
+
+def test_a_system_without_portaudio_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("sounddevice.py").write_text("raise OSError('PortAudio library not found')")  # what the package does
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    with pytest.raises(UserError, match=r"^--record needs PortAudio \(PortAudio library not found\): apt install"):
+        microphone.record(2.0, Path("said.wav"), print)
 
 
 def test_a_machine_without_a_microphone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

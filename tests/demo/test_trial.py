@@ -41,7 +41,7 @@ def test_a_clip_is_transcribed_at_every_depth_and_drawn() -> None:
     assert rows[2][3] == "1.00" and all(set(row[4]) == {"#"} for row in rows)
     assert Path("runs/try/depths.png").read_bytes().startswith(b"\x89PNG")
     assert "picture: runs/try/depths.png" in ended.out
-    assert ended.out.endswith("next:    layerdial transcribe clip.wav --depth 1\n")
+    assert ended.out.endswith("next:    layerdial transcribe clip.wav --depth 2\n")
 
 
 def test_without_audio_a_synthetic_voice_speaks_and_that_is_said() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE, probe, read_segment, to_target_rate
 from layerdial.errors import UserError, installing, needing
 from layerdial.evaluation.load import load_model
+from layerdial.ladder import select_all
 from layerdial.recognizer import Recognizer, Transcript
 from layerdial.registry.entries import DEFAULT
 from layerdial.utils.files import check_writable
@@ -27,8 +28,9 @@ _BAR = 24  # signs
 
 @dataclass(frozen=True)
 class DepthResult:
-    """A transcript, and the median milliseconds of the whole request."""
+    """A transcript by `depth` blocks, and the median milliseconds of the whole request."""
 
+    depth: int
     transcript: Transcript
     ms: float
 
@@ -51,30 +53,30 @@ def run_trial(model: str | Path, audio: Path | None, record_s: float | None, out
     results = measure_depths(recognizer, samples)
     print("\n".join(table(results)))
     _draw(results, out / "depths.png", f"{model}: {len(samples) / SAMPLE_RATE:.1f} s of speech")
-    print(f"next:    layerdial transcribe {'' if model == DEFAULT else f'{model} '}{clip} --depth {_half(results)}")
+    middle = results[(len(results) - 1) // 2].depth
+    print(f"next:    layerdial transcribe {'' if model == DEFAULT else f'{model} '}{clip} --depth {middle}")
 
 
 def measure_depths(recognizer: Recognizer, samples: NDArray[np.float32]) -> list[DepthResult]:
     """Return the transcript of samples (S,) at 16 kHz and its time at each depth, shallowest first."""
-    runs = [partial(recognizer.transcribe, samples, depth=depth) for depth in range(1, recognizer.n_blocks + 1)]
+    ladder = recognizer.ladder
+    subsets = select_all("ladder" if ladder else "even", None, recognizer.n_blocks, ladder)
+    runs = [partial(recognizer.transcribe, samples, depth=subset.depth) for subset in subsets]
     transcripts = [run() for run in runs]
     times = measure_in_turns(runs, 0, _TURNS, _BUDGET_S, least=1)
-    return [DepthResult(transcript, ms) for transcript, ms in zip(transcripts, times, strict=True)]
+    rows = zip(subsets, transcripts, times, strict=True)
+    return [DepthResult(subset.depth, transcript, ms) for subset, transcript, ms in rows]
 
 
 def table(results: Sequence[DepthResult]) -> list[str]:
     """Return the lines of a table: depth, time with a bar, share of the time of all blocks, text."""
     longest, full = max(result.ms for result in results), results[-1].ms
     lines = [f"depth  {'time':>8}  of full  {'':{_BAR}}  text"]
-    for depth, result in enumerate(results, 1):
+    for result in results:
         bar = "#" * max(1, round(_BAR * result.ms / longest))
         text = result.transcript.text + (f"  ({result.transcript.reason})" if result.transcript.reason else "")
-        lines.append(f"{depth:5}  {result.ms:5.0f} ms  {result.ms / full:7.2f}  {bar:{_BAR}}  {text}")
+        lines.append(f"{result.depth:5}  {result.ms:5.0f} ms  {result.ms / full:7.2f}  {bar:{_BAR}}  {text}")
     return lines
-
-
-def _half(results: Sequence[DepthResult]) -> int:
-    return max(1, len(results) // 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- the clip
@@ -116,7 +118,7 @@ def _draw(results: Sequence[DepthResult], picture: Path, title: str) -> None:
     from layerdial.evaluation.plots import draw_times
 
     try:
-        draw_times([result.ms for result in results], picture, title)
+        draw_times([result.depth for result in results], [result.ms for result in results], picture, title)
         print(f"\npicture: {picture}")
     except ModuleNotFoundError as error:
         print(f"\npicture: none, {(error.name or '').partition('.')[0]} is not installed: {installing('try')}")

@@ -48,11 +48,10 @@ def draw_sweep(
     save_figure(figure, path_png)
 
 
-def draw_times(times_ms: Sequence[float], path_png: Path, title: str) -> None:
-    """Draw milliseconds against depth: `times_ms` has those of 1, 2, ... blocks."""
+def draw_times(depths: Sequence[int], times_ms: Sequence[float], path_png: Path, title: str) -> None:
+    """Draw milliseconds against depth."""
     figure, axes = new_figure()
-    depths, style = range(1, len(times_ms) + 1), next(line_styles())
-    axes.plot(depths, times_ms, markersize=5.5, linewidth=1.8, **style)
+    axes.plot(depths, times_ms, markersize=5.5, linewidth=1.8, **next(line_styles()))
     for depth, ms in zip(depths, times_ms, strict=True):
         above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8.5, "color": _INK}
         axes.annotate(f"{ms:.0f}", (depth, ms), **above)

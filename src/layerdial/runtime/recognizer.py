@@ -27,6 +27,7 @@ from layerdial.runtime.controller import CostTable, DepthController, worthwhile
 from layerdial.runtime.decoding import CtcDecoding, Decoding
 from layerdial.runtime.manifest import Manifest, check_export, read_features
 from layerdial.runtime.measure import RunNetwork, measure_table
+from layerdial.runtime.memory import check_memory
 from layerdial.runtime.profile import Profile
 from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Scheduler, TimedWindow
 from layerdial.runtime.session import Cancel, default_threads, usable_cpus
@@ -57,6 +58,7 @@ class OnnxRecognizer:
             self._profile = Profile.beside(folder, self.manifest.model_id)
         fastest = self._profile.best_threads() if self._profile else default_threads()
         self.threads = threads or fastest  # of one pass
+        check_memory(folder, self.manifest.graphs)
         self.decoding = _decoding_of(folder, self.manifest, self.threads)
         self.folder = folder
         self.features: Features = read_features(self.manifest.features)

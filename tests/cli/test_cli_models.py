@@ -130,6 +130,14 @@ def test_an_entry_has_sizes_hashes_and_rates_from_the_folder_and_its_sweep(own_m
     assert again.code == 0 and [entry.summary for entry in read_entries().values()] == ["again"]
 
 
+def test_rates_of_different_cuts_do_not_make_an_entry(own_model: Path, own_registry: Path) -> None:
+    sweep, weights = own_registry / "sweep.jsonl", Manifest.load(own_model).model_id
+    for subset, cuts in (("111", "dev"), ("010", "test")):
+        append_row(sweep, {"subset": subset, "errors": 1, "words": 9, "fingerprint": weights, "cuts_contents": cuts})
+    ended = command("models", "entry", own_model, "--summary", "tones", "--sweep", sweep, "--test-set", "dev")
+    assert ended.code == 2 and "has rows of several cuts or normalizers" in ended.err
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -47,4 +47,6 @@ def _rates(sweep: Path, manifest: Manifest, ladder: Ladder | None) -> tuple[Rate
     measured = [(subset.depth, latest[subset.key]) for subset in reversed(subsets) if subset.key in latest]
     if not measured:
         raise UserError(f"{sweep} has no row of this model ({manifest.model_id}); sweep its folder first")
+    if len({(row.get("cuts_contents"), row.get("normalizer")) for _, row in measured}) > 1:
+        raise UserError(f"{sweep} has rows of several cuts or normalizers; sweep the folder once, into a new --out")
     return tuple(Rate(depth, row["errors"], row["words"]) for depth, row in measured)

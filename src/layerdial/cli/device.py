@@ -97,7 +97,8 @@ def _transcribe(options: argparse.Namespace) -> int:
 
     model, audio = split_words(options.words)
     _check_exported(Path(model))
-    request = Request(**{name: vars(options)[name] for name in _REQUEST_TYPES})
+    given = {name: vars(options)[name] for name in _REQUEST_TYPES}
+    request = Request(**given, timestamps=options.timestamps or None)
     return transcribe_files(OnnxRecognizer(model, options.threads), audio, request, options.json)
 
 
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("words", metavar="[MODEL] AUDIO", nargs="+", help=words)
     for name, kind in _REQUEST_TYPES.items():
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
+    transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
     transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

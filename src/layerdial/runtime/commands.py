@@ -34,7 +34,8 @@ def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Req
         if as_json:
             print(printable_json(_row(path, result)))
             continue
-        print((f"{path}: " if len(audio) > 1 else "") + result.text)
+        for line in _lines(result):
+            print((f"{path}: " if len(audio) > 1 else "") + line)
         if result.reason:  # not among the texts, which scripts read
             print(f"layerdial: {path}: depth {result.depth}, {result.reason}", file=sys.stderr)
     return code
@@ -59,6 +60,12 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
 
 
+def _lines(result: Transcript) -> list[str]:
+    """Return the text, or a line for each segment with its seconds, where there are any."""
+    timed = [f"[{segment.start:.2f} --> {segment.end:.2f}] {segment.text}" for segment in result.segments]
+    return timed or [result.text]
+
+
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
     seconds = {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
@@ -66,6 +73,11 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row |= {"subset": result.subset.key, **seconds, **old}
     if result.reason:
         row["reason"] = result.reason
+    if result.segments:
+        row["segments"] = [
+            {"start": round(segment.start, 3), "end": round(segment.end, 3), "text": segment.text}
+            for segment in result.segments
+        ]
     if len({chunk.subset for chunk in result.chunks}) > 1:
         row["chunks"] = [
             {"start": round(chunk.start, 3), "end": round(chunk.end, 3), "depth": chunk.depth, "reason": chunk.reason}

@@ -57,7 +57,8 @@ def collate_features(
 class Chunk:
     """The blocks that ran on one stretch of audio, from `start` to `end` in seconds, and the reason for them.
 
-    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none).
+    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none); of a
+    decoder the geometric mean over its tokens. `cut`: its text is not whole, because the decoder repeated itself.
     """
 
     start: float
@@ -65,6 +66,7 @@ class Chunk:
     subset: BlockSubset
     reason: str = ""
     confidence: float | None = None
+    cut: bool = False
 
     @property
     def depth(self) -> int:
@@ -91,6 +93,11 @@ class Transcript:
         """Return the transcript of `seconds` of audio that was `taken` seconds in the making."""
         deepest = max(chunks, key=lambda chunk: chunk.depth)
         return cls(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
+
+    @property
+    def cut(self) -> bool:
+        """True where something was left out: a decoder repeated itself, and its text was cut there."""
+        return any(chunk.cut for chunk in self.chunks)
 
     @property
     def depth(self) -> int:
@@ -237,7 +244,7 @@ def recognize_pieces(audio: Audio, recognize: RecognizePiece) -> tuple[list[Writ
         end = begin + len(samples) / SAMPLE_RATE
         results.append(recognize(samples, begin, end))
         begin = end
-    chunks = tuple(result.chunk for result in results)
+    chunks = tuple(replace(result.chunk, cut=result.written.looped) for result in results)
     return [result.written for result in results], chunks, max(begin, 1 / SAMPLE_RATE)
 
 

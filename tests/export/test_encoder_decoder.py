@@ -216,8 +216,6 @@ def test_the_padded_input_of_a_published_checkpoint_and_its_languages(tmp_path: 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(deadline_ms=100), "deadline_ms is not there yet for encoder-decoder models"),
-        (Request(confidence=0.9), "confidence is not there yet for encoder-decoder models"),
         (Request(decoder_depth=3), "depth 3 does not exist"),
         (Request(language="de"), "knows English alone"),
         (Request(depth=5), "depth 5 does not exist"),

@@ -73,6 +73,8 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row |= {"subset": result.subset.key, **seconds, **old}
     if result.reason:
         row["reason"] = result.reason
+    if result.cut:
+        row["cut"] = True
     if len({chunk.subset for chunk in result.chunks}) > 1:
         row["chunks"] = [
             {"start": round(chunk.start, 3), "end": round(chunk.end, 3), "depth": chunk.depth, "reason": chunk.reason}

@@ -129,7 +129,7 @@ class TokenDecoding:
         lengths_B = np.array([len(inputs)])
         encoded = self.session.encode(inputs[None], lengths_B, BlockSubset.full(self.session.manifest.n_blocks))
         n_tokens = usual_text(encoded.most_tokens, len(inputs) / self.features.per_second)
-        return partial(repeat_tokens, encoded, n_tokens), n_tokens
+        return partial(repeat_tokens, encoded, n_tokens, self.rules), n_tokens
 
     def _usual_pass(self, inputs: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset) -> None:
         encoded = self.session.encode(inputs, lengths_B, subset, self.search.use)
@@ -149,10 +149,15 @@ class TokenDecoding:
         return join_texts(written, self.tokenizer.decode), chunks, seconds
 
 
-def repeat_tokens(encoded: OnnxEncoded, n_tokens: int) -> None:
-    """Make `n_tokens` steps of the decoder, each with the last token of the prompt: their cost is that of any text."""
+def repeat_tokens(encoded: OnnxEncoded, n_tokens: int, rules: TokenRules | None = None) -> None:
+    """Make `n_tokens` steps of the decoder, each with the last token of the prompt: their cost is that of any text.
+
+    With `rules` the best token of each step is found too, as a search does.
+    """
     steps = encoded.begin()
     tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
     for _ in range(n_tokens):
-        steps.next(tokens_BU)
+        logits_BUV = steps.next(tokens_BU)
+        if rules is not None:
+            rules.log_probs(logits_BUV[:, -1], first=False).argmax(axis=-1)
         tokens_BU = tokens_BU[:, -1:]

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from conftest import made_once
 from layerdial.errors import UserError
 from layerdial.export.export import export_model
 from layerdial.export.quality import quantised
 from layerdial.export.writer import Traced, write_folder
 from layerdial.models.huggingface.whisper_decoding import TorchEncoded
-from layerdial.models.torch_recognizer import TorchRecognizer, load_torch_model
+from layerdial.models.torch_recognizer import load_torch_model
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
@@ -33,50 +31,12 @@ from layerdial.text.byte_level import ByteTable
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.tokenizer import read_tokens
 from tiny import command
-from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_whisper
+from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, Pair, samples, save_whisper
+
+pytest_plugins = ["tiny_whisper_edge"]
 
 LABELS = np.array([[3, 4, 10, 11], [1, 11, 0, 0], [5, 6, 7, 11]])
 CLOSE = 1e-4
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A model in torch and as exported: without special cases, as students are."""
-
-    torch: TorchRecognizer
-    onnx: Recognizer
-
-    @property
-    def network(self) -> Any:
-        return self.torch.network
-
-    @property
-    def session(self) -> Any:
-        return self.onnx.session
-
-    def batch(self, *lengths: int) -> FeatureBatch:
-        rows = [self.onnx.features(samples(n)) for n in lengths]
-        return collate_features([str(n) for n in lengths], rows, [""] * len(lengths), 1.0)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, which takes audio of any length, and its export `edge`, made by the command."""
-
-    def make(folder: Path) -> None:
-        model = save_whisper(folder / "model", max_source_positions=1500)
-        config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps(config | {"takes_any_length": True}))
-        ended = command("export", model, folder / "edge", "--licence", "MIT")
-        assert ended.code == 0, ended.err
-        (folder / "said.txt").write_text(ended.out)
-
-    return made_once(tmp_path_factory, "whisper-edge", make)
-
-
-@pytest.fixture(scope="session")
-def pair(folders: Path) -> Pair:
-    return Pair(load_torch_model(folders / "model"), Recognizer(folders / "edge", threads=1))
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +46,6 @@ def traced(folders: Path, pair: Pair) -> Traced:
     pieces = ByteTable(read_tokens(edge / "tokens.txt", blank=False), facts.end)
     graphs = ir.load(edge / ENCODER), ir.load(edge / DECODER)
     return Traced(pair.network, graphs[0], pieces, None, pair.onnx.manifest, graphs[1])
-
-
-def samples(length: int) -> NDArray[np.float32]:
-    return np.random.default_rng(length).normal(0.0, 0.1, length).astype(np.float32)
 
 
 def torch_log_probs(pair: Pair, batch: FeatureBatch, subset: BlockSubset) -> NDArray[np.float32]:

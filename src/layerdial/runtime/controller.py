@@ -145,15 +145,15 @@ def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
 class Plan:
     """The depth to run, and the reason.
 
-    Unless it is done within `stop_ms` from now, it is stopped. Then `rest_ms` are left for a decoder. `first`: a deeper
-    one may follow in the time left.
+    Unless it is done within `stop_ms` from now, it is stopped. `first`: a deeper one may follow in the time left.
+    `writes`: the decoder is part of what is run and stopped; else it follows at last.
     """
 
     option: DepthOption
     reason: str
     stop_ms: float | None = None
     first: bool = False
-    rest_ms: float = 0.0
+    writes: bool = False
 
 
 class DepthController:
@@ -162,8 +162,9 @@ class DepthController:
     Where time is short, the shallowest option runs first. Its result is there then, and its time says how slow the
     device is at this moment. The deepest that fits in the time left follows.
 
-    Of an encoder-decoder model only the encoder depends on the depth. So the same is done with the encoder alone, and
-    time for the `steps` of the decoder is set aside.
+    Of an encoder-decoder model only the encoder depends on the depth. Where the time is enough for two texts, the first
+    run writes one, which tells how long the second will be. Where it is not, the same is done with the encoder alone,
+    and time for the `steps` of the decoder is set aside.
     """
 
     DECODING_MS = 0.5  # the work after the network
@@ -200,26 +201,35 @@ class DepthController:
         it is the shallowest; `choose_after` says what follows.
         """
         slow = self._slowdown(now)
-        rest = self.costs.decoding(seconds, steps) * slow
-        least = self.costs.network(self.shallowest.depth, seconds) * slow
-        latest = self._latest(left_ms, slow) - rest - least
-        deepest = self.options[-1]
-        if deepest != self.shallowest and self.AMPLE * self.costs.network(deepest.depth, seconds) * slow <= latest:
-            return Plan(deepest, _within(left_ms, slow), latest, rest_ms=rest)
-        if least + rest > left_ms:
-            reason = f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {least + rest:.0f} ms"
+        writing = self.costs.decoding(seconds, steps)
+        every = [(self.costs.network(option.depth, seconds) + writing) * slow for option in self.options]
+        least, deepest = every[0], self.options[-1]
+        latest = self._latest(left_ms, slow) - least
+        if deepest != self.shallowest and self.AMPLE * every[-1] <= latest:
+            return Plan(deepest, _within(left_ms, slow), latest, writes=True)
+        if least > left_ms:
+            reason = f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {least:.0f} ms"
         else:
             reason = f"shallowest: no deeper one keeps {left_ms:.0f} ms"
-        return Plan(self.shallowest, reason, first=True)
+        return Plan(self.shallowest, reason, first=True, writes=min(every[1:], default=math.inf) <= latest)
 
-    def choose_after(self, after: DepthOption, seconds: float, left_ms: float, now: float, steps: float = 0.0) -> Plan:
+    def choose_after(
+        self,
+        after: DepthOption,
+        seconds: float,
+        left_ms: float,
+        now: float,
+        steps: float = 0.0,
+        writes: bool = False,
+    ) -> Plan:
         """Return the deepest option that can follow `after`, whose result is there, within `left_ms` from now.
 
         It is stopped early enough to return that result in time. The plan is `after` itself where no deeper one fits.
+        `writes`: the result is a text, and so is that of what follows.
         """
         slow = self._slowdown(now)
-        rest = self.costs.decoding(seconds, steps) * slow
-        latest = self._latest(left_ms, slow) - rest
+        writing = self.costs.decoding(seconds, steps) * slow
+        latest = self._latest(left_ms, slow) - writing
         fitting = [
             option
             for option in self.options
@@ -227,7 +237,7 @@ class DepthController:
         ]
         if not fitting:
             return Plan(after, f"nothing deeper keeps {max(left_ms, 0):.0f} ms")
-        return Plan(fitting[-1], _within(left_ms, slow), latest, rest_ms=rest)
+        return Plan(fitting[-1], _within(left_ms, slow), latest + (writing if writes else 0.0), writes=writes)
 
     def _slowdown(self, now: float) -> float:
         with self._lock:

@@ -147,7 +147,7 @@ class Scheduler:
         done = self._run_plan(window, plan)
         if plan.first:
             done = self._run_deeper(window, done)
-        return self._without_loop(window, constraint, self._written(window, done))
+        return self._finished(window, constraint, done)
 
     def _run_deeper(self, window: TimedWindow, done: PassResult) -> PassResult:
         """Run the deepest option that the time left allows, and return its result, or else `done`."""
@@ -166,10 +166,10 @@ class Scheduler:
         no_deeper = constraint.subset is None and plan.option.depth <= option.depth
         if plan.option.subset == option.subset or no_deeper:
             kept = replace(done, reason=f"{name}; not sure ({done.confidence:.3f}), but {plan.reason}")
-            return self._without_loop(window, constraint, kept)
+            return self._finished(window, constraint, kept)
         second = self._run_plan(window, plan, done)
         found = replace(second, reason=f"{second.reason}, as the {name} was not sure ({done.confidence:.3f})")
-        return self._without_loop(window, constraint, found)
+        return self._finished(window, constraint, found)
 
     def _plan(self, window: TimedWindow, constraint: Constraint, done: PassResult | None = None) -> Plan:
         """Return a plan that meets the constraint; `done` has run already."""
@@ -185,7 +185,8 @@ class Scheduler:
         now = self._clock()
         left_ms = 1000.0 * (window.deadline - now)
         if after is not None:
-            return self._controller.choose_after(after, window.seconds, left_ms, now, steps)
+            writes = done is not None and done.written is not None
+            return self._controller.choose_after(after, window.seconds, left_ms, now, steps, writes)
         return self._controller.choose(window.seconds, left_ms, now, steps)
 
     def _steps(self, window: TimedWindow, done: PassResult | None) -> float:
@@ -195,21 +196,14 @@ class Scheduler:
         return self._rows * self._controller.expected_steps(window.seconds)
 
     def _run_plan(self, window: TimedWindow, plan: Plan, done: PassResult | None = None) -> PassResult:
-        """Run the plan. If it would miss the deadline, stop it and return `done`, or else run the shallowest depth.
-
-        Where `done` has a text already, the decoder is part of what is run and stopped.
-        """
-        again = done is not None and done.written is not None
+        """Run the plan. If it would miss the deadline, stop it and return `done`, or else run the shallowest depth."""
         if plan.stop_ms is None:
-            result = self._run_timed(window, plan.option.subset, plan.reason)
-            return self._written(window, result) if again else result
+            return self._run_parts(window, plan)
         now = self._clock()
         cancel = Cancel()
-        stop_ms = plan.stop_ms + (plan.rest_ms if again else 0.0)
-        with self._timer.at(now + stop_ms / 1000.0, cancel):
+        with self._timer.at(now + plan.stop_ms / 1000.0, cancel):
             try:
-                result = self._run_timed(window, plan.option.subset, plan.reason, cancel)
-                return self._written(window, result, cancel) if again else result
+                return self._run_parts(window, plan, cancel)
             except Cancelled:
                 taken = 1000.0 * (self._clock() - now)
         depth = plan.option.depth
@@ -218,6 +212,10 @@ class Scheduler:
             return self._run_timed(window, self._controller.shallowest.subset, f"shallowest: {late}")
         name = "shallowest" if done.subset == self._controller.shallowest.subset else f"depth {done.subset.depth}"
         return replace(done, reason=f"{name}: {late}")
+
+    def _run_parts(self, window: TimedWindow, plan: Plan, cancel: Cancel | None = None) -> PassResult:
+        result = self._run_timed(window, plan.option.subset, plan.reason, cancel)
+        return self._written(window, result, cancel) if plan.writes else result
 
     def _run_timed(
         self, window: TimedWindow, subset: BlockSubset, reason: str, cancel: Cancel | None = None
@@ -240,7 +238,7 @@ class Scheduler:
 
         Without another text at hand it is written to its end, however late: a part of it would be wrong.
         """
-        if done.search is None:
+        if done.search is None or done.written is not None:
             return done
         start = self._clock()
         written = done.search.first(cancel)
@@ -251,8 +249,9 @@ class Scheduler:
                 self._controller.observe_text(window.seconds, written.n_steps)
         return replace(done, written=written, confidence=math.exp(written.mean_logp))
 
-    def _without_loop(self, window: TimedWindow, constraint: Constraint, done: PassResult) -> PassResult:
-        """Return a result whose text, where it repeats itself, other searches replace in the time that is left."""
+    def _finished(self, window: TimedWindow, constraint: Constraint, done: PassResult) -> PassResult:
+        """Return a result with its text, which other searches replace in the time left where it repeats itself."""
+        done = self._written(window, done)
         if not done.loops:
             return done
         found = self._other_text(window, constraint, done)

@@ -22,7 +22,7 @@ class SpeechRate:
     SPREAD = 3.0  # the usual variance, in tokens squared a second of audio
     FIRST_SECONDS = 20.0  # of audio, as which the usual rate counts
     MOST_SECONDS = 120.0
-    DEVIATIONS = 2.0  # above the mean: one text in forty is longer
+    DEVIATIONS = 1.5  # above the mean: one text in fifteen is longer
 
     def __init__(self) -> None:
         self.rate, self._spread, self._seconds = USUAL, self.SPREAD, self.FIRST_SECONDS

@@ -67,9 +67,9 @@ class SpeechModel:
 
     @property
     def most_ms(self) -> float:
-        """The work of the longest request: two encoders, and the text."""
+        """The work of the longest request: a text by the shallowest, and one by all blocks."""
         least = self.options[0].depth
-        return max(self.work_ms(self.n_blocks, u) + self.costs.network(least, u.seconds) for u in self.utterances)
+        return max(self.work_ms(self.n_blocks, u) + self.work_ms(least, u) for u in self.utterances)
 
 
 class SpeechDevice(Device):
@@ -101,19 +101,27 @@ class _Search:
         return found
 
 
-def joined(trace: Trace, work_ms: float) -> Trace:
-    """Return a trace of longer requests: as many of it follow each other in one as have so much work together."""
+def joined(trace: Trace, work_ms: float, first: int = 0) -> Trace:
+    """Return a trace of longer requests: as many of it, from `first` on, follow each other as have so much work."""
     firsts: list[int] = []
     walls: list[NDArray[np.float64]] = []
-    begun = False
-    for i, wall in enumerate(trace.wall_ms):
-        if begun:
-            walls[-1] = np.concatenate([walls[-1], walls[-1][-1] + wall])
-        else:
-            firsts.append(i)
-            walls.append(wall)
-        begun = len(walls[-1]) * trace.unit_ms < work_ms
+    i = first
+    while (end := _end_of(trace, i, work_ms)) is not None:
+        steps = [np.diff(wall, prepend=0.0) for wall in trace.wall_ms[i:end]]
+        firsts.append(i)
+        walls.append(np.cumsum(np.concatenate(steps)))
+        i = end
     return Trace(trace.unit_ms, trace.start_s[firsts], trace.hogs[firsts], trace.timer_late_ms[firsts], walls)
+
+
+def _end_of(trace: Trace, first: int, work_ms: float) -> int | None:
+    """Return after which request of a trace, from `first` on, so much work is done; none where it ends before."""
+    done_ms = 0.0
+    for i in range(first, len(trace.wall_ms)):
+        done_ms += len(trace.wall_ms[i]) * trace.unit_ms
+        if done_ms >= work_ms:
+            return i + 1
+    return None
 
 
 @dataclass(frozen=True)
@@ -137,10 +145,13 @@ class Served:
 
 
 def replay(traces: Sequence[Trace], model: SpeechModel, ratio: float, rounds: int = 1, seed: int = 0) -> Served:
-    """Serve the requests of the traces, each with an utterance that is drawn; a device for each trace and round."""
+    """Serve the requests of the traces, each with an utterance that is drawn; a device for each trace and round.
+
+    Each round begins one request later in a trace, so that the longer ones are others.
+    """
     draw, served = random.Random(seed), Served({}, {})
-    longer = [joined(trace, 1.2 * model.most_ms) for trace in traces]
-    for trace in longer * rounds:
+    longer = [joined(trace, 1.2 * model.most_ms, first) for first in range(rounds) for trace in traces]
+    for trace in longer:
         device = SpeechDevice(model)
         for i in range(len(trace.wall_ms)):
             utterance, request = draw.choice(model.utterances), Request(trace, i)
@@ -187,7 +198,9 @@ def main() -> None:
     parser.add_argument("traces", type=Path, nargs="+")
     parser.add_argument("--cuts", type=Path, required=True, help="speech whose texts are written")
     parser.add_argument("--utterances", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each trace is replayed, with other utterances")
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="how often each trace is replayed, with other utterances"
+    )
     parser.add_argument("--texts", type=Path, help="a file that keeps the lengths of the texts for the next run")
     options = parser.parse_args()
     recognizer = Recognizer(options.model, 1)

@@ -366,7 +366,7 @@ def test_one_text_in_ten_at_most_is_longer_than_foreseen() -> None:
     for _ in range(2000):
         seconds = float(rng.uniform(2, 25))
         tokens = int(rng.normal(3.0 * seconds, math.sqrt(2.0 * seconds)))
-        longer.append(tokens > speech.most(seconds))
+        longer.append(tokens > speech.expected(seconds))
         speech.observe(max(0, tokens), seconds)
     assert 0 < fmean(longer) <= 0.1
 

@@ -172,6 +172,7 @@ class DepthController:
     SLICE_MS = 4.0  # for how long an operating system lets another program run
     SLICES = 1.5  # of each other program, for which a run that is stopped may have to wait
     SPARE = 0.1  # of the time left
+    CALM = 1.4  # with a larger slowdown no deeper encoder runs before there is a text: the load may rise once more
 
     def __init__(self, costs: CostTable, options: Sequence[DepthOption]) -> None:
         self.costs = costs
@@ -190,9 +191,9 @@ class DepthController:
         return self.options[0]
 
     def expected_steps(self, seconds: float) -> float:
-        """Return how often a decoder will run for so much audio, at most but for few texts; 0 where there is none."""
+        """Return how often a decoder is expected to run for so much audio; 0 where there is none."""
         with self._lock:
-            return self.speech.most(seconds) + 1.0 if self.costs.token_ms else 0.0
+            return self.speech.expected(seconds) + 1.0 if self.costs.token_ms else 0.0
 
     def choose(self, seconds: float, left_ms: float, now: float, steps: float = 0.0) -> Plan:
         """Return the plan for `seconds` of audio whose network must be done within `left_ms` from now.
@@ -201,8 +202,8 @@ class DepthController:
         it is the shallowest; `choose_after` says what follows.
         """
         slow = self._slowdown(now)
-        writing = self.costs.decoding(seconds, steps)
-        every = [(self.costs.network(option.depth, seconds) + writing) * slow for option in self.options]
+        text_ms = self.costs.decoding(seconds, steps)
+        every = [(self.costs.network(option.depth, seconds) + text_ms) * slow for option in self.options]
         least, deepest = every[0], self.options[-1]
         latest = self._latest(left_ms, slow) - least
         if deepest != self.shallowest and self.AMPLE * every[-1] <= latest:
@@ -228,16 +229,16 @@ class DepthController:
         `writes`: the result is a text, and so is that of what follows.
         """
         slow = self._slowdown(now)
-        writing = self.costs.decoding(seconds, steps) * slow
-        latest = self._latest(left_ms, slow) - writing
+        text_ms = self.costs.decoding(seconds, steps) * slow
+        latest = self._latest(left_ms, slow) - text_ms
         fitting = [
             option
             for option in self.options
             if option.depth > after.depth and self.costs.network(option.depth, seconds) * slow <= latest
         ]
-        if not fitting:
+        if not fitting or (text_ms and not writes and slow > self.CALM):
             return Plan(after, f"nothing deeper keeps {max(left_ms, 0):.0f} ms")
-        return Plan(fitting[-1], _within(left_ms, slow), latest + (writing if writes else 0.0), writes=writes)
+        return Plan(fitting[-1], _within(left_ms, slow), latest + (text_ms if writes else 0.0), writes=writes)
 
     def _slowdown(self, now: float) -> float:
         with self._lock:

@@ -35,6 +35,6 @@ class SpeechRate:
         self.rate += share * (tokens / seconds - self.rate)
         self._seconds = min(self._seconds + seconds, self.MOST_SECONDS)
 
-    def most(self, seconds: float) -> float:
-        """Return how many tokens a text of so many seconds has at most, but for few."""
+    def expected(self, seconds: float) -> float:
+        """Return how many tokens to expect of a text of so many seconds, rather too many than too few."""
         return self.rate * seconds + self.DEVIATIONS * math.sqrt(self._spread * seconds)

@@ -59,5 +59,6 @@ def test_with_a_decoder_the_table_has_the_time_of_one_of_its_steps(monkeypatch: 
 
 
 def test_all_depths_of_a_small_encoder_are_measured_and_nine_of_a_large_one() -> None:
-    assert measured_depths(3) == (1, 2, 3)
-    assert measured_depths(24) == (1, 4, 7, 10, 12, 15, 18, 21, 24)
+    assert measured_depths(range(1, 4)) == (1, 2, 3)
+    assert measured_depths(range(1, 25)) == (1, 4, 7, 10, 12, 15, 18, 21, 24)
+    assert measured_depths(range(3, 7)) == (3, 4, 5, 6)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from layerdial.ladder import Ladder, Rung
 from layerdial.recognizer import Transcript
 from layerdial.request import Request
 from layerdial.runtime import Recognizer, token_decoding
@@ -18,6 +19,7 @@ from layerdial.runtime.controller import CostTable, DepthController, worthwhile
 from layerdial.runtime.profile import Profile
 from layerdial.runtime.profiling import profile_recognizer
 from layerdial.runtime.session import Cancel, Cancelled
+from layerdial.subset import BlockSubset
 from layerdial.text.speech_rate import usual_text
 from layerdial.text.token_rules import Written
 from tiny import command
@@ -125,6 +127,16 @@ def test_a_search_is_stopped_between_two_tokens(pair: Pair) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- profile
+
+
+def test_depths_that_were_not_trained_are_neither_measured_nor_chosen(folders: Path, tmp_path: Path) -> None:
+    edge = shutil.copytree(folders / "edge", tmp_path / "edge")
+    rungs = tuple(Rung(d, BlockSubset.prefix(N_BLOCKS, d).key, None, 1 / d, 1, 9) for d in (2, 3, 4))
+    Ladder(N_BLOCKS, "wer", "dev", 9, rungs, shallowest=2).save(edge / "ladder.json")
+    recognizer = Recognizer(edge, threads=1)
+    assert set(profile_recognizer(recognizer, (1.0, 2.0), budget_s=0.1, repeats=1).network_ms) == {2, 3, 4}
+    assert recognizer.transcribe(AUDIO, deadline_ms=1e-3).depth == 2
+    assert set(recognizer.controller.costs.network_ms) == {2, 4}
 
 
 def test_a_profile_has_the_encoder_and_a_step_of_the_decoder_apart(pair: Pair) -> None:

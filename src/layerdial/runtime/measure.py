@@ -52,10 +52,10 @@ def measure_table(
     return ThreadProfile(threads, tuple(seconds), rows[0], network, round(share, 3), token_ms=tuple(tokens))
 
 
-def measured_depths(n_blocks: int) -> tuple[int, ...]:
+def measured_depths(depths: range) -> tuple[int, ...]:
     """Return all depths of a small encoder, evenly spread ones of a large one: time is linear in between."""
-    count = min(n_blocks, _MOST_DEPTHS)
-    return tuple(dict.fromkeys(round(depth) for depth in np.linspace(1, n_blocks, count)))
+    count = min(len(depths), _MOST_DEPTHS)
+    return tuple(dict.fromkeys(round(depth) for depth in np.linspace(depths[0], depths[-1], count)))
 
 
 def _noise(seconds: float) -> NDArray[np.float32]:

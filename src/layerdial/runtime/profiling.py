@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from layerdial.ladder import depths_of
 from layerdial.runtime.measure import measured_depths
 from layerdial.runtime.profile import Device, Profile, ThreadProfile
 from layerdial.runtime.recognizer import OnnxRecognizer
@@ -35,7 +36,9 @@ def profile_recognizer(
     recognizer: OnnxRecognizer, seconds: Sequence[float], budget_s: float, repeats: int = 15
 ) -> ThreadProfile:
     """Measure a loaded model, at the depths that `measured_depths` names."""
-    return recognizer.measure(measured_depths(recognizer.n_blocks), seconds, budget_s, repeats)
+    return recognizer.measure(
+        measured_depths(depths_of(recognizer.ladder, recognizer.n_blocks)), seconds, budget_s, repeats
+    )
 
 
 _PEAK_OF = """

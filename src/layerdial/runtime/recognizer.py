@@ -19,7 +19,7 @@ from layerdial.audio.files import SAMPLE_RATE, PipedAudio, hold, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
-from layerdial.ladder import Ladder, select
+from layerdial.ladder import Ladder, depths_of, select
 from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcript, collate_features
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
@@ -259,7 +259,8 @@ class OnnxRecognizer:
 
     def _measure_costs(self) -> CostTable:
         """Measure for half a second where there is no profile: shallowest and full depth, two lengths, twice each."""
-        return self.measure(sorted({1, self.n_blocks}), (1.0, 5.0), 0.5, repeats=7).costs()
+        depths = depths_of(self.ladder, self.n_blocks)
+        return self.measure(sorted({depths[0], depths[-1]}), (1.0, 5.0), 0.5, repeats=7).costs()
 
     def measure(self, depths: Sequence[int], seconds: Sequence[float], budget_s: float, repeats: int) -> ThreadProfile:
         """Return the cost of some depths on this device, for some lengths of audio; see `measure_table`."""

@@ -18,13 +18,13 @@ from layerdial.recognizer import (
     Audio,
     FeatureBatch,
     PieceResult,
+    Transcribed,
     again_with_all_blocks,
-    join_texts,
     recognize_pieces,
     texts_of,
 )
 from layerdial.request import Request
-from layerdial.runtime.decoding import RecognizeStretch, Transcribed, tokens_of
+from layerdial.runtime.decoding import RecognizeStretch, tokens_of
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult
 from layerdial.runtime.session import Cancel
@@ -81,7 +81,9 @@ class TokenDecoding:
         self.search = TokenSearch(self.session.default_use())
 
     def of(self, request: Request, model: str) -> TokenDecoding:
-        use = self.search.use.for_request(request, self.tokenizer.tokens)
+        use = self.search.use.for_request(
+            request, self.tokenizer.tokens, trained_here=not self.session.facts.pads_input
+        )
         changed = copy(self)
         changed.search = TokenSearch(use, request.beams or 1)
         return changed
@@ -145,8 +147,7 @@ class TokenDecoding:
             return piece(samples, begin, end, None)
 
         recognize_piece = by_request if subset is None else again_with_all_blocks(piece, subset)
-        written, chunks, seconds = recognize_pieces(audio, recognize_piece)
-        return join_texts(written, self.tokenizer.decode), chunks, seconds
+        return recognize_pieces(audio, recognize_piece, self.tokenizer.decode, self.search.use.stamps)
 
 
 def repeat_tokens(encoded: OnnxEncoded, n_tokens: int, rules: TokenRules | None = None) -> None:
@@ -159,5 +160,5 @@ def repeat_tokens(encoded: OnnxEncoded, n_tokens: int, rules: TokenRules | None 
     for _ in range(n_tokens):
         logits_BUV = steps.next(tokens_BU)
         if rules is not None:
-            rules.log_probs(logits_BUV[:, -1], first=False).argmax(axis=-1)
+            rules.log_probs(logits_BUV[:, -1], tokens_BU.tolist()).argmax(axis=-1)
         tokens_BU = tokens_BU[:, -1:]

@@ -31,7 +31,11 @@ def decode_one(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) 
 
 
 def decode_once(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
-    """Return what one search finds for one utterance, greedy or with `beams`."""
+    """Return what one search finds for one utterance, greedy or with `beams`.
+
+    It has timestamps where the decoder is asked for them.
+    """
+    rules = rules.with_stamps(encoded.use.stamps, seconds)
     if beams == 1:
         return decode_greedily(encoded, [seconds], rules)[0]
     return decode_with_beams(encoded, seconds, rules, beams)
@@ -39,6 +43,7 @@ def decode_once(encoded: Encoded, seconds: float, rules: TokenRules, beams: int)
 
 def decode_again(encoded: Encoded, seconds: float, rules: TokenRules, found: Written) -> Written:
     """Return the first good transcript of other searches of an utterance whose greedy one `found` loops, or `found`."""
+    rules = rules.with_stamps(encoded.use.stamps, seconds)
     for other in _others(encoded, seconds, rules, found):
         if other.is_good:
             return other

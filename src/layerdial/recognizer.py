@@ -5,8 +5,10 @@ Shapes: B batch, T frames, F mel bins, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from layerdial.audio.files import SAMPLE_RATE, AudioPath
 from layerdial.audio.whisper_mel import is_silent
 from layerdial.audio.windows import WINDOW_SECONDS, pieces, quiet_cut, take_pieces, windows
 from layerdial.cost import Cost
+from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
@@ -33,7 +36,8 @@ Audio = AudioPath | NDArray[np.float32]
 class FeatureBatch:
     """Utterances as a network takes them: `inputs` zero-padded, `lengths_B` without padding, `texts` the transcripts.
 
-    `inputs` is log-mel (B, T, F) or samples (B, S); `lengths_B` counts frames or samples.
+    `inputs` is log-mel (B, T, F) or samples (B, S); `lengths_B` counts frames or samples. An utterance that is longer
+    than the network takes stands there in pieces, one a row: they have its id, and the first has its transcript.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +45,37 @@ class FeatureBatch:
     lengths_B: NDArray[np.int64]
     texts: tuple[str, ...]
     audio_seconds: float
+
+
+def in_pieces(batch: FeatureBatch) -> set[str]:
+    """Return the ids of the utterances in pieces. What was said in which of them is not known: they have no loss."""
+    return {name for name, following in pairwise(batch.ids) if name and name == following}
+
+
+def whole_rows(batch: FeatureBatch) -> FeatureBatch:
+    """Return the utterances that are not in pieces: the batch itself where none is."""
+    split = in_pieces(batch)
+    if not split:
+        return batch
+    rows = [row for row, name in enumerate(batch.ids) if name not in split]
+    ids, texts = (tuple(values[row] for row in rows) for values in (batch.ids, batch.texts))
+    return replace(batch, ids=ids, texts=texts, inputs=batch.inputs[rows], lengths_B=batch.lengths_B[rows])
+
+
+def by_utterance(batch: FeatureBatch, found: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the id, the transcript and the text found of each utterance; those of pieces are joined."""
+    for name, rows in groupby(zip(batch.ids, batch.texts, found, strict=True), key=itemgetter(0)):
+        pieces = list(rows)
+        if name:
+            yield name, joined(text for _, text, _ in pieces), joined(text for _, _, text in pieces)
+        else:  # without a name nothing is a piece of anything
+            yield from pieces
+
+
+def check_whole(batch: FeatureBatch) -> None:
+    """Raise `UserError` for an utterance in pieces, of which no loss can be computed."""
+    if split := in_pieces(batch):
+        raise UserError(f"cut {min(split)} is longer than the network takes at once, so it has no loss; leave it out")
 
 
 def collate_features(
@@ -275,7 +310,7 @@ def recognize_pieces(
         results.append(recognize(samples, begin, end))
         begin = end
     chunks = tuple(replace(result.chunk, cut=result.written.looped) for result in results)
-    text = _join(result.written.text(decode) for result in results)
+    text = joined(result.written.text(decode) for result in results)
     return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE))
 
 
@@ -325,7 +360,7 @@ class _TimedPieces:
 
     def transcribed(self) -> Transcribed:
         seconds = max(self._begin, 1 / SAMPLE_RATE)
-        return Transcribed(_join(self._texts), tuple(self._chunks), seconds, tuple(self._segments))
+        return Transcribed(joined(self._texts), tuple(self._chunks), seconds, tuple(self._segments))
 
 
 def _whole(parts: Sequence[TimedTokens], n_samples: int) -> tuple[list[TimedTokens], int]:
@@ -349,7 +384,7 @@ def again_with_all_blocks(recognize: RecognizeWith, subset: BlockSubset) -> Reco
     return recognize_piece
 
 
-def _join(texts: Iterable[str]) -> str:
+def joined(texts: Iterable[str]) -> str:
     """Return the text of pieces that follow each other."""
     return " ".join(filter(None, texts))
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
-from layerdial.recognizer import FeatureBatch, Recognizer
+from layerdial.recognizer import FeatureBatch, Recognizer, by_utterance
 from layerdial.subset import Blocks
 from layerdial.text.normalisers import Normalizer, normalizer_of
 
@@ -74,14 +74,15 @@ def evaluate(
     recognized: list[str] = []
     seconds = 0.0
     for batch in batches:
-        recognized += recognizer.recognize(batch, subset)
-        texts += batch.texts
-        ids += batch.ids
+        for name, text, found in by_utterance(batch, recognizer.recognize(batch, subset)):
+            ids.append(name)
+            texts.append(text)
+            recognized.append(found)
         seconds += batch.audio_seconds
     evaluation = Evaluation(tuple(ids), tuple(texts), tuple(recognized), seconds, normalizer)
     if not any(evaluation.references):
-        found = (
+        problem = (
             f"the {len(ids)} cuts that can be read have no words" if ids else "the cuts hold no utterance to be read"
         )
-        raise UserError(f"nothing to score: {found}")
+        raise UserError(f"nothing to score: {problem}")
     return evaluation

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,19 @@ class Model:
         return self.costs.total(self.n_blocks, SECONDS) + DECODING_MS
 
 
+class ReplayedModel(Protocol):
+    """What a replay knows of a model."""
+
+    @property
+    def n_blocks(self) -> int: ...
+
+    @property
+    def costs(self) -> CostTable: ...
+
+    @property
+    def options(self) -> tuple[DepthOption, ...]: ...
+
+
 class Request:
     """The time of one request of a trace: how long its work takes, from its start."""
 
@@ -78,7 +92,7 @@ class Request:
 class Device:
     """A device on which requests of a trace run, with a clock, a watchdog and a network that follow the trace."""
 
-    def __init__(self, model: Model, controller: DepthController | None = None) -> None:
+    def __init__(self, model: ReplayedModel, controller: DepthController | None = None) -> None:
         self.model, self.costs = model, model.costs
         self.controller = controller or DepthController(self.costs, model.options)
         self._scheduler = Scheduler(self._run, self.controller, model.n_blocks, clock=lambda: self.now_s, timer=self)
@@ -93,17 +107,21 @@ class Device:
         self._due_s = when
         yield
 
-    def serve(self, request: Request, deadline_ms: float) -> tuple[int, float]:
+    def serve(self, request: Request, deadline_ms: float, seconds: float = SECONDS) -> tuple[int, float]:
         """Return the depth and the milliseconds of a request, as `Recognizer` does it."""
-        self._request, self._done_ms = request, 0.0
-        self._done_ms += self.costs.features(SECONDS)
-        self.controller.observe_features(SECONDS, 1000.0 * (self.now_s - request.start_s), self.now_s)
-        window = TimedWindow(np.zeros(0, np.float32), SECONDS, SECONDS, request.start_s + deadline_ms / 1000.0)
+        self._request, self._done_ms, self._seconds = request, 0.0, seconds
+        self._done_ms += self.costs.features(seconds)
+        self.controller.observe_features(seconds, 1000.0 * (self.now_s - request.start_s), self.now_s)
+        window = TimedWindow(np.zeros(0, np.float32), seconds, seconds, request.start_s + deadline_ms / 1000.0)
         result = self._scheduler.run(window, Constraint(deadline=window.deadline))
         return result.subset.depth, request.wall(self._done_ms + DECODING_MS)
 
     def _run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
-        work_ms = self.costs.network(subset.depth, SECONDS)
+        self.spend(self.costs.network(subset.depth, self._seconds), cancel)
+        return PassResult([], 1.0, subset)
+
+    def spend(self, work_ms: float, cancel: Cancel | None) -> None:
+        """Work for so many idle milliseconds, or until it is stopped."""
         if cancel is not None:
             stop_ms = 1000.0 * (self._due_s - self._request.start_s) + self._request.late_ms
             stopped_ms = max(self._request.work(stop_ms), self._done_ms) + NOTICE_MS
@@ -111,7 +129,6 @@ class Device:
                 self._done_ms = stopped_ms
                 raise Cancelled
         self._done_ms += work_ms
-        return PassResult([], 1.0, subset)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from layerdial.data.manifest import write_cuts
@@ -17,6 +20,9 @@ from layerdial.export.writer import Traced
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.huggingface.checkpoint import with_ctc_head
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
+from layerdial.models.torch_recognizer import TorchRecognizer
+from layerdial.recognizer import FeatureBatch, collate_features
+from layerdial.runtime import Recognizer
 from layerdial.runtime.manifest import DECODER, ENCODER, Manifest
 from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
@@ -102,3 +108,27 @@ def write_spoken(path: Path, count: int, longest: str = "") -> Path:
     cuts = [write_cut(path.parent / "audio", f"cut-{i}", speak(said, i), own[i]) for i, said in enumerate(spoken)]
     write_cuts(iter(cuts), path)
     return path
+
+
+def samples(length: int) -> NDArray[np.float32]:
+    return np.random.default_rng(length).normal(0.0, 0.1, length).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model in torch and as exported: without special cases, as students are."""
+
+    torch: TorchRecognizer
+    onnx: Recognizer
+
+    @property
+    def network(self) -> Any:
+        return self.torch.network
+
+    @property
+    def session(self) -> Any:
+        return self.onnx.session
+
+    def batch(self, *lengths: int) -> FeatureBatch:
+        rows = [self.onnx.features(samples(n)) for n in lengths]
+        return collate_features([str(n) for n in lengths], rows, [""] * len(lengths), 1.0)

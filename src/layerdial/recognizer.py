@@ -93,7 +93,8 @@ def collate_features(
 class Chunk:
     """The blocks that ran on one stretch of audio, from `start` to `end` in seconds, and the reason for them.
 
-    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none).
+    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none); of a
+    decoder the geometric mean over its tokens. `cut`: its text is not whole, because the decoder repeated itself.
     """
 
     start: float
@@ -101,6 +102,7 @@ class Chunk:
     subset: BlockSubset
     reason: str = ""
     confidence: float | None = None
+    cut: bool = False
 
     @property
     def depth(self) -> int:
@@ -149,6 +151,11 @@ class Transcript:
         deepest = max(made.chunks, key=lambda chunk: chunk.depth)
         rtf = taken / made.seconds
         return cls(made.text, deepest.subset, made.seconds, rtf, deepest.reason, made.chunks, made.segments)
+
+    @property
+    def cut(self) -> bool:
+        """True where something was left out: a decoder repeated itself, and its text was cut there."""
+        return any(chunk.cut for chunk in self.chunks)
 
     @property
     def depth(self) -> int:
@@ -302,7 +309,7 @@ def recognize_pieces(
         end = begin + len(samples) / SAMPLE_RATE
         results.append(recognize(samples, begin, end))
         begin = end
-    chunks = tuple(result.chunk for result in results)
+    chunks = tuple(replace(result.chunk, cut=result.written.looped) for result in results)
     text = joined(result.written.text(decode) for result in results)
     return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE))
 
@@ -336,7 +343,8 @@ class _TimedPieces:
     def _recognized(self, samples: NDArray[np.float32]) -> tuple[Chunk, list[TimedTokens]]:
         result = self._recognize(samples, self._begin, self._begin + len(samples) / SAMPLE_RATE)
         written = result.written
-        return result.chunk, [] if written.is_silence else self._stamps.segments(written.tokens)
+        chunk = replace(result.chunk, cut=written.looped)
+        return chunk, [] if written.is_silence else self._stamps.segments(written.tokens)
 
     def _add(self, chunk: Chunk, parts: Sequence[TimedTokens], seconds: float) -> None:
         """Add the segments of the next piece, which is so many seconds long."""

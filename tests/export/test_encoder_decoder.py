@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from conftest import made_once
 from layerdial.errors import UserError
 from layerdial.export.export import export_model
 from layerdial.export.quality import quantised
 from layerdial.export.writer import Traced, write_folder
 from layerdial.models.huggingface.whisper_decoding import TorchEncoded
-from layerdial.models.torch_recognizer import TorchRecognizer, load_torch_model
+from layerdial.models.torch_recognizer import load_torch_model
 from layerdial.recognizer import FeatureBatch, collate_features
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
@@ -32,50 +30,17 @@ from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
 from layerdial.text.prompt import DecoderUse
 from tiny import command
-from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_student, save_whisper, traced_student
+from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, Pair, samples, save_whisper, traced_student
+
+pytest_plugins = ["tiny_whisper_edge"]
 
 LABELS = np.array([[3, 4, 10, 11], [1, 11, 0, 0], [5, 6, 7, 11]])
 CLOSE = 1e-4
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A model in torch and as exported: without special cases, as students are."""
-
-    torch: TorchRecognizer
-    onnx: Recognizer
-
-    @property
-    def network(self) -> Any:
-        return self.torch.network
-
-    @property
-    def session(self) -> Any:
-        return self.onnx.session
-
-    def batch(self, *lengths: int) -> FeatureBatch:
-        rows = [self.onnx.features(samples(n)) for n in lengths]
-        return collate_features([str(n) for n in lengths], rows, [""] * len(lengths), 1.0)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, which takes audio of any length, and its export `edge`, made by the command."""
-    return made_once(tmp_path_factory, "whisper-edge", save_student)
-
-
-@pytest.fixture(scope="session")
-def pair(folders: Path) -> Pair:
-    return Pair(load_torch_model(folders / "model"), Recognizer(folders / "edge", threads=1))
-
-
 @pytest.fixture(scope="session")
 def traced(folders: Path) -> Traced:
     return traced_student(folders)
-
-
-def samples(length: int) -> NDArray[np.float32]:
-    return np.random.default_rng(length).normal(0.0, 0.1, length).astype(np.float32)
 
 
 def torch_log_probs(pair: Pair, batch: FeatureBatch, subset: BlockSubset) -> NDArray[np.float32]:
@@ -234,8 +199,6 @@ def test_the_command_writes_a_line_a_segment(folders: Path, pair: Pair, tmp_path
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(deadline_ms=100), "deadline_ms is not there yet for encoder-decoder models"),
-        (Request(confidence=0.9), "confidence is not there yet for encoder-decoder models"),
         (Request(decoder_depth=3), "depth 3 does not exist"),
         (Request(language="de"), "knows English alone"),
         (Request(depth=5), "depth 5 does not exist"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,9 @@ class Device:
         self.now += 0.001 * len(samples) / SAMPLE_RATE
         return np.zeros((len(samples) // 160, 80), np.float32)
 
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
     def run(self, inputs: np.ndarray, subset: BlockSubset) -> None:
         self.now += 0.002 * subset.depth * len(inputs) / 100
 
@@ -41,6 +45,20 @@ def test_a_table_has_the_times_of_each_length_and_depth(monkeypatch: pytest.Monk
     assert table.cpu_share == 2.0
 
 
+def test_with_a_decoder_the_table_has_the_time_of_one_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    for module in (timing, measure):
+        monkeypatch.setattr(module, "time", device.clock)
+
+    def usual_search(inputs: np.ndarray) -> tuple[Callable[[], None], int]:
+        steps = len(inputs) // 25  # four a second, each of 3 ms and one more for every ten seconds of audio
+        return lambda: device.spend(steps * (0.003 + 0.0001 * len(inputs) / 100)), steps
+
+    table = measure_table(device.features, device.run, SUBSETS, 2, (1.0, 10.0), budget_s=1.0, usual_search=usual_search)
+    assert table.token_ms == (3.1, 4.0) and table.network_ms == {1: (2.0, 20.0), 3: (6.0, 60.0)}
+
+
 def test_all_depths_of_a_small_encoder_are_measured_and_nine_of_a_large_one() -> None:
-    assert measured_depths(3) == (1, 2, 3)
-    assert measured_depths(24) == (1, 4, 7, 10, 12, 15, 18, 21, 24)
+    assert measured_depths(range(1, 4)) == (1, 2, 3)
+    assert measured_depths(range(1, 25)) == (1, 4, 7, 10, 12, 15, 18, 21, 24)
+    assert measured_depths(range(3, 7)) == (3, 4, 5, 6)

@@ -49,13 +49,13 @@ def test_with_a_profile_the_first_request_finds_everything_warm(
 ) -> None:
     recognizer = Recognizer(profiled[0], threads=1)
     ran: list[str] = []
-    run = recognizer.run
+    posteriors = recognizer.session.posteriors
 
-    def remember(inputs: Any, subset: BlockSubset, *rest: Any) -> Any:
+    def remember(inputs: Any, lengths_B: Any, subset: BlockSubset, *rest: Any) -> Any:
         ran.append(subset.key)
-        return run(inputs, subset, *rest)
+        return posteriors(inputs, lengths_B, subset, *rest)
 
-    monkeypatch.setattr(recognizer, "run", remember)
+    monkeypatch.setattr(recognizer.session, "posteriors", remember)
     recognizer.transcribe(SAMPLES, deadline_ms=NEVER_MS)
     assert ran == ["111", "111"]  # the first is for nobody
 

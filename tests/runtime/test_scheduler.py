@@ -41,13 +41,13 @@ class Clock:
 
     def slow(self, recognizer: Recognizer, seconds: float) -> Recognizer:
         """`recognizer`, every run of which takes that long from now on."""
-        run = recognizer.run
+        run = recognizer.decoding.run
 
         def slowly(*arguments: Any) -> Any:
             self.passes(seconds)
             return run(*arguments)
 
-        recognizer.run = slowly  # type: ignore[method-assign]
+        recognizer.decoding.run = slowly  # type: ignore[method-assign]
         return recognizer
 
 

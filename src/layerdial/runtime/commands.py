@@ -73,6 +73,8 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row |= {"subset": result.subset.key, **seconds, **old}
     if result.reason:
         row["reason"] = result.reason
+    if result.cut:
+        row["cut"] = True
     if result.segments:
         row["segments"] = [
             {"start": round(segment.start, 3), "end": round(segment.end, 3), "text": segment.text}

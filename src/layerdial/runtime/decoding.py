@@ -46,8 +46,20 @@ class Decoding(Protocol):
         """Return the result of one pass over the input of one utterance."""
         ...
 
-    def run_usually(self, inputs: NDArray[np.float32], subset: BlockSubset) -> object:
-        """Run a pass as it is measured: a decoder writes as many tokens as speech of that length has, about."""
+    @property
+    def rows(self) -> int:
+        """How many transcripts a decoder follows at a time."""
+        ...
+
+    def begin(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
+        """Return the result of what depends on depth: all of a CTC model, or the encoder, with the search that is left.
+
+        Of silent audio an encoder-decoder model computes nothing.
+        """
+        ...
+
+    def usual_search(self, inputs: NDArray[np.float32]) -> tuple[Callable[[], object], int] | None:
+        """Return what writes a text of usual length for these inputs, and its number of steps; none without decoder."""
         ...
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
@@ -88,8 +100,15 @@ class CtcDecoding:
         frame_ids = logp_BTV[0].argmax(axis=-1)
         return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset)
 
-    def run_usually(self, inputs: NDArray[np.float32], subset: BlockSubset) -> object:
-        return self.run(inputs, subset)
+    @property
+    def rows(self) -> int:
+        return 1
+
+    def begin(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
+        return self.run(inputs, subset, cancel)
+
+    def usual_search(self, inputs: NDArray[np.float32]) -> None:
+        return None
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
         logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)

@@ -39,6 +39,7 @@ class Device:
 class ThreadProfile:
     """Milliseconds with so many threads: `features_ms[i]`, `network_ms[depth][i]` for `seconds[i]` of audio.
 
+    Of an encoder-decoder model `network_ms` is the encoder, and `token_ms[i]` one step of the decoder.
     `peak_rss_mb` is that of a fresh process that transcribes the longest of them with all blocks.
     """
 
@@ -48,9 +49,10 @@ class ThreadProfile:
     network_ms: dict[int, tuple[float, ...]]
     cpu_share: float
     peak_rss_mb: float | None = None
+    token_ms: tuple[float, ...] = ()
 
     def costs(self) -> CostTable:
-        return CostTable(self.seconds, self.features_ms, self.network_ms, self.cpu_share)
+        return CostTable(self.seconds, self.features_ms, self.network_ms, self.cpu_share, self.token_ms)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Profile:
 
     def best_threads(self) -> int:
         """Return the number of threads with which ten seconds of audio took least with all blocks."""
-        return min(self.tables, key=lambda table: table.costs().total(max(table.network_ms), 10.0)).threads
+        return min(self.tables, key=lambda table: table.costs().usual(max(table.network_ms), 10.0)).threads
 
     def table(self, threads: int) -> CostTable | None:
         """Return the costs with so many threads, or None if they were not measured."""
@@ -97,19 +99,19 @@ class Profile:
 def pareto(costs: CostTable, ladder: Ladder | None, n_blocks: int, seconds: float = 10.0) -> list[dict[str, Any]]:
     """Return the depths of which no other is both faster and better.
 
-    Each has the WER on the ladder's cuts, and the milliseconds for `seconds` of audio.
+    Each has the WER on the ladder's cuts, and the milliseconds for `seconds` of audio with a text of usual length.
     """
     options: list[DepthOption] = []
     for option in reversed(worthwhile(ladder, n_blocks)):  # each has fewer errors than those after it
-        if not options or costs.total(option.depth, seconds) < costs.total(options[-1].depth, seconds):
+        if not options or costs.usual(option.depth, seconds) < costs.usual(options[-1].depth, seconds):
             options.append(option)
     return [
         {
             "depth": option.depth,
             "subset": option.subset.key,
             "wer": option.wer,
-            "latency_ms": round(costs.total(option.depth, seconds), 3),
-            "rtf": round(costs.total(option.depth, seconds) / 1000.0 / seconds, 6),
+            "latency_ms": round(costs.usual(option.depth, seconds), 3),
+            "rtf": round(costs.usual(option.depth, seconds) / 1000.0 / seconds, 6),
         }
         for option in reversed(options)
     ]
@@ -123,6 +125,7 @@ def _table(stored: dict[str, Any]) -> ThreadProfile:
         network_ms={int(depth): tuple(map(float, row)) for depth, row in stored["network_ms"].items()},
         cpu_share=float(stored["cpu_share"]),
         peak_rss_mb=stored.get("peak_rss_mb"),
+        token_ms=tuple(map(float, stored.get("token_ms", ()))),
     )
 
 

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from layerdial.errors import UserError
-from layerdial.runtime.measure import measure_table, measured_depths
+from layerdial.ladder import depths_of
+from layerdial.runtime.measure import measured_depths
 from layerdial.runtime.profile import Device, Profile, ThreadProfile
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.runtime.session import default_threads
@@ -27,8 +27,6 @@ def profile_device(
         if note:
             note(f"{count} thread{'s' * (count > 1)}")
         recognizer = OnnxRecognizer(folder, count)
-        if recognizer.manifest.decoder is not None:
-            raise UserError(f"profile is not there yet for encoder-decoder models such as {folder}")
         table = profile_recognizer(recognizer, SECONDS, budget_s / len(wanted))
         tables.append(ThreadProfile(**(vars(table) | {"peak_rss_mb": peak_rss_mb(folder, count, max(SECONDS))})))
     return Profile(recognizer.manifest.model_id, device, tuple(tables))
@@ -38,8 +36,9 @@ def profile_recognizer(
     recognizer: OnnxRecognizer, seconds: Sequence[float], budget_s: float, repeats: int = 15
 ) -> ThreadProfile:
     """Measure a loaded model, at the depths that `measured_depths` names."""
-    subsets = {depth: recognizer.subset(depth) for depth in measured_depths(recognizer.n_blocks)}
-    return measure_table(recognizer.features, recognizer.run, subsets, recognizer.threads, seconds, budget_s, repeats)
+    return recognizer.measure(
+        measured_depths(depths_of(recognizer.ladder, recognizer.n_blocks)), seconds, budget_s, repeats
+    )
 
 
 _PEAK_OF = """

@@ -19,18 +19,18 @@ from layerdial.audio.files import SAMPLE_RATE, PipedAudio, hold, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
-from layerdial.ladder import Ladder, select
+from layerdial.ladder import Ladder, depths_of, select
 from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcript, collate_features
 from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
 from layerdial.runtime.decoding import CtcDecoding, Decoding
 from layerdial.runtime.manifest import Manifest, check_export, read_features
-from layerdial.runtime.measure import RunNetwork, measure_table
+from layerdial.runtime.measure import measure_table
 from layerdial.runtime.memory import check_memory
-from layerdial.runtime.profile import Profile
+from layerdial.runtime.profile import Profile, ThreadProfile
 from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Scheduler, TimedWindow
-from layerdial.runtime.session import Cancel, default_threads, usable_cpus
+from layerdial.runtime.session import default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import PieceTable
 from layerdial.utils.forks import renew_after_fork
@@ -120,7 +120,8 @@ class OnnxRecognizer:
         import soxr  # noqa: F401
 
         silence = self.features(np.zeros(round(seconds * SAMPLE_RATE), np.float32))
-        self.measured_run(silence, BlockSubset.full(self.n_blocks))
+        batch = collate_features([""], [silence], [""], seconds)
+        self.pass_over(batch, BlockSubset.full(self.n_blocks))()
 
     # ------------------------------------------------------------------------------------------------ one request
 
@@ -147,9 +148,8 @@ class OnnxRecognizer:
     def answer(self, audio: Audio, request: Request) -> Transcript:
         """Return the transcript by the blocks or the constraint of `request`."""
         decoding, scheduler = self.decoding.of(request, self.name), None
-        run = self.run if decoding is self.decoding else decoding.run
         if request.constraints:  # may measure where there is no profile; that is not part of the request
-            scheduler = Scheduler(run, self.controller, self.n_blocks)
+            scheduler = Scheduler(decoding.begin, self.controller, self.n_blocks, rows=decoding.rows)
         if request.deadline_ms is not None and isinstance(audio, str | Path):
             audio = hold(audio)  # looked at twice, and a pipe can be read once
         start = time.perf_counter()
@@ -159,7 +159,7 @@ class OnnxRecognizer:
             samples: NDArray[np.float32], begin: float, end: float, subset: BlockSubset | None
         ) -> tuple[PassResult, Chunk]:
             asked = constraint if subset is None else replace(constraint, subset=subset)
-            return self._recognize_stretch(samples, begin, end, asked, run, scheduler)
+            return self._recognize_stretch(samples, begin, end, asked, decoding.run, scheduler)
 
         made = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
         return Transcript.of(made, time.perf_counter() - start)
@@ -239,16 +239,7 @@ class OnnxRecognizer:
         """Return a function that runs the graphs alone on a batch."""
         return self.decoding.pass_over(batch, _fixed(subset))
 
-    def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
-        """Return the result of one pass over features (T, F) or samples (S,) of one utterance."""
-        return self.decoding.run(inputs, subset, cancel)
-
     # ------------------------------------------------------------------------------------------------ this device
-
-    @property
-    def measured_run(self) -> RunNetwork:
-        """The pass that is measured: `run`, or one that writes as many tokens as speech of its length has, about."""
-        return self.run if self.manifest.decoder is None else self.decoding.run_usually
 
     @property
     def controller(self) -> DepthController:
@@ -270,10 +261,14 @@ class OnnxRecognizer:
 
     def _measure_costs(self) -> CostTable:
         """Measure for half a second where there is no profile: shallowest and full depth, two lengths, twice each."""
-        subsets = {depth: self.subset(depth) for depth in sorted({1, self.n_blocks})}
-        return measure_table(
-            self.features, self.measured_run, subsets, self.threads, (1.0, 5.0), 0.5, repeats=7
-        ).costs()
+        depths = depths_of(self.ladder, self.n_blocks)
+        return self.measure(sorted({depths[0], depths[-1]}), (1.0, 5.0), 0.5, repeats=7).costs()
+
+    def measure(self, depths: Sequence[int], seconds: Sequence[float], budget_s: float, repeats: int) -> ThreadProfile:
+        """Return the cost of some depths on this device, for some lengths of audio; see `measure_table`."""
+        subsets = {depth: self.subset(depth) for depth in depths}
+        run, search = self.decoding.begin, self.decoding.usual_search
+        return measure_table(self.features, run, subsets, self.threads, seconds, budget_s, repeats, search)
 
 
 def _decoding_of(folder: Path, manifest: Manifest, threads: int) -> Decoding:

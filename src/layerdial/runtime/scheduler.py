@@ -5,6 +5,7 @@ Times are of `time.perf_counter()`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.runtime.controller import DepthController, DepthOption, Plan
+from layerdial.runtime.controller import DepthController, Plan
 from layerdial.runtime.session import Cancel, Cancelled
 from layerdial.runtime.watchdog import Watchdog
 from layerdial.subset import BlockSubset
@@ -67,7 +68,8 @@ class TimedWindow:
 class PassResult:
     """The result of one pass: the best token of each frame, and the mean posterior of those that are not blank.
 
-    A decoder's is what it has written, and the geometric mean of the posteriors of its tokens.
+    A decoder's is what it has `written`, and the geometric mean of the posteriors of its tokens; before it has run, its
+    `search`. `ran` is false where the audio is silent and nothing was computed.
     """
 
     frame_ids: list[int]
@@ -75,6 +77,34 @@ class PassResult:
     subset: BlockSubset
     reason: str = ""
     written: Written | None = None
+    search: Search | None = None
+    ran: bool = True
+
+    @property
+    def loops(self) -> bool:
+        """Whether a text was cut, because it repeated itself or was longer than a text can be."""
+        return self.written is not None and self.written.looped
+
+
+class Search(Protocol):
+    """A decoder in front of one encoded window. Its methods raise `Cancelled` when `cancel` was called in the meantime.
+
+    `rows` is how many transcripts it follows at a time; `is_measured` says whether its steps are those of the profile.
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def is_measured(self) -> bool: ...
+
+    def first(self, cancel: Cancel | None = None) -> Written:
+        """Return what the search that was asked for finds."""
+        ...
+
+    def again(self, found: Written, cancel: Cancel | None = None) -> Written:
+        """Return what other searches find where the first one loops."""
+        ...
 
 
 RunPass = Callable[[NDArray[np.float32], BlockSubset, Cancel | None], PassResult]
@@ -89,7 +119,8 @@ class Timer(Protocol):
 class Scheduler:
     """The runner of windows within their constraints, which reports measured times to the controller.
 
-    `clock` and `timer` are those of this process, unless a replay brings its own.
+    `run` is what depends on depth: a CTC network, or an encoder, behind which the decoder follows `rows` transcripts at
+    a time. `clock` and `timer` are those of this process, unless a replay brings its own.
     """
 
     def __init__(
@@ -99,12 +130,14 @@ class Scheduler:
         n_blocks: int,
         clock: Callable[[], float] | None = None,
         timer: Timer = _WATCHDOG,
+        rows: int = 1,
     ) -> None:
         self._run = run
         self._controller = controller
         self._n_blocks = n_blocks
         self._clock = clock or (lambda: time.perf_counter())
         self._timer = timer
+        self._rows = rows
 
     def run(self, window: TimedWindow, constraint: Constraint) -> PassResult:
         """Return the result of the blocks that the constraint allows; `reason` explains the choice."""
@@ -112,11 +145,13 @@ class Scheduler:
             return self._run_cascade(window, constraint, constraint.confidence)
         plan = self._plan(window, constraint)
         done = self._run_plan(window, plan)
-        return self._run_deeper(window, done) if plan.first else done
+        if plan.first:
+            done = self._run_deeper(window, done)
+        return self._finished(window, constraint, done)
 
     def _run_deeper(self, window: TimedWindow, done: PassResult) -> PassResult:
         """Run the deepest option that the time left allows, and return its result, or else `done`."""
-        plan = self._plan_after(window, self._controller.option_for(done.subset))
+        plan = self._plan(window, Constraint(), done)
         return done if plan.option.subset == done.subset else self._run_plan(window, plan, done)
 
     def _run_cascade(self, window: TimedWindow, constraint: Constraint, confidence: float) -> PassResult:
@@ -124,59 +159,120 @@ class Scheduler:
         first = constraint.first
         option = self._controller.shallowest if first is None else self._controller.option_for(first)
         name = "shallowest" if first is None else f"depth {option.depth}"
-        done = self._run_timed(window, option.subset, f"{name} first")
-        if done.confidence >= confidence:
+        done = self._written(window, self._run_timed(window, option.subset, f"{name} first"))
+        if done.confidence >= confidence and not done.loops:
             return replace(done, reason=f"{name}, and sure of it ({done.confidence:.3f})")
-        plan = self._plan(window, constraint, after=option)
+        plan = self._plan(window, constraint, done)
         no_deeper = constraint.subset is None and plan.option.depth <= option.depth
         if plan.option.subset == option.subset or no_deeper:
-            return replace(done, reason=f"{name}; not sure ({done.confidence:.3f}), but {plan.reason}")
+            kept = replace(done, reason=f"{name}; not sure ({done.confidence:.3f}), but {plan.reason}")
+            return self._finished(window, constraint, kept)
         second = self._run_plan(window, plan, done)
-        return replace(second, reason=f"{second.reason}, as the {name} was not sure ({done.confidence:.3f})")
+        found = replace(second, reason=f"{second.reason}, as the {name} was not sure ({done.confidence:.3f})")
+        return self._finished(window, constraint, found)
 
-    def _plan(self, window: TimedWindow, constraint: Constraint, after: DepthOption | None = None) -> Plan:
-        """Return a plan that meets the constraint; `after` has run already."""
+    def _plan(self, window: TimedWindow, constraint: Constraint, done: PassResult | None = None) -> Plan:
+        """Return a plan that meets the constraint; `done` has run already."""
+        after = None if done is None else self._controller.option_for(done.subset)
+        steps = self._steps(window, done)
         if constraint.subset is not None:
             option = self._controller.option_for(constraint.subset)
             return Plan(option, f"depth {constraint.subset.depth} was asked for")
         if constraint.max_cpu is not None:
-            return self._controller.choose_by_cpu(window.seconds, constraint.max_cpu, window.counted, after)
+            return self._controller.choose_by_cpu(window.seconds, constraint.max_cpu, window.counted, after, steps)
         if window.deadline is None:
             return Plan(self._controller.option_for(BlockSubset.full(self._n_blocks)), "all blocks")
+        now = self._clock()
+        left_ms = 1000.0 * (window.deadline - now)
         if after is not None:
-            return self._plan_after(window, after)
-        now = self._clock()
-        return self._controller.choose(window.seconds, 1000.0 * (window.deadline - now), now)
+            writes = done is not None and done.written is not None
+            return self._controller.choose_after(after, window.seconds, left_ms, now, steps, writes)
+        return self._controller.choose(window.seconds, left_ms, now, steps)
 
-    def _plan_after(self, window: TimedWindow, after: DepthOption) -> Plan:
-        assert window.deadline is not None
-        now = self._clock()
-        return self._controller.choose_after(after, window.seconds, 1000.0 * (window.deadline - now), now)
+    def _steps(self, window: TimedWindow, done: PassResult | None) -> float:
+        """Return how often the decoder will run for a window, as often as for the text that it already has."""
+        if done is not None and done.written is not None:
+            return float(self._rows * done.written.n_steps)
+        return self._rows * self._controller.expected_steps(window.seconds)
 
     def _run_plan(self, window: TimedWindow, plan: Plan, done: PassResult | None = None) -> PassResult:
         """Run the plan. If it would miss the deadline, stop it and return `done`, or else run the shallowest depth."""
         if plan.stop_ms is None:
-            return self._run_timed(window, plan.option.subset, plan.reason)
+            return self._run_parts(window, plan)
         now = self._clock()
         cancel = Cancel()
         with self._timer.at(now + plan.stop_ms / 1000.0, cancel):
             try:
-                return self._run_timed(window, plan.option.subset, plan.reason, cancel)
+                return self._run_parts(window, plan, cancel)
             except Cancelled:
                 taken = 1000.0 * (self._clock() - now)
         depth = plan.option.depth
-        self._controller.observe_network(depth, window.seconds, taken, self._clock(), unfinished=True)
         late = f"depth {depth} was stopped after {taken:.0f} ms"
         if done is None:
             return self._run_timed(window, self._controller.shallowest.subset, f"shallowest: {late}")
         name = "shallowest" if done.subset == self._controller.shallowest.subset else f"depth {done.subset.depth}"
         return replace(done, reason=f"{name}: {late}")
 
+    def _run_parts(self, window: TimedWindow, plan: Plan, cancel: Cancel | None = None) -> PassResult:
+        result = self._run_timed(window, plan.option.subset, plan.reason, cancel)
+        return self._written(window, result, cancel) if plan.writes else result
+
     def _run_timed(
         self, window: TimedWindow, subset: BlockSubset, reason: str, cancel: Cancel | None = None
     ) -> PassResult:
+        """Run what depends on depth, and tell the controller how long it took, or after what time it was stopped."""
         start = self._clock()
-        result = self._run(window.inputs, subset, cancel)
+        try:
+            result = self._run(window.inputs, subset, cancel)
+        except Cancelled:
+            now = self._clock()
+            self._controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now, unfinished=True)
+            raise
         now = self._clock()
-        self._controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now)
+        if result.ran:
+            self._controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now)
         return replace(result, reason=reason)
+
+    def _written(self, window: TimedWindow, done: PassResult, cancel: Cancel | None = None) -> PassResult:
+        """Return a result with the text that the decoder writes, if the model has one.
+
+        Without another text at hand it is written to its end, however late: a part of it would be wrong.
+        """
+        if done.search is None or done.written is not None:
+            return done
+        start = self._clock()
+        written = done.search.first(cancel)
+        now = self._clock()
+        if done.search.is_measured:
+            self._controller.observe_decoding(window.seconds, written.n_steps, 1000.0 * (now - start), now)
+            if not written.looped:
+                self._controller.observe_text(window.seconds, written.n_steps)
+        return replace(done, written=written, confidence=math.exp(written.mean_logp))
+
+    def _finished(self, window: TimedWindow, constraint: Constraint, done: PassResult) -> PassResult:
+        """Return a result with its text, which other searches replace in the time left where it repeats itself."""
+        done = self._written(window, done)
+        if not done.loops:
+            return done
+        found = self._other_text(window, constraint, done)
+        if found is not None and not found.looped:
+            return replace(done, written=found, confidence=math.exp(found.mean_logp))
+        why = "there was no time for another search" if found is None else "no other search did better"
+        return replace(done, reason=f"{done.reason}; the text repeated itself and was cut: {why}")
+
+    def _other_text(self, window: TimedWindow, constraint: Constraint, done: PassResult) -> Written | None:
+        """Return what other searches find within the constraint; none where there is no time for them."""
+        assert done.search is not None and done.written is not None
+        if constraint.max_cpu is not None:
+            return None
+        if window.deadline is None:
+            return done.search.again(done.written)
+        now, cancel = self._clock(), Cancel()
+        left_ms = self._controller.stop_ms(1000.0 * (window.deadline - now), now)
+        if left_ms <= 0:
+            return None
+        with self._timer.at(now + left_ms / 1000.0, cancel):
+            try:
+                return done.search.again(done.written, cancel)
+            except Cancelled:
+                return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.audio.whisper_mel import is_silent
-from layerdial.errors import UserError
 from layerdial.recognizer import (
     Audio,
     FeatureBatch,
@@ -33,8 +32,9 @@ from layerdial.runtime.token_session import OnnxEncoded, TokenSession
 from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
 from layerdial.text.prompt import DecoderUse
-from layerdial.text.token_fallback import decode_one, decode_with_fallback
-from layerdial.text.token_rules import NOTHING, TokenRules, Written, usual_text
+from layerdial.text.speech_rate import usual_text
+from layerdial.text.token_fallback import decode_again, decode_once, decode_with_fallback
+from layerdial.text.token_rules import NOTHING, TokenRules, Written
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,29 @@ class TokenSearch:
 
     use: DecoderUse
     beams: int = 1
+
+
+@dataclass(frozen=True)
+class OneSearch:
+    """See `layerdial.runtime.scheduler.Search`; `rows` is the number of beams."""
+
+    encoded: OnnxEncoded
+    seconds: float
+    rules: TokenRules
+    rows: int
+
+    @property
+    def is_measured(self) -> bool:
+        use = self.encoded.use
+        return self.rows == 1 and use.subset.depth == use.subset.n_blocks
+
+    def first(self, cancel: Cancel | None = None) -> Written:
+        return decode_once(self.encoded.until(cancel), self.seconds, self.rules, self.rows)
+
+    def again(self, found: Written, cancel: Cancel | None = None) -> Written:
+        if self.rows > 1:  # as in torch: nothing follows beams
+            return found
+        return decode_again(self.encoded.until(cancel), self.seconds, self.rules, found)
 
 
 class TokenDecoding:
@@ -58,8 +81,6 @@ class TokenDecoding:
         self.search = TokenSearch(self.session.default_use())
 
     def of(self, request: Request, model: str) -> TokenDecoding:
-        for name in request.constraints:
-            raise UserError(f"{name} is not there yet for encoder-decoder models such as {model}; give depth")
         use = self.search.use.for_request(
             request, self.tokenizer.tokens, trained_here=not self.session.facts.pads_input
         )
@@ -67,13 +88,25 @@ class TokenDecoding:
         changed.search = TokenSearch(use, request.beams or 1)
         return changed
 
+    @property
+    def rows(self) -> int:
+        return self.search.beams
+
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
+        result = self.begin(inputs, subset, cancel)
+        if result.search is None:
+            return result
+        written = result.search.first(cancel)
+        if written.looped:
+            written = result.search.again(written, cancel)
+        return replace(result, written=written, confidence=math.exp(written.mean_logp))
+
+    def begin(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
         if is_silent(inputs):
-            return PassResult([], 1.0, subset, written=NOTHING)
+            return PassResult([], 1.0, subset, written=NOTHING, ran=False)
         encoded = self.session.encode(inputs[None], np.array([len(inputs)]), subset, self.search.use, cancel)
-        seconds = len(inputs) / self.features.per_second
-        written = decode_one(encoded, seconds, self.rules, self.search.beams)
-        return PassResult([], math.exp(written.mean_logp), subset, written=written)
+        search = OneSearch(encoded, len(inputs) / self.features.per_second, self.rules, self.search.beams)
+        return PassResult([], 0.0, subset, search=search)
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
         return texts_of(batch, self.written(batch, subset), self.tokenizer.decode)
@@ -94,9 +127,11 @@ class TokenDecoding:
     def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
         return partial(self._usual_pass, batch.inputs, batch.lengths_B, subset)
 
-    def run_usually(self, inputs: NDArray[np.float32], subset: BlockSubset) -> None:
-        """Encode one utterance and write as many tokens as speech of its length has, about."""
-        self._usual_pass(inputs[None], np.array([len(inputs)]), subset)
+    def usual_search(self, inputs: NDArray[np.float32]) -> tuple[Callable[[], object], int]:
+        lengths_B = np.array([len(inputs)])
+        encoded = self.session.encode(inputs[None], lengths_B, BlockSubset.full(self.session.manifest.n_blocks))
+        n_tokens = usual_text(encoded.most_tokens, len(inputs) / self.features.per_second)
+        return partial(repeat_tokens, encoded, n_tokens, self.rules), n_tokens
 
     def _usual_pass(self, inputs: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset) -> None:
         encoded = self.session.encode(inputs, lengths_B, subset, self.search.use)
@@ -115,10 +150,15 @@ class TokenDecoding:
         return recognize_pieces(audio, recognize_piece, self.tokenizer.decode, self.search.use.stamps)
 
 
-def repeat_tokens(encoded: OnnxEncoded, n_tokens: int) -> None:
-    """Make `n_tokens` steps of the decoder, each with the last token of the prompt: their cost is that of any text."""
+def repeat_tokens(encoded: OnnxEncoded, n_tokens: int, rules: TokenRules | None = None) -> None:
+    """Make `n_tokens` steps of the decoder, each with the last token of the prompt: their cost is that of any text.
+
+    With `rules` the best token of each step is found too, as a search does.
+    """
     steps = encoded.begin()
     tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
     for _ in range(n_tokens):
-        steps.next(tokens_BU)
+        logits_BUV = steps.next(tokens_BU)
+        if rules is not None:
+            rules.log_probs(logits_BUV[:, -1], tokens_BU.tolist()).argmax(axis=-1)
         tokens_BU = tokens_BU[:, -1:]

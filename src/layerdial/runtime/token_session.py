@@ -132,6 +132,10 @@ class OnnxEncoded:
     def begin(self) -> OnnxSteps:
         return OnnxSteps(self)
 
+    def until(self, cancel: Cancel | None) -> OnnxEncoded:
+        """Return the same, which another thread stops by `cancel`."""
+        return replace(self, cancel=cancel)
+
     def of(self, row: int) -> OnnxEncoded:
         return self.of_rows([row])
 

@@ -94,4 +94,4 @@ class _Row:
             self.done = self.looped = True
 
     def written(self, no_speech: float) -> Written:
-        return Written(self.tokens, self.logp / max(1, self.steps), no_speech, self.looped, self.phrase)
+        return Written(self.tokens, self.logp / max(1, self.steps), no_speech, self.looped, self.phrase, self.steps)

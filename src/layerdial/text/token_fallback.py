@@ -19,23 +19,31 @@ def decode_with_fallback(encoded: Encoded, seconds: Sequence[float], rules: Toke
     """
     written = decode_greedily(encoded, seconds, rules)
     return [
-        _other(encoded.of(row), seconds[row], rules, found) if found.looped else found
+        decode_again(encoded.of(row), seconds[row], rules, found) if found.looped else found
         for row, found in enumerate(written)
     ]
 
 
 def decode_one(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
-    """Return the transcript of one utterance: greedy, with the other searches where it loops, or with `beams`.
+    """Return the transcript of one utterance: greedy, with the other searches where it loops, or with `beams`."""
+    found = decode_once(encoded, seconds, rules, beams)
+    return decode_again(encoded, seconds, rules, found) if beams == 1 and found.looped else found
+
+
+def decode_once(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
+    """Return what one search finds for one utterance, greedy or with `beams`.
 
     It has timestamps where the decoder is asked for them.
     """
     rules = rules.with_stamps(encoded.use.stamps, seconds)
     if beams == 1:
-        return decode_with_fallback(encoded, [seconds], rules)[0]
+        return decode_greedily(encoded, [seconds], rules)[0]
     return decode_with_beams(encoded, seconds, rules, beams)
 
 
-def _other(encoded: Encoded, seconds: float, rules: TokenRules, found: Written) -> Written:
+def decode_again(encoded: Encoded, seconds: float, rules: TokenRules, found: Written) -> Written:
+    """Return the first good transcript of other searches of an utterance whose greedy one `found` loops, or `found`."""
+    rules = rules.with_stamps(encoded.use.stamps, seconds)
     for other in _others(encoded, seconds, rules, found):
         if other.is_good:
             return other

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from layerdial.text.timestamps import Stamps
 
 _TOKENS_PER_SECOND = 12  # more than anybody says: a text that is longer for its audio is a loop
-_USUAL_TOKENS_PER_SECOND = 4
 _FEWEST_TOKENS = 16
 _REPEATS = 4  # of a phrase of at least two tokens, one after the other; a single token twice as often
 _LONGEST_PHRASE = 40
@@ -104,7 +103,7 @@ class Written:
     """The tokens of a transcript without its end, their mean log-probability (with the end), and what was noticed.
 
     `no_speech` is the probability that nobody speaks. `looped`: the text repeated itself, and was cut after the
-    `phrase`; or it was longer than a text can be.
+    `phrase`; or it was longer than a text can be. `n_steps` is how often the decoder ran for it.
     """
 
     tokens: list[int]
@@ -112,6 +111,7 @@ class Written:
     no_speech: float
     looped: bool
     phrase: tuple[int, ...] = ()
+    n_steps: int = 0
 
     @property
     def is_good(self) -> bool:
@@ -134,11 +134,6 @@ NOTHING = Written([], 0.0, 1.0, False)  # of silence that was not even decoded
 def longest_text(most_tokens: int, seconds: float) -> int:
     """Return the most tokens that a text of so many seconds may have, from a decoder that writes `most_tokens`."""
     return min(most_tokens, _FEWEST_TOKENS + round(_TOKENS_PER_SECOND * seconds))
-
-
-def usual_text(most_tokens: int, seconds: float) -> int:
-    """Return how many tokens speech of so many seconds has, about: what a pass whose cost is measured writes."""
-    return min(most_tokens, max(1, round(_USUAL_TOKENS_PER_SECOND * seconds)))
 
 
 def looping_phrase(tokens: Sequence[int]) -> list[int] | None:

@@ -30,7 +30,7 @@ from layerdial.modules.subsampling import frame_mask
 from layerdial.subset import BlockSubset
 from layerdial.text.labels import TokenLabels
 from layerdial.text.prompt import DecoderUse
-from layerdial.text.token_rules import usual_text
+from layerdial.text.speech_rate import usual_text
 
 FreezeDecoder = Literal["none", "embeddings", "all"]
 

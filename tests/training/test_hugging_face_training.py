@@ -373,7 +373,7 @@ SCRATCH = "model_type: wavlm"
         (from_scratch(f"{SCRATCH}, apply_spec_augment: no"), "config.apply_spec_augment is not used"),
         (from_scratch(f"{SCRATCH}, hidden_siz: 8"), r"model\.config: a wavlm config has no key 'hidden_siz'"),
         (from_scratch("model_type: whisper"), "Whisper is not trained from scratch here"),
-        (from_scratch("model_type: t5"), r"model_type is 't5'; choose wavlm, wav2vec2 or hubert"),
+        (from_scratch("model_type: t5"), r"model_type is 't5'; choose wavlm, wav2vec2, .* or sew-d"),
         (from_scratch("num_buckets: 8"), r"model_type is None; choose wavlm"),
         (
             from_scratch("model_type: wavlm, num_attention_heads: 3")[:1],

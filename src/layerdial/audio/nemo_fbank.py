@@ -15,11 +15,10 @@ _FFT = 512
 _PREEMPHASIS = 0.97
 _LOG_FLOOR, _STD_FLOOR = 2.0**-24, 1e-5
 _BREAK_HERTZ, _HERTZ_A_MEL, _LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0  # Slaney's mel scale
-FEWEST_SAMPLES = 2 * SHIFT  # a variance needs two frames
 
 
 def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
-    """Return log-mel features (S // 160, n_mels) of samples (S,) at 16 kHz; S at least `FEWEST_SAMPLES`.
+    """Return log-mel features (S // 160, n_mels) of samples (S,) at 16 kHz, of which there are 320 or more.
 
     Each bin has zero mean and unit variance over the utterance. 25 ms Hann windows every 10 ms, centred, silence beyond
     the ends.

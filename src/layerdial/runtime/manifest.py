@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
+from layerdial.audio.features import Features, LasrMel, LogMel, NemoMel, Samples, SeamlessMel, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -185,6 +185,10 @@ def _in_words(features: Features) -> str:
         return "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1] at 16 kHz, dither 0, snip_edges false"
     if isinstance(features, NemoMel):
         return f"NeMo log-mel, {features.n_mels} bins, 25 ms / 10 ms, zero mean and unit variance of each bin"
+    if isinstance(features, LasrMel):
+        return f"log-mel, {features.n_mels} bins from 125 to 7500 Hz, 25 ms / 10 ms, not normalised"
+    if isinstance(features, SeamlessMel):
+        return "Kaldi log-mel, 80 bins, 25 ms / 10 ms, zero mean and unit variance of each bin, two frames stacked"
     if isinstance(features, WhisperMel):
         return f"Whisper log-mel, {features.n_mels} bins, 25 ms / 10 ms, not padded to 30 s"
     assert isinstance(features, Samples)
@@ -197,12 +201,21 @@ def describe_features(features: Features) -> dict[str, Any]:
         return {"kind": "log-mel", "subsampling": features.subsampling}
     if isinstance(features, WhisperMel):
         return {"kind": "whisper-mel", "n_mels": features.n_mels}
-    if isinstance(features, Samples | NemoMel):
+    if isinstance(features, Samples | NemoMel | LasrMel | SeamlessMel):
         convolutions = [list(part) for part in features.convolutions]
-        if isinstance(features, NemoMel):
-            return {"kind": "nemo-mel", "n_mels": features.n_mels, "convolutions": convolutions}
-        return {"kind": "samples", "normalise": features.normalise, "convolutions": convolutions}
+        return {**_describe_input(features), "convolutions": convolutions}
     raise UserError(f"features of the kind {type(features).__name__} cannot be exported")
+
+
+def _describe_input(features: Samples | NemoMel | LasrMel | SeamlessMel) -> dict[str, Any]:
+    if isinstance(features, NemoMel):
+        return {"kind": "nemo-mel", "n_mels": features.n_mels}
+    if isinstance(features, LasrMel):
+        return {"kind": "lasr-mel", "n_mels": features.n_mels}
+    if isinstance(features, SeamlessMel):
+        return {"kind": "seamless-mel"}
+    fewest = {"fewest_frames": features.fewest_frames} if features.fewest_frames > 1 else {}
+    return {"kind": "samples", "normalise": features.normalise, **fewest}
 
 
 def read_features(stored: dict[str, Any]) -> Features:
@@ -211,12 +224,19 @@ def read_features(stored: dict[str, Any]) -> Features:
         return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
     if stored["kind"] == "whisper-mel":
         return WhisperMel(_between("n_mels", stored["n_mels"], 1, 1000))
-    if stored["kind"] in ("samples", "nemo-mel"):
-        parts = tuple(_convolution(*part) for part in stored["convolutions"])
-        if stored["kind"] == "nemo-mel":
-            return NemoMel(parts, _between("n_mels", stored["n_mels"], 1, 1000))
-        return Samples(parts, bool(stored["normalise"]))
+    if stored["kind"] in ("samples", "nemo-mel", "lasr-mel", "seamless-mel"):
+        return _read_convolved(stored, tuple(_convolution(*part) for part in stored["convolutions"]))
     raise ValueError(f"features of kind {stored['kind']!r}")
+
+
+def _read_convolved(stored: dict[str, Any], convolutions: tuple[tuple[int, int, int], ...]) -> Features:
+    if stored["kind"] == "samples":
+        fewest = _between("fewest_frames", stored.get("fewest_frames", 1), 1, 1000)
+        return Samples(convolutions, bool(stored["normalise"]), fewest_frames=fewest)
+    if stored["kind"] == "seamless-mel":
+        return SeamlessMel(convolutions)
+    kind = NemoMel if stored["kind"] == "nemo-mel" else LasrMel
+    return kind(convolutions, _between("n_mels", stored["n_mels"], 1, 1000))
 
 
 def _convolution(kernel: Any, stride: Any, padding: Any) -> tuple[int, int, int]:

@@ -1,0 +1,53 @@
+"""Padding frames set to zero where a convolution of the library would read them, by hooks and not by changed code.
+
+A convolution pads the end of an utterance with zeros. In a padded batch it reads the padding frames instead, which are
+no longer zero after the first norm or bias. With them at zero, an utterance gets what it gets alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class _RealFrames:
+    """The mask that an owner was called with, for the convolutions inside it. Its methods are torch's hooks."""
+
+    def __init__(self) -> None:
+        self.mask_BT: Tensor | None = None
+
+    def note(self, owner: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        """Note the mask before the owner runs, also where a block is computed again for the backward pass."""
+        self.mask_BT = _frames_of(keywords.get("attention_mask"))
+
+    def forget(self, owner: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        self.mask_BT = None
+
+    def zero(self, convolution: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Return the convolution's input (B, C, T) with its padding frames at zero."""
+        if self.mask_BT is None:
+            return None
+        x_BCT, *rest = arguments
+        return x_BCT.masked_fill(~self.mask_BT.unsqueeze(1), 0.0), *rest
+
+
+def zero_padding(owner: nn.Module, convolutions: Iterable[nn.Module]) -> None:
+    """Zero the padding in the inputs of `convolutions` whenever `owner` is called with an `attention_mask`.
+
+    The mask is (B, T), true or 1 for real frames, or (B, 1, T or 1, T) as the library's attention takes it.
+    """
+    frames = _RealFrames()
+    owner.register_forward_pre_hook(frames.note, with_kwargs=True)
+    owner.register_forward_hook(frames.forget, always_call=True)
+    for convolution in convolutions:
+        convolution.register_forward_pre_hook(frames.zero)
+
+
+def _frames_of(mask: Tensor | None) -> Tensor | None:
+    """Return which frames are real (B, T) from a mask of an encoder or of attention."""
+    if mask is None or mask.ndim == 2:
+        return mask if mask is None else mask.bool()
+    row_BT = mask[:, 0, 0]
+    return row_BT if not row_BT.is_floating_point() else row_BT == 0

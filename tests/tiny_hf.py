@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioForCTC,
+    GraniteSpeech5CTCConfig,
+    GraniteSpeech5EncoderConfig,
+    GraniteSpeech5FeatureExtractor,
+    GraniteSpeech5ForCTC,
+    GraniteSpeech5Processor,
     HubertConfig,
     HubertForCTC,
     LasrCTCConfig,
@@ -122,6 +127,11 @@ def tiny_model(variant: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     if variant == "lasr":
         encoder = LasrEncoderConfig(**{**size, "subsampling_conv_channels": 8, "conv_kernel_size": 8, **changes})
         return randomised(LasrForCTC(LasrCTCConfig(encoder_config=encoder, **ids)), seed)
+    if variant == "granite":
+        encoder = GraniteSpeech5EncoderConfig(
+            **{**size, "num_hidden_layers": 6, "vocab_size": ids["vocab_size"], "context_size": 8, **changes}
+        )
+        return randomised(GraniteSpeech5ForCTC(GraniteSpeech5CTCConfig(encoder_config=encoder, **ids)), seed)
     kind, _, flavour = variant.partition("-")
     config_class, model_class, own = KINDS[kind]
     numbers: dict[str, Any] = {
@@ -137,6 +147,8 @@ def tiny_model(variant: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         "conv_bias": flavour == "large",
         **own,
     }
+    if kind == "unispeech_sat":  # its config takes no None
+        numbers |= {name: numbers[name] or 0 for name in ("bos_token_id", "eos_token_id")}
     if kind == "conformer":
         numbers["position_embeddings_type"] = flavour
     return randomised(model_class(config_class(**{**numbers, **changes})), seed)
@@ -188,6 +200,8 @@ def tiny_processor(variant: str) -> ProcessorMixin:
         return ParakeetProcessor(ParakeetFeatureExtractor(feature_size=80), tokenizer)
     if variant == "lasr":
         return LasrProcessor(LasrFeatureExtractor(), tokenizer)
+    if variant == "granite":
+        return GraniteSpeech5Processor(GraniteSpeech5FeatureExtractor(), tokenizer)
     if variant == "bert":
         return Wav2Vec2BertProcessor(SeamlessM4TFeatureExtractor(), tokenizer)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=variant.endswith("large"))

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio import lasr_mel, seamless_mel, whisper_mel
+from layerdial.audio import granite_mel, lasr_mel, seamless_mel, whisper_mel
 from layerdial.audio import nemo_fbank as nemo_mel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, log_mel
@@ -172,6 +172,22 @@ class LasrMel(_Convolved):
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return lasr_mel.log_mel(self._long_enough(samples, Framing(window=WINDOW)), self.n_mels)
+
+
+@dataclass(frozen=True)
+class GraniteMel(_Convolved):
+    """The features of Granite Speech, whose first blocks halve time as convolutions (2, 2, 0) would.
+
+    transformers' GraniteSpeech5FeatureExtractor gives the same to three decimals.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    n_mels: int
+    per_second: int = FRAMES_PER_SECOND // granite_mel.STACKED
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        framing = Framing(stacked=granite_mel.STACKED)
+        return granite_mel.log_mel(self._long_enough(samples, framing), self.n_mels)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from layerdial import __version__
-from layerdial.audio.features import Features, LasrMel, LogMel, NemoMel, Samples, SeamlessMel, WhisperMel
+from layerdial.audio.features import Features, GraniteMel, LasrMel, LogMel, NemoMel, Samples, SeamlessMel, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -43,6 +43,7 @@ _STFT = {"n_fft": 512, "win_length": 400, "hop_length": 160}
 _ON_DEVICES: dict[str, dict[str, Any]] = {  # the library's feature extractors with log-mel that devices compute
     "ParakeetFeatureExtractor": {**_STFT, "preemphasis": 0.97},
     "LasrFeatureExtractor": _STFT,
+    "GraniteSpeech5FeatureExtractor": {**_STFT, "delta_win_length": 3, "logmel_floor_db": 8.0},
     "SeamlessM4TFeatureExtractor": {"num_mel_bins": 80, "stride": 2},
 }
 _KNOWN = "Wav2Vec2FeatureExtractor, " + ", ".join(_ON_DEVICES)
@@ -163,6 +164,8 @@ def device_features(features: Features) -> Features:
         raise UserError(f"features with {settings} cannot be computed on devices; {wanted} can")
     if kind == "SeamlessM4TFeatureExtractor":
         return SeamlessMel(convolutions)
+    if kind == "GraniteSpeech5FeatureExtractor":
+        return GraniteMel(convolutions, int(extractor.num_mel_bins))
     return (LasrMel if kind == "LasrFeatureExtractor" else NemoMel)(convolutions, int(extractor.feature_size))
 
 

@@ -25,7 +25,7 @@ from transformers import (
 from layerdial.errors import UserError
 from layerdial.models.description import tokenizer_of
 from layerdial.models.huggingface.ctc import HuggingFaceCTC, silence_transformers
-from layerdial.models.huggingface.families import FAMILIES
+from layerdial.models.huggingface.families import FAMILIES, Family
 from layerdial.models.huggingface.parts import Parts
 from layerdial.models.huggingface.processor import (
     HuggingFaceFeatures,
@@ -84,6 +84,11 @@ def with_new_head(
         raise UserError(
             f"{folder} is Whisper, whose decoder writes its own tokens; leave `tokenizer` out of the recipe, or set "
             "model.head: ctc"
+        )
+    if not FAMILIES[config.model_type].new_head:
+        raise UserError(
+            f"{folder} is {FAMILIES[config.model_type].name}, whose blocks depend on its vocabulary, so it gets no new "
+            "head; leave `tokenizer` out of the recipe"
         )
     processor.feature_extractor = extractor_for(folder, {})
     for key, value in _vocabulary(processor).items():
@@ -155,15 +160,15 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         )
 
 
-def load_plain(folder: Path) -> tuple[PreTrainedModel, Callable[[Path], object], Parts]:
-    """Return the library's model as it is stored, and where its parts are.
+def load_plain(folder: Path) -> tuple[PreTrainedModel, Callable[[Path], object], Family]:
+    """Return the library's model as it is stored, and its family.
 
     Between them is a function that writes into a folder what belongs to the model: the files of features and tokens.
     """
     config = _read_config(folder, None)
     save_beside = _beside_whisper_ctc(folder) if has_ctc_head(config) else load_processor(folder).save_pretrained
     model = _load_model(folder, config, dtype="auto")
-    return model, save_beside, FAMILIES[config.model_type].parts
+    return model, save_beside, FAMILIES[config.model_type]
 
 
 def _beside_whisper_ctc(folder: Path) -> Callable[[Path], object]:

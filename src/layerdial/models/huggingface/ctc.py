@@ -50,13 +50,21 @@ class BlocksAsOneLayer(nn.Module):
         yield self
 
     def forward(
-        self, x_BTD: Tensor, *shared: Any, subset: Choice, states: list[Tensor] | None = None, **rest: Any
+        self,
+        x_BTD: Tensor,
+        *shared: Any,
+        subset: Choice,
+        states: list[Tensor] | None = None,
+        span: range | None = None,
+        **rest: Any,
     ) -> Tensor:
-        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, *shared, **rest), states)
+        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, *shared, **rest), states, span)
 
-    def _run(self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None) -> Tensor:
+    def _run(
+        self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None, span: range | None = None
+    ) -> Tensor:
         """Run the kept blocks. States are appended to the caller's list, as the library returns the stream alone."""
-        x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None)
+        x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None, span=span)
         if states is not None:
             states += found
         return x_BTD
@@ -84,6 +92,17 @@ class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
         return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0], states), bias_HTT
 
 
+class RotaryBlocksAsOneLayer(BlocksAsOneLayer):
+    """LASR's blocks as one layer, with the rotary positions of the one row repeated for each utterance.
+
+    The exporter makes one node of the rotation, which does not broadcast over the batch.
+    """
+
+    def forward(self, x_BTD: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **rest: Any) -> Tensor:  # type: ignore[override]
+        positions = tuple(row_1TD.expand(x_BTD.shape[0], -1, -1) for row_1TD in position_embeddings)
+        return super().forward(x_BTD, position_embeddings=positions, **rest)
+
+
 class HuggingFaceCTC(Network):
     """The base of the Hugging Face networks. `model` is the library's, `blank` its id of the blank.
 
@@ -101,13 +120,16 @@ class HuggingFaceCTC(Network):
         self.blank = blank
         self.parts = parts
         blocks = list(parts.blocks_of(model))
-        parts.replace_blocks(model, self.blocks_as(blocks))
+        parts.replace_blocks(model, self._as_one_layer(blocks))
         self._switch_off_layer_drop()
         for block in blocks if parts.zeroed else ():
             zero_padding(block, parts_in(block, parts.zeroed))
         if parts.zeroed_before:
             zero_padding(self.encoder, parts_in(self.encoder, parts.zeroed_before))
         self.train(model.training)
+
+    def _as_one_layer(self, blocks: Iterable[nn.Module]) -> BlocksAsOneLayer:
+        return self.blocks_as(blocks)
 
     def _switch_off_layer_drop(self) -> None:
         """Set the rate to zero in the config, and where an encoder keeps a copy of it."""
@@ -277,6 +299,12 @@ class FastConformerCTC(HuggingFaceCTC):
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
         encoded = self.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
         return encoded.last_hidden_state  # type: ignore[no-any-return]
+
+
+class LasrCTC(FastConformerCTC):
+    """LASR, whose attention has rotary positions."""
+
+    blocks_as = RotaryBlocksAsOneLayer
 
 
 def switch_checkpointing(model: PreTrainedModel, on: bool) -> None:

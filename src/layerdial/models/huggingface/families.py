@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerdial.audio.features import Convolution
-from layerdial.models.huggingface.ctc import FastConformerCTC, HuggingFaceCTC, SpeechTransformerCTC, WavLMCTC
+from layerdial.models.huggingface.ctc import FastConformerCTC, HuggingFaceCTC, LasrCTC, SpeechTransformerCTC, WavLMCTC
+from layerdial.models.huggingface.granite import GraniteCTC, always_run, check_middle
 from layerdial.models.huggingface.parts import Parts
 from layerdial.models.huggingface.squeezed import SqueezedCTC
 from layerdial.models.huggingface.whisper_ctc import WHISPER_PARTS
+from layerdial.subset import BlockSubset
 
 
 def _over_samples(config: Any) -> list[Convolution]:
@@ -33,6 +35,10 @@ def _of_lasr(config: Any) -> list[Convolution]:
     return [(inner.subsampling_conv_kernel_size, inner.subsampling_conv_stride, 0)] * 2
 
 
+def _of_granite(config: Any) -> list[Convolution]:
+    return [(2, 2, 0)] * len(config.encoder_config.subsample_layers)
+
+
 def _none(config: Any) -> list[Convolution]:
     return []
 
@@ -43,7 +49,9 @@ class Family:
 
     `convolutions` returns (kernel, stride, padding) of each strided convolution before the blocks. `from_scratch` is
     whether it is trained from random weights here: batch norms keep the statistics that they begin with, so not those
-    that have some.
+    that have some. `new_head` is whether it can be given a head for another vocabulary. `always_run` returns how many
+    first blocks cannot be left out; `check_pruned` raises `UserError` where a model of some blocks alone would compute
+    something else. Both take the encoder's config.
     """
 
     name: str
@@ -52,6 +60,9 @@ class Family:
     parts: Parts
     convolutions: Callable[[Any], list[Convolution]] = _over_samples
     from_scratch: bool = False
+    new_head: bool = True
+    always_run: Callable[[Any], int] = lambda config: 0
+    check_pruned: Callable[[Any, BlockSubset], None] = lambda config, subset: None
 
 
 _SQUEEZED = ("layer_norm", "feature_projection", "feature_dropout")
@@ -130,9 +141,19 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
     "lasr_ctc": Family(
         "LASR",
         "LasrForCTC",
-        FastConformerCTC,
+        LasrCTC,
         Parts(front_end="encoder.subsampler", after="out_norm", head="ctc_head"),
         convolutions=_of_lasr,
+    ),
+    "granite_speech5_ctc": Family(
+        "Granite Speech",
+        "GraniteSpeech5ForCTC",
+        GraniteCTC,
+        Parts(front_end="encoder.input_linear", head="ctc_head"),
+        convolutions=_of_granite,
+        new_head=False,
+        always_run=always_run,
+        check_pruned=check_middle,
     ),
     "whisper": Family("Whisper", "WhisperForConditionalGeneration", None, WHISPER_PARTS, _none),
 }

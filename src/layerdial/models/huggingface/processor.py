@@ -34,7 +34,7 @@ def framing_of(extractor: Any) -> Framing:
     if kind == "SeamlessM4TFeatureExtractor":
         return Framing(window=WINDOW, stacked=int(extractor.stride))  # the library has the numbers in its code
     window = int(extractor.win_length) if kind == "LasrFeatureExtractor" else None
-    return Framing(int(extractor.hop_length), window)
+    return Framing(int(extractor.hop_length), window, int(getattr(extractor, "frame_stacking", 1)))  # Granite's stacks
 
 
 class HuggingFaceFeatures:

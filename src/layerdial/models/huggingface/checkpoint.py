@@ -24,6 +24,7 @@ from transformers import (
 
 from layerdial.errors import UserError
 from layerdial.models.description import tokenizer_of
+from layerdial.models.huggingface.adapters import convolutions_after, load_language
 from layerdial.models.huggingface.ctc import HuggingFaceCTC, silence_transformers
 from layerdial.models.huggingface.families import FAMILIES, Family
 from layerdial.models.huggingface.parts import Parts
@@ -68,7 +69,7 @@ def load_hugging_face(
     processor = load_processor(folder)
     if config.model_type == "whisper":
         return whisper_of(model, processor, folder)
-    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
+    tokenizer = HuggingFaceTokenizer(processor, model.config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
 
 
@@ -249,6 +250,8 @@ def _load_model(
         if _is_unused(name):
             torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it uninitialised
     _check_weights(folder, found, new_head, FAMILIES[config.model_type].parts)
+    if not new_head:
+        load_language(folder, model)
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -344,7 +347,6 @@ def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedC
 
 
 _REFUSED = {  # keys of a config, and what is wrong with a model that has them
-    "add_adapter": "convolutions after the encoder, which layerdial does not run",
     "conv_pos_batch_norm": "with which padding would change results; it is not read",
     "conv_kernel_size": "a convolution after block 0, which could then not be left out; it is not read",
     "use_intermediate_ffn_before_adapter": "a feed-forward after the encoder, which layerdial does not run",
@@ -355,6 +357,9 @@ def _refuse(config: Mapping[str, Any], where: str) -> None:
     for key, reason in _REFUSED.items():
         if config.get(key):
             raise UserError(f"{where} has {key}, {reason}")
+    family = FAMILIES[config["model_type"]]
+    if config.get("add_adapter") and not family.parts.adapted:
+        raise UserError(f"{where} has add_adapter, which the library has no code for in {family.name}; leave it out")
 
 
 def _change(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
@@ -389,7 +394,8 @@ def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceToken
     family = FAMILIES[model.config.model_type]
     assert family.network is not None
     fewest = getattr(model.config, "squeeze_factor", 1)
-    features = HuggingFaceFeatures(processor.feature_extractor, family.convolutions(model.config), fewest)
+    convolutions = family.convolutions(model.config) + convolutions_after(model.config)
+    features = HuggingFaceFeatures(processor.feature_extractor, convolutions, fewest)
     return family.network(model, features, tokenizer.blank, family.parts)
 
 

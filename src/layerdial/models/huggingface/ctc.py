@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as library_logging
 
-from layerdial.audio.features import Features
+from layerdial.audio.features import Features, frames_after
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.errors import UserError
 from layerdial.models.dynamic import BlockFn, Choice, run_blocks
+from layerdial.models.huggingface.adapters import adapter_of, convolutions_after
 from layerdial.models.huggingface.padding import zero_padding
 from layerdial.models.huggingface.parts import Parts, part, parts_in
 from layerdial.models.network import EncoderOutput, Network
@@ -232,6 +233,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         base = parts.base_of(model)
         if hasattr(base, "masked_spec_embed"):
             base.masked_spec_embed.requires_grad_(False)  # part of the library's SpecAugment, unused here
+        self._adapter = adapter_of(base, parts.adapted, convolutions_after(model.config))
 
     def prepare_training(self, settings: HuggingFaceConfig) -> None:
         super().prepare_training(settings)
@@ -240,9 +242,7 @@ class SpeechTransformerCTC(HuggingFaceCTC):
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         x_BTD = self._before_encoder(inputs, lengths_B)
-        mask_BT = None
-        if lengths_B is not None:
-            mask_BT = frame_mask(self.features.frames(lengths_B).to(inputs.device, non_blocking=True), x_BTD.shape[1])
+        mask_BT = None if lengths_B is None else frame_mask(self._frames(inputs, lengths_B), x_BTD.shape[1])
         self._forget_positions()
         return self.encoder(x_BTD, attention_mask=mask_BT, **for_blocks).last_hidden_state  # type: ignore[no-any-return]
 
@@ -255,6 +255,18 @@ class SpeechTransformerCTC(HuggingFaceCTC):
                 made = getattr(base, name)(x_BTD)
                 x_BTD = made[0] if isinstance(made, tuple) else made  # HuBERT's returns the projection alone
         return x_BTD
+
+    def _frames(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the real frames of each utterance (B,) that enter the encoder, on the device."""
+        after = len(convolutions_after(self.model.config))
+        convolutions = self.features.convolutions  # type: ignore[attr-defined]
+        frames_B = frames_after(convolutions[: len(convolutions) - after], lengths_B)
+        return frames_B.to(inputs.device, non_blocking=True)
+
+    def _complete(self, x_BTD: Tensor, inputs: Tensor, lengths_B: Tensor | None) -> Tensor:
+        if self._adapter is None:
+            return x_BTD
+        return self._adapter(x_BTD, None if lengths_B is None else self._frames(inputs, lengths_B))
 
     def _forget_positions(self) -> None:
         """Drop rotary positions that the library keeps from call to call, whatever mode and precision they had."""

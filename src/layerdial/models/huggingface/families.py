@@ -65,6 +65,7 @@ class Family:
     check_pruned: Callable[[Any, BlockSubset], None] = lambda config, subset: None
 
 
+_ADAPTED = ("conv",)
 _SQUEEZED = ("layer_norm", "feature_projection", "feature_dropout")
 
 FAMILIES: Mapping[str, Family] = {  # by the library's model_type
@@ -72,14 +73,14 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
         "WavLM",
         "WavLMForCTC",
         WavLMCTC,
-        Parts("wavlm", after="layer_norm", after_if="do_stable_layer_norm"),
+        Parts("wavlm", after="layer_norm", after_if="do_stable_layer_norm", adapted=_ADAPTED),
         from_scratch=True,
     ),
     "wav2vec2": Family(
         "wav2vec2",
         "Wav2Vec2ForCTC",
         SpeechTransformerCTC,
-        Parts("wav2vec2", after="layer_norm", after_if="do_stable_layer_norm"),
+        Parts("wav2vec2", after="layer_norm", after_if="do_stable_layer_norm", adapted=_ADAPTED),
         from_scratch=True,
     ),
     "hubert": Family(
@@ -107,7 +108,7 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
         "data2vec-audio",
         "Data2VecAudioForCTC",
         SpeechTransformerCTC,
-        Parts("data2vec_audio", zeroed_before=("pos_conv_embed.layers",)),
+        Parts("data2vec_audio", zeroed_before=("pos_conv_embed.layers",), adapted=_ADAPTED),
         from_scratch=True,
     ),
     "sew": Family("SEW", "SEWForCTC", SqueezedCTC, Parts("sew", before=_SQUEEZED, after="upsample"), from_scratch=True),
@@ -122,13 +123,13 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
         "wav2vec2-conformer",
         "Wav2Vec2ConformerForCTC",
         SpeechTransformerCTC,
-        Parts("wav2vec2_conformer", after="layer_norm", zeroed=("conv_module.depthwise_conv",)),
+        Parts("wav2vec2_conformer", after="layer_norm", zeroed=("conv_module.depthwise_conv",), adapted=_ADAPTED),
     ),
     "wav2vec2-bert": Family(
         "wav2vec2-BERT",
         "Wav2Vec2BertForCTC",
         SpeechTransformerCTC,
-        Parts("wav2vec2_bert", front_end=""),
+        Parts("wav2vec2_bert", front_end="", adapted=("residual_conv", "self_attn_conv")),
         convolutions=_none,
     ),
     "parakeet_ctc": Family(

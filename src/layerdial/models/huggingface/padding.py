@@ -12,11 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class _RealFrames:
-    """The mask that an owner was called with, for the convolutions inside it. Its methods are torch's hooks."""
+class RealFrames:
+    """Which frames that enter some convolutions are real: their padding is set to zero while a mask is noted.
 
-    def __init__(self) -> None:
+    Its methods are torch's hooks.
+    """
+
+    def __init__(self, convolutions: Iterable[nn.Module]) -> None:
         self.mask_BT: Tensor | None = None
+        for convolution in convolutions:
+            convolution.register_forward_pre_hook(self.zero)
 
     def note(self, owner: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Note the mask before the owner runs, also where a block is computed again for the backward pass."""
@@ -38,11 +43,9 @@ def zero_padding(owner: nn.Module, convolutions: Iterable[nn.Module]) -> None:
 
     The mask is (B, T), true or 1 for real frames, or (B, 1, T or 1, T) as the library's attention takes it.
     """
-    frames = _RealFrames()
+    frames = RealFrames(convolutions)
     owner.register_forward_pre_hook(frames.note, with_kwargs=True)
     owner.register_forward_hook(frames.forget, always_call=True)
-    for convolution in convolutions:
-        convolution.register_forward_pre_hook(frames.zero)
 
 
 def _frames_of(mask: Tensor | None) -> Tensor | None:

@@ -18,7 +18,8 @@ class Parts:
     convolutions `front_end` (empty: none), and `before`, which are called one after the other on their output; a model
     may lack some of these. From the encoder: `blocks`, its list of layers, and `after`, which it applies to the last
     block's output, where `after_if` is no key of the config or is true. `zeroed` are the convolutions of a block, and
-    `zeroed_before` those of the encoder, that read padding frames unless these are set to zero.
+    `zeroed_before` those of the encoder, that read padding frames unless these are set to zero. `adapted` are the
+    convolutions in a layer of the adapter after the encoder, for models that may have one.
     """
 
     base: str = ""
@@ -31,6 +32,7 @@ class Parts:
     head: str = "lm_head"
     zeroed: tuple[str, ...] = ()
     zeroed_before: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
 
     def base_of(self, model: PreTrainedModel) -> Any:
         return part(model, self.base)

@@ -56,6 +56,3 @@ class SqueezedCTC(SpeechTransformerCTC):
             return x_BTD
         whole_B = self._frames(inputs, lengths_B) // self._factor * self._factor
         return x_BTD.masked_fill(~frame_mask(whole_B, frames).unsqueeze(2), 0.0)
-
-    def _frames(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
-        return self.features.frames(lengths_B).to(inputs.device, non_blocking=True)

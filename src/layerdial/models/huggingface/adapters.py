@@ -56,7 +56,7 @@ def adapter_of(base: nn.Module, names: tuple[str, ...], convolutions: list[Convo
 
 
 def load_language(folder: Path, model: PreTrainedModel) -> None:
-    """Load the adapter of the tokenizer's language (MMS) and its head, where the folder has adapters beside its weights.
+    """Load the adapter of the tokenizer's language (MMS), and its head, where a folder has adapters beside its weights.
 
     Without any, the weights are those of one language as they are. Raises `UserError` where the language is not clear.
     """

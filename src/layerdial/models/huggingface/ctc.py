@@ -124,7 +124,7 @@ class HuggingFaceCTC(Network):
         parts.replace_blocks(model, self._as_one_layer(blocks))
         self._switch_off_layer_drop()
         for block in blocks if parts.zeroed else ():
-            zero_padding(block, parts_in(block, parts.zeroed))
+            zero_padding(part(block, parts.masked), parts_in(block, parts.zeroed))
         if parts.zeroed_before:
             zero_padding(self.encoder, parts_in(self.encoder, parts.zeroed_before))
         self.train(model.training)

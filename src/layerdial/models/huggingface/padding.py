@@ -6,7 +6,7 @@ no longer zero after the first norm or bias. With them at zero, an utterance get
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,16 +18,16 @@ class RealFrames:
     Its methods are torch's hooks.
     """
 
-    def __init__(self, convolutions: Iterable[nn.Module]) -> None:
+    def __init__(self, convolutions: Sequence[nn.Module]) -> None:
         self.mask_BT: Tensor | None = None
         for convolution in convolutions:
             convolution.register_forward_pre_hook(self.zero)
 
-    def note(self, owner: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        """Note the mask before the owner runs, also where a block is computed again for the backward pass."""
+    def note(self, masked: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        """Note the mask of a module that is about to run."""
         self.mask_BT = _frames_of(keywords.get("attention_mask"))
 
-    def forget(self, owner: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    def forget(self, convolution: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self.mask_BT = None
 
     def zero(self, convolution: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -38,14 +38,15 @@ class RealFrames:
         return x_BCT.masked_fill(~self.mask_BT.unsqueeze(1), 0.0), *rest
 
 
-def zero_padding(owner: nn.Module, convolutions: Iterable[nn.Module]) -> None:
-    """Zero the padding in the inputs of `convolutions` whenever `owner` is called with an `attention_mask`.
+def zero_padding(masked: nn.Module, convolutions: Sequence[nn.Module]) -> None:
+    """Zero the padding in the inputs of `convolutions`, which run after `masked` is called with an `attention_mask`.
 
-    The mask is (B, T), true or 1 for real frames, or (B, 1, T or 1, T) as the library's attention takes it.
+    The mask is (B, T), true or 1 for real frames, or (B, 1, T or 1, T) as the library's attention takes it. For
+    convolutions of a block, `masked` is inside it: hooks of a block do not run when it is computed again.
     """
     frames = RealFrames(convolutions)
-    owner.register_forward_pre_hook(frames.note, with_kwargs=True)
-    owner.register_forward_hook(frames.forget, always_call=True)
+    masked.register_forward_pre_hook(frames.note, with_kwargs=True)
+    convolutions[-1].register_forward_hook(frames.forget)
 
 
 def _frames_of(mask: Tensor | None) -> Tensor | None:

@@ -17,9 +17,11 @@ class Parts:
     `base` is what the head stands on; where it is empty, the model itself. From the base: `encoder`, the strided
     convolutions `front_end` (empty: none), and `before`, which are called one after the other on their output; a model
     may lack some of these. From the encoder: `blocks`, its list of layers, and `after`, which it applies to the last
-    block's output, where `after_if` is no key of the config or is true. `zeroed` are the convolutions of a block, and
-    `zeroed_before` those of the encoder, that read padding frames unless these are set to zero. `adapted` are the
-    convolutions in a layer of the adapter after the encoder, for models that may have one.
+    block's output, where `after_if` is no key of the config or is true.
+
+    Some convolutions read padding unless it is set to zero: `zeroed` of a block, which run after its part `masked`, and
+    `zeroed_before` of the encoder. `adapted` are the convolutions in a layer of the adapter after the encoder, for
+    models that may have one.
     """
 
     base: str = ""
@@ -31,6 +33,7 @@ class Parts:
     after_if: str = ""
     head: str = "lm_head"
     zeroed: tuple[str, ...] = ()
+    masked: str = "self_attn"
     zeroed_before: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
 

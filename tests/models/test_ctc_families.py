@@ -7,8 +7,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from layerdial.models.huggingface.families import FAMILIES, Family
 from layerdial.models.prune import prune_model
 from layerdial.subset import BlockSubset
 from tiny import equal
+from tiny_families import CASES, granite_without_torchaudio
 from tiny_hf import LOWER, letters, save_tiny, tiny_model, tiny_processor, tiny_tokenizer
 
 pytestmark = [
@@ -40,42 +41,8 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A family, in one of its kinds, with changes to its config."""
-
-    variant: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    def save(self, folder: Path) -> Path:
-        return save_tiny(folder, self.variant, **self.changes)
-
-
-ADAPTED = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 24}
-CASES = {
-    "wavlm": Case("wavlm-large"),
-    "wav2vec2": Case("wav2vec2-base"),
-    "wav2vec2, with languages": Case("wav2vec2-large", {"adapter_attn_dim": 4}),
-    "wav2vec2, adapted": Case("wav2vec2-large", {**ADAPTED, "output_hidden_size": 16}),
-    "hubert": Case("hubert-large"),
-    "unispeech": Case("unispeech-base"),
-    "unispeech, pre-norm": Case("unispeech-large"),
-    "unispeech-sat": Case("unispeech_sat-large"),
-    "data2vec-audio": Case("data2vec-large"),
-    "sew": Case("sew-base"),
-    "sew, not projected": Case("sew-large", {"conv_dim": [*[8] * 6, 16]}),
-    "sew-d": Case("sew_d-large"),
-    "wav2vec2-conformer": Case("conformer-relative"),
-    "wav2vec2-conformer, rotary": Case("conformer-rotary"),
-    "wav2vec2-bert": Case("bert"),
-    "wav2vec2-bert, adapted": Case("bert", ADAPTED),
-    "parakeet_ctc": Case("parakeet"),
-    "lasr_ctc": Case("lasr"),
-    "granite_speech5_ctc": Case("granite"),
-}
 QUICK = ("sew", "wav2vec2-conformer", "wav2vec2-bert, adapted", "granite_speech5_ctc")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.medium) for name in CASES]
-ALWAYS = {"granite_speech5_ctc": 2}  # blocks that halve time
 SUBSETS = [BlockSubset(4, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(4), depth)]
 FULL = BlockSubset.full(4)
 # 12 x 160 + 400 samples are the fewest of which LASR makes a frame; lengths of an odd and an even number of frames
@@ -92,6 +59,11 @@ class Pair:
     tokenizer: Any
     theirs: Any
     processor: Any
+
+    @property
+    def always(self) -> int:
+        """How many blocks halve time, and cannot be left out."""
+        return CASES[self.name].always
 
     @property
     def family(self) -> Family:
@@ -121,16 +93,8 @@ class Pair:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def granite_without_torchaudio() -> Iterator[None]:
-    """Granite's processor is read with the stand-in for its feature extractor, which needs torchaudio."""
-    with pytest.MonkeyPatch.context() as patch:
-        own = checkpoint.load_processor
-
-        def load(folder: Path) -> Any:
-            config = json.loads((folder / "config.json").read_text())
-            return tiny_processor("granite") if config["model_type"] == "granite_speech5_ctc" else own(folder)
-
-        patch.setattr(checkpoint, "load_processor", load)
+def granites_processor() -> Iterator[None]:
+    with granite_without_torchaudio():
         yield
 
 
@@ -203,7 +167,7 @@ class LeftOut(nn.Module):
 def library_without(pair: Pair, subset: BlockSubset, samples: np.ndarray) -> Tensor:
     """What the library makes with its own layers, those that are not kept replaced by their input."""
     parts = pair.family.parts
-    every, always = list(parts.blocks_of(pair.theirs)), ALWAYS.get(pair.name, 0)
+    every, always = list(parts.blocks_of(pair.theirs)), pair.always
     wavlm = pair.theirs.config.model_type == "wavlm"
     layers = [block if i < always or i - always in subset else LeftOut(block, wavlm) for i, block in enumerate(every)]
     parts.replace_blocks(pair.theirs, nn.ModuleList(layers))
@@ -252,7 +216,7 @@ def test_the_shortest_audio_makes_a_frame(pair: Pair, length: int) -> None:
 @torch.no_grad()
 def test_exits_are_passes_of_the_first_kept_blocks(pair: Pair) -> None:
     inputs, subset = pair.inputs(*noise(5200, 8400)), BlockSubset.from_key("1011")
-    if pair.name in ALWAYS:
+    if pair.always:
         with pytest.raises(UserError, match="Granite Speech has no exits"):
             pair.network(*inputs, subset, exits=(1,))
         return
@@ -272,7 +236,7 @@ def block_of(pair: Pair, name: str) -> int | None:
     prefix = ".".join(filter(None, ("model", parts.base, parts.encoder, parts.blocks, "")))
     if not name.startswith(prefix + "."):
         return None
-    index = int(name.removeprefix(prefix + ".").split(".")[0]) - ALWAYS.get(pair.name, 0)
+    index = int(name.removeprefix(prefix + ".").split(".")[0]) - pair.always
     return index if index >= 0 else None
 
 
@@ -343,8 +307,8 @@ def test_it_is_saved_and_loaded_bit_for_bit(pair: Pair, tmp_path: Path) -> None:
 def test_a_pruned_model_is_the_dynamic_one_at_that_depth(pair: Pair, tmp_path: Path, depth: int) -> None:
     folder = shutil.copytree(pair.folder, tmp_path / "model")
     keys = ["0010", "0101", "0111", "1111"]
-    if pair.name in ALWAYS:  # of eight blocks two always run; the middle stays in place for some subsets alone
-        folder = save_tiny(tmp_path / "longer", "granite", num_hidden_layers=8)
+    if pair.always:  # of eight blocks two always run; the middle stays in place for some subsets alone
+        folder = CASES[pair.name].save(tmp_path / "longer", n_blocks=6)
         keys = ["000001", "000011", "000111", "100111", "101111", "111111"]
     rungs = tuple(Rung(depth, key, 0.0, 0.0, 0, 1) for depth, key in enumerate(keys, 1))
     Ladder(len(keys), "loss", "dev", 1, rungs).save(folder / "ladder.json")

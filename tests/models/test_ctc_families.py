@@ -206,6 +206,24 @@ def test_batch_1_equals_batch_n_and_a_wider_batch_changes_nothing(pair: Pair, ke
         assert difference(wide_BTV[i, : frames_B[i]], single) < 1e-10
 
 
+# of these, docs/hugging-face.md says why
+READ_PADDING = {
+    *("wav2vec2", "unispeech", "sew", "sew, not projected", "sew-d"),
+    *("data2vec-audio", "wav2vec2-conformer", "wav2vec2-conformer, rotary"),
+    *("wav2vec2, adapted", "wav2vec2-bert, adapted"),
+}
+
+
+@torch.no_grad()
+def test_where_padding_changes_what_the_library_alone_computes(pair: Pair) -> None:
+    inputs, lengths_B = pair.inputs(*noise(8400, 5680))
+    mask_BT = torch.arange(inputs.shape[1]) < lengths_B[:, None]
+    together_TV = pair.theirs(inputs, attention_mask=mask_BT.long()).logits[1]
+    alone_TV = pair.theirs(inputs[1:, : lengths_B[1]], attention_mask=mask_BT[1:, : lengths_B[1]].long()).logits[0]
+    changed = difference(together_TV[: len(alone_TV)], alone_TV) > 1e-6
+    assert changed == (pair.name in READ_PADDING)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("length", [1, 399, 720, 1000])
 def test_the_shortest_audio_makes_a_frame(pair: Pair, length: int) -> None:
@@ -448,6 +466,13 @@ def test_models_with_batch_norm_or_features_of_their_own_are_not_trained_from_sc
 
 
 # ------------------------------------------------------------------------------------------------------- the text
+
+
+@pytest.mark.parametrize("text", ["5", "low é", "hello 5 times"])
+def test_what_the_vocabulary_cannot_spell_is_refused(pair: Pair, text: str) -> None:
+    with pytest.raises(UserError, match=f"cannot spell '{text}'"):
+        pair.tokenizer.encode(text)
+    assert pair.tokenizer.decode(pair.tokenizer.encode("she hears low")).lower() == "she hears low"
 
 
 def test_it_transcribes(pair: Pair) -> None:

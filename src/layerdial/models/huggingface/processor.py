@@ -129,7 +129,7 @@ class HuggingFaceTokenizer:
             ids = self._library_ids(written)
         except ValueError:  # a vocabulary without a token for the unknown
             ids = [unknown]
-        if any(i == unknown or i not in self._own_ids for i in ids):
+        if any(i == unknown or i not in self._own_ids for i in ids) or not self._is_spelt(written, ids):
             known = "".join(sorted(token for token in self.tokens if len(token) == 1))
             raise UserError(f"the model's tokenizer cannot spell {text[:60]!r}; its characters are {known!r}")
         return [self._own_ids[i] for i in ids]
@@ -142,6 +142,13 @@ class HuggingFaceTokenizer:
         words = [list(self._tokenizer(word, add_special_tokens=False).input_ids) for word in text.split()]
         between = int(self._tokenizer.word_delimiter_token_id)
         return [i for n, word in enumerate(words) for i in ([between, *word] if n else word)]
+
+    def _is_spelt(self, text: str, ids: list[int]) -> bool:
+        """Return whether the pieces are the letters of a text: LASR's tokenizer writes unknown ones as a word start."""
+        if type(self._tokenizer).__name__ != "LasrTokenizer":
+            return True
+        pieces = "".join(self._tokenizer.convert_ids_to_tokens(ids))
+        return pieces.replace("▁", "") == "".join(text.split())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text as the model writes it."""

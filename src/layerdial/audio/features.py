@@ -15,12 +15,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio import granite_mel, lasr_mel, seamless_mel, whisper_mel
 from layerdial.audio import nemo_fbank as nemo_mel
+from layerdial.audio import whisper_mel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, log_mel
 
 FRAMES_PER_SECOND = SAMPLE_RATE // SHIFT
+_STACKED = 2  # frames in an input of wav2vec2-BERT and Granite Speech
 Lengths = TypeVar("Lengths")  # an int, or an integer array or tensor
 
 
@@ -171,6 +172,10 @@ class LasrMel(_Convolved):
     per_second: int = FRAMES_PER_SECOND
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        from layerdial.audio import (
+            lasr_mel,
+        )  # here, as below: a device has one kind of features, and imports that alone
+
         return lasr_mel.log_mel(self._long_enough(samples, Framing(window=WINDOW)), self.n_mels)
 
 
@@ -183,11 +188,12 @@ class GraniteMel(_Convolved):
 
     convolutions: tuple[Convolution, ...]
     n_mels: int
-    per_second: int = FRAMES_PER_SECOND // granite_mel.STACKED
+    per_second: int = FRAMES_PER_SECOND // _STACKED
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        framing = Framing(stacked=granite_mel.STACKED)
-        return granite_mel.log_mel(self._long_enough(samples, framing), self.n_mels)
+        from layerdial.audio import granite_mel
+
+        return granite_mel.log_mel(self._long_enough(samples, Framing(stacked=_STACKED)), self.n_mels)
 
 
 @dataclass(frozen=True)
@@ -198,11 +204,12 @@ class SeamlessMel(_Convolved):
     """
 
     convolutions: tuple[Convolution, ...] = ()
-    per_second: int = FRAMES_PER_SECOND // seamless_mel.STACKED
+    per_second: int = FRAMES_PER_SECOND // _STACKED
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        framing = Framing(window=WINDOW, stacked=seamless_mel.STACKED)
-        return seamless_mel.log_mel(self._long_enough(samples, framing))
+        from layerdial.audio import seamless_mel
+
+        return seamless_mel.log_mel(self._long_enough(samples, Framing(window=WINDOW, stacked=_STACKED)))
 
 
 @dataclass(frozen=True)

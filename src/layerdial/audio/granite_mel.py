@@ -11,7 +11,7 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW, filter_energies, whole_windows
 from layerdial.audio.nemo_fbank import hertz_matrices, triangles_in_hertz
 
-STACKED = 2
+_STACKED = 2
 _FFT = 512
 _LEAST, _RANGE = 1e-10, 8.0  # of energies, and of their decimal logarithms in an utterance
 
@@ -22,14 +22,14 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
 
     25 ms Hann windows every 10 ms, centred, the signal mirrored at its ends; two frames, each with its differences.
     """
-    count = -(-(len(samples) // SHIFT) // STACKED) * STACKED
+    count = -(-(len(samples) // SHIFT) // _STACKED) * _STACKED
     filled = np.pad(np.asarray(samples, np.float32), (0, max(0, (count - 1) * SHIFT + 1 - len(samples))))
     frames = whole_windows(np.pad(filled, WINDOW // 2, mode="reflect"))[:count]
     log_TF = np.log10(np.maximum(filter_energies(frames, *_matrices(n_mels)), np.float32(_LEAST)))
     log_TF = np.maximum(log_TF, log_TF.max() - np.float32(_RANGE)) / np.float32(4.0) + np.float32(1.0)
     neighbours = np.pad(log_TF, ((1, 1), (0, 0)), mode="edge")
     differences_TF = (neighbours[2:] - neighbours[:-2]) / np.float32(2.0)
-    stacked: NDArray[np.float32] = np.concatenate([log_TF, differences_TF], axis=1).reshape(count // STACKED, -1)
+    stacked: NDArray[np.float32] = np.concatenate([log_TF, differences_TF], axis=1).reshape(count // _STACKED, -1)
     return stacked
 
 

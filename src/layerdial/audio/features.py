@@ -172,9 +172,8 @@ class LasrMel(_Convolved):
     per_second: int = FRAMES_PER_SECOND
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        from layerdial.audio import (
-            lasr_mel,
-        )  # here, as below: a device has one kind of features, and imports that alone
+        # here, as below: a device imports the one kind that it has
+        from layerdial.audio import lasr_mel
 
         return lasr_mel.log_mel(self._long_enough(samples, Framing(window=WINDOW)), self.n_mels)
 

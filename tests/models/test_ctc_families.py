@@ -410,6 +410,12 @@ def test_a_language_without_adapter_is_said_in_one_line(two_languages: Path, lan
         load_network(two_languages)
 
 
+def test_an_adapter_of_another_model_is_said_in_one_line(two_languages: Path) -> None:
+    save_file({"lm_head.weight": torch.zeros(20, 16)}, two_languages / "adapter.fra.safetensors")
+    with pytest.raises(UserError, match=r"adapter\.fra\.safetensors is no adapter of this model \(.*missing keys"):
+        load_network(two_languages)
+
+
 def test_another_language_is_chosen_by_the_tokenizers_config(two_languages: Path) -> None:
     set_language(two_languages, "eng")
     assert load_network(two_languages)[1].tokens == list(ENGLISH)

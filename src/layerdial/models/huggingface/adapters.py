@@ -31,15 +31,16 @@ class AfterEncoder:
         if frames_B is None:
             return self.adapter(x_BTD)  # type: ignore[no-any-return]
         mask_BT = frame_mask(frames_B, x_BTD.shape[1])
+        keywords = {"attention_mask": mask_BT} if self.takes_mask else {}
         longest, real_B = x_BTD.shape[1], frames_B
         for frames, convolution in zip(self.frames, self.convolutions, strict=True):
-            frames.mask_BT = frame_mask(real_B, longest)
+            frames.set(frame_mask(real_B, longest))
             longest, real_B = frames_after([convolution], longest), frames_after([convolution], real_B)
         try:
-            return self.adapter(x_BTD, attention_mask=mask_BT) if self.takes_mask else self.adapter(x_BTD)  # type: ignore[no-any-return]
+            return self.adapter(x_BTD, **keywords)  # type: ignore[no-any-return]
         finally:
             for frames in self.frames:
-                frames.mask_BT = None
+                frames.set(None)
 
 
 def convolutions_after(config: Any) -> list[Convolution]:
@@ -71,4 +72,9 @@ def load_language(folder: Path, model: PreTrainedModel) -> None:
             f"{folder} has adapters for languages ({known}), and tokenizer_config.json has target_lang {wanted!r}; set "
             "it to one of them"
         )
-    model.load_adapter(wanted, force_load=True, local_files_only=True)
+    try:
+        model.load_adapter(wanted, force_load=True, local_files_only=True)
+    except Exception as error:  # OSError, ValueError, RuntimeError
+        reason = str(error).partition("\n")[0].rstrip(".")
+        file = folder / f"adapter.{wanted}.safetensors"
+        raise UserError(f"{file} is no adapter of this model ({reason}); copy it again") from None

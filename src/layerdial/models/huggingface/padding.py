@@ -7,35 +7,42 @@ no longer zero after the first norm or bias. With them at zero, an utterance get
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
 
 
 class RealFrames:
-    """Which frames that enter some convolutions are real: their padding is set to zero while a mask is noted.
-
-    Its methods are torch's hooks.
-    """
+    """Which frames that enter some convolutions are real: while a thread has set that, their padding becomes zero."""
 
     def __init__(self, convolutions: Sequence[nn.Module]) -> None:
-        self.mask_BT: Tensor | None = None
+        self._masks: dict[int, Tensor] = {}  # by thread, as several may run one model
         for convolution in convolutions:
-            convolution.register_forward_pre_hook(self.zero)
+            convolution.register_forward_pre_hook(self._zero)
 
-    def note(self, masked: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        """Note the mask of a module that is about to run."""
-        self.mask_BT = _frames_of(keywords.get("attention_mask"))
+    def set(self, mask_BT: Tensor | None) -> None:
+        """Say which frames are real in what this thread computes; none says that all are."""
+        if mask_BT is None:
+            self._masks.pop(get_ident(), None)
+        else:
+            self._masks[get_ident()] = mask_BT
 
-    def forget(self, convolution: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        self.mask_BT = None
+    def set_from(self, masked: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        """Take the mask that a module is about to be called with; a hook."""
+        self.set(_frames_of(keywords.get("attention_mask")))
 
-    def zero(self, convolution: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return the convolution's input (B, C, T) with its padding frames at zero."""
-        if self.mask_BT is None:
+    def clear(self, convolution: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        """Forget it; a hook."""
+        self.set(None)
+
+    def _zero(self, convolution: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Return the convolution's input (B, C, T) with its padding frames at zero; a hook."""
+        mask_BT = self._masks.get(get_ident())
+        if mask_BT is None:
             return None
         x_BCT, *rest = arguments
-        return x_BCT.masked_fill(~self.mask_BT.unsqueeze(1), 0.0), *rest
+        return x_BCT.masked_fill(~mask_BT.unsqueeze(1), 0.0), *rest
 
 
 def zero_padding(masked: nn.Module, convolutions: Sequence[nn.Module]) -> None:
@@ -45,8 +52,8 @@ def zero_padding(masked: nn.Module, convolutions: Sequence[nn.Module]) -> None:
     convolutions of a block, `masked` is inside it: hooks of a block do not run when it is computed again.
     """
     frames = RealFrames(convolutions)
-    masked.register_forward_pre_hook(frames.note, with_kwargs=True)
-    convolutions[-1].register_forward_hook(frames.forget)
+    masked.register_forward_pre_hook(frames.set_from, with_kwargs=True)
+    convolutions[-1].register_forward_hook(frames.clear)
 
 
 def _frames_of(mask: Tensor | None) -> Tensor | None:

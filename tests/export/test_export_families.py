@@ -78,7 +78,7 @@ def test_the_text_is_that_of_torch_at_every_depth(pair: Pair) -> None:
             ours, theirs = pair.onnx.transcribe(audio, depth=depth), pair.torch.transcribe(audio, depth=depth)
             assert (ours.text, ours.subset) == (theirs.text, theirs.subset)
             heard.append(ours.text)
-    assert len("".join(heard)) > 20
+    assert len("".join(heard)) > 10
 
 
 def test_the_manifest_says_how_close_each_depth_is(pair: Pair) -> None:

@@ -38,8 +38,8 @@ from layerdial.runtime.controller import DepthController, worthwhile
 from layerdial.runtime.profiling import peak_rss_mb, profile_device, profile_recognizer
 from layerdial.subset import BlockSubset
 from layerdial.utils.files import write_json
+from turns import Run, in_turns
 
-Run = Callable[[], object]
 SECONDS = 10.0
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -125,21 +125,6 @@ def describe_speed(found: dict[str, dict[str, float]], n_blocks: int) -> None:
     for key, sherpa in requests.items():
         if key.startswith("sherpa-"):
             print(f"{key}: ours is {sherpa / requests[key.removeprefix('sherpa-')]:.2f} times as fast")
-
-
-def in_turns(runs: dict[str, Run], repeats: int) -> dict[str, float]:
-    """Median milliseconds; every turn in another order, so that nothing always follows the same."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    draw = np.random.default_rng(0)
-    for turn in range(repeats + 2):
-        draw.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            runs[name]()
-            if turn >= 2:
-                times[name].append(1000.0 * (time.perf_counter() - start))
-    return {name: round(statistics.median(found), 4) for name, found in times.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- WER

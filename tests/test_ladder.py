@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def test_ladder_of_another_model_is_refused(tmp_path: Path) -> None:
         (lambda d: [d], "it holds no JSON object"),
         (lambda d: {k: v for k, v in d.items() if k != "rungs"}, "is damaged"),
         (lambda d: d | {"rungs": d["rungs"][1:]}, r"rungs 1 to 3, found \[2, 3\]"),
+        (lambda d: d | {"shallowest": 2}, r"rungs 2 to 3, found \[1, 2, 3\]"),
+        (lambda d: d | {"shallowest": 4, "rungs": []}, "depth 4 does not exist"),
+        (lambda d: d | {"shallowest": 1.5}, "is damaged"),
         (lambda d: d | {"rungs": "abc"}, "is damaged"),
         (lambda d: d | {"rungs": [d["rungs"][0] | {"subset": "110"}, *d["rungs"][1:]]}, "cannot have the subset 110"),
         (lambda d: d | {"rungs": [d["rungs"][0] | {"subset": "x"}, *d["rungs"][1:]]}, "made of 0 and 1"),
@@ -69,6 +73,17 @@ def test_selection_rules() -> None:
     assert [s.depth for s in select_all("random", None, 4, seed=3)] == [1, 2, 3, 4]
     assert select_all("random", None, 8, seed=3) == select_all("random", None, 8, seed=3)
     assert select_all("random", None, 8, seed=3) != select_all("random", None, 8, seed=4)
+
+
+def test_a_ladder_that_begins_above_one_refuses_what_was_not_trained(tmp_path: Path) -> None:
+    whole = search_ladder(additive([1, 4, 2, 3]), make_batches(2))
+    ladder = replace(whole, rungs=whole.rungs[2:], shallowest=3)
+    ladder.save(tmp_path / "ladder.json")
+    assert Ladder.load(tmp_path / "ladder.json", 4) == ladder
+    assert [s.key for s in select_all("ladder", None, 4, ladder)] == ["0111", "1111"]
+    with pytest.raises(UserError, match=r"trained at depths 3 to 4, found depth 2") as problem:
+        ladder.subset(2)
+    assert "\n" not in str(problem.value)
 
 
 def test_selection_refuses_what_is_not_there() -> None:

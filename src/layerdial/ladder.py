@@ -30,9 +30,10 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """One rung for each depth 1..n_blocks, shallowest first; `metric` chose them on the `utterances` of `cuts`.
+    """One rung for each depth shallowest..n_blocks, in that order; `metric` chose them on the `utterances` of `cuts`.
 
-    `metric` is "trained" where nothing was chosen: one subset a depth was trained, and measured there.
+    `metric` is "trained" where nothing was chosen: one subset a depth was trained, and measured there. Depths below
+    `shallowest` were not, and what they write is no text of the audio.
     """
 
     n_blocks: int
@@ -40,19 +41,33 @@ class Ladder:
     cuts: str
     utterances: int
     rungs: tuple[Rung, ...]
+    shallowest: int = 1
 
     def __post_init__(self) -> None:
         depths = [rung.depth for rung in self.rungs]
-        if depths != list(range(1, len(depths) + 1)) or len(depths) != self.n_blocks:
-            raise UserError(f"a ladder of {self.n_blocks} blocks has rungs 1 to {self.n_blocks}, found {depths}")
+        check_depth(self.shallowest, self.n_blocks)
+        if depths != list(self.depths):
+            raise UserError(
+                f"a ladder of {self.n_blocks} blocks has rungs {self.shallowest} to {self.n_blocks}, found {depths}"
+            )
         for rung in self.rungs:
             subset = BlockSubset.from_key(rung.subset)
             if (subset.n_blocks, subset.depth) != (self.n_blocks, rung.depth):
                 raise UserError(f"rung {rung.depth} of {self.n_blocks} blocks cannot have the subset {rung.subset}")
 
+    @property
+    def depths(self) -> range:
+        """The depths that the model can run at."""
+        return range(self.shallowest, self.n_blocks + 1)
+
     def subset(self, depth: int) -> BlockSubset:
-        """Return the blocks to run at `depth`. Raises `UserError` unless 1 <= depth <= n_blocks."""
-        return BlockSubset.from_key(self.rungs[check_depth(depth, self.n_blocks) - 1].subset)
+        """Return the blocks to run at `depth`. Raises `UserError` unless shallowest <= depth <= n_blocks."""
+        if check_depth(depth, self.n_blocks) < self.shallowest:
+            raise UserError(
+                f"this model was trained at depths {self.shallowest} to {self.n_blocks}, found depth {depth}: "
+                "with fewer blocks it writes nonsense"
+            )
+        return BlockSubset.from_key(self.rungs[depth - self.shallowest].subset)
 
     def save(self, path: Path) -> None:
         """Write ladder.json in one step."""
@@ -93,9 +108,11 @@ class Ladder:
             for rung in stored["rungs"]
         )
         named = str(stored["metric"]), str(stored["cuts"])
-        if not isinstance(stored["n_blocks"], int):  # a float may be a number of 300 digits
-            raise TypeError(f"n_blocks is {stored['n_blocks']!r}")
-        return cls(stored["n_blocks"], *named, int(stored["utterances"]), rungs)
+        shallowest = stored.get("shallowest", 1)
+        for name, number in (("n_blocks", stored["n_blocks"]), ("shallowest", shallowest)):
+            if not isinstance(number, int):  # a float may be a number of 300 digits
+                raise TypeError(f"{name} is {number!r}")
+        return cls(stored["n_blocks"], *named, int(stored["utterances"]), rungs, shallowest)
 
 
 RULES = ("ladder", "prefix", "even", "random", "chosen", "full")
@@ -141,5 +158,10 @@ def select(
 def select_all(
     rule: str, depths: Sequence[int] | None, n_blocks: int, ladder: Ladder | None = None, seed: int = 0
 ) -> list[Blocks]:
-    """Return the blocks that run at each depth (None: every depth from 1 to n_blocks) by a rule of `select`."""
-    return [select(rule, n_blocks, depth, ladder, seed) for depth in depths or range(1, n_blocks + 1)]
+    """Return the blocks that run at each depth (None: every one that the model can run at) by a rule of `select`."""
+    return [select(rule, n_blocks, depth, ladder, seed) for depth in depths or depths_of(ladder, n_blocks)]
+
+
+def depths_of(ladder: Ladder | None, n_blocks: int) -> range:
+    """Return the depths that a model can run at: the ladder's, or all without one."""
+    return range(1, n_blocks + 1) if ladder is None else ladder.depths

@@ -242,6 +242,19 @@ def test_the_ladder_of_the_model_that_a_run_starts_from_says_what_it_trains_and_
     assert ladder is not None and tuple(rung.subset for rung in ladder.rungs) == keys
 
 
+@pytest.mark.parametrize("policy", ["uniform_count", "sandwich"])
+def test_a_model_that_trains_no_shallow_depths_has_none_in_its_ladder(corpus, tmp_path: Path, policy: str) -> None:
+    changes = (f"policy.name={policy}", "policy.subsets=even", "policy.min_depth=2", "train.steps=2")
+    with pytest.raises(UserError, match=r"train\.eval_depths has 1, but policy\.min_depth is 2"):
+        train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "train.eval_depths=[1,3]"))
+    model = train(tiny_recipe(tmp_path / "run", corpus.train, corpus.dev, *changes, "train.eval_depths=null"))
+    assert "dev_wer_at_2" in json.loads((tmp_path / "run" / "dev.json").read_text())
+    ladder = Ladder.beside(model, 3)
+    assert ladder is not None and [rung.depth for rung in ladder.rungs] == [2, 3]
+    with pytest.raises(UserError, match="trained at depths 2 to 3, found depth 1"):
+        load_model(model).subset(1)
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("changes", [("policy.subsets=chosen", "model.selector=input"), ("objective.exits.at=all",)])
 def test_half_precision_trains_selectors_and_exits(corpus, tmp_path: Path, changes: tuple[str, ...]) -> None:

@@ -70,6 +70,10 @@ class Policy(Strict, ABC):
         leaves the ladder to `layerdial search`.
         """
 
+    def shallowest(self) -> int:
+        """Return the fewest blocks that it trains; the model's ladder begins there."""
+        return 1
+
     def needs(self) -> Literal["ladder", "selector"] | None:
         """Return what it cannot do without: the ladder of the model that the run starts from, or a selector."""
         return None
@@ -150,6 +154,9 @@ class UniformCount(Policy):
         if self.subsets in (None, "random"):
             return even_until_searched(depth, stack)
         return select(self.subsets, stack.n_blocks, depth, stack.ladder)
+
+    def shallowest(self) -> int:
+        return self.min_depth
 
     def needs(self) -> Literal["ladder", "selector"] | None:
         if self.subsets == "ladder":

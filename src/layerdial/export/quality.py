@@ -15,6 +15,7 @@ from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.metrics import paired_change
 from layerdial.export.precision import to_int8
 from layerdial.export.writer import Traced, write_folder
+from layerdial.ladder import depths_of
 from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.runtime.token_decoding import TokenDecoding
@@ -148,7 +149,7 @@ def _divergence(before: OnnxRecognizer, after: OnnxRecognizer, batch: FeatureBat
 
 def _errors(recognizer: OnnxRecognizer, batches: list[FeatureBatch]) -> list[list[int]]:
     """Return the word errors of each utterance at each depth of the ladder."""
-    depths = range(1, recognizer.n_blocks + 1)
+    depths = depths_of(recognizer.ladder, recognizer.n_blocks)
     found = [evaluate(recognizer, batches, recognizer.subset(depth)).word_counts for depth in depths]
     return [[count.errors for count in counts] for counts in found]
 

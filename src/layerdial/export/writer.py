@@ -21,7 +21,7 @@ from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx
 from layerdial.export.tokens import byte_table, piece_table
-from layerdial.ladder import Ladder, select
+from layerdial.ladder import Ladder, depths_of, select
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
 from layerdial.models.network import Network
@@ -246,7 +246,7 @@ def compare(
         shape = len(rows), min(_LABELS, session.facts.most_tokens)
         labels_BU = rng.integers(0, session.facts.end, shape)
     found = []
-    for depth in range(1, network.n_blocks + 1):
+    for depth in depths_of(traced.ladder, network.n_blocks):
         subset = select(None, network.n_blocks, depth, traced.ladder)
         found.append(Parity(depth, subset.key, _difference(session, network, batch, subset, labels_BU)))
     return tuple(found)

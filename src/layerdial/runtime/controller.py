@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from layerdial.ladder import Ladder
+from layerdial.ladder import Ladder, depths_of
 from layerdial.subset import BlockSubset
 from layerdial.utils.forks import renew_after_fork
 
@@ -121,7 +121,7 @@ def worthwhile(ladder: Ladder | None, n_blocks: int) -> tuple[DepthOption, ...]:
     Without a ladder, all depths are returned, with evenly spaced blocks.
     """
     if ladder is None:
-        depths = range(1, n_blocks + 1)
+        depths = depths_of(ladder, n_blocks)
         return tuple(DepthOption(depth, BlockSubset.even(n_blocks, depth), None) for depth in depths)
     options: list[DepthOption] = []
     for rung in ladder.rungs:

@@ -157,13 +157,15 @@ class Suite(Strict):
         return "prefix" if every_depth else "full"
 
     def depths_of(self, name: str) -> tuple[int, ...]:
-        """Return the depths at which an entry is tested."""
+        """Return the depths at which an entry is tested: its own, or those of the suite that it trains."""
         for link in reversed(self._line(name)):
             if (depths := self.methods[link].depths) is not None:
                 return depths
-        model = self.recipe_of(name, self.seeds_of(name)[0]).model
-        blocks = model.block_count() if model is not None else None
-        return (blocks,) if self.select_of(name) == "full" and blocks is not None else self.depths
+        recipe = self.recipe_of(name, self.seeds_of(name)[0])
+        blocks = recipe.model.block_count() if recipe.model is not None else None
+        if self.select_of(name) == "full" and blocks is not None:
+            return (blocks,)
+        return tuple(depth for depth in self.depths if depth >= recipe.policy.shallowest())
 
     def order(self) -> list[str]:
         """Return the entries, each after those that it needs, otherwise as in the file."""

@@ -63,7 +63,7 @@ def evaluated_subset(recipe: Recipe, n_blocks: int, depth: int, ladder: Ladder |
 
 def check_policy(recipe: Recipe, n_blocks: int, ladder: Ladder | None) -> None:
     """Ask a policy before the first step for what it will be asked for later; `UserError` where an answer is wrong."""
-    for depth in range(1, n_blocks + 1):
+    for depth in range(recipe.policy.shallowest(), n_blocks + 1):
         subset_at(recipe, n_blocks, depth, ladder)
     make_policy(recipe.policy, n_blocks, recipe.train.seed, ladder)(0)
 

@@ -25,11 +25,11 @@ def dev_scores(
 ) -> tuple[dict[str, float], float]:
     """WER and CER on dev at each of `eval_depths`, and the mean of what the run is selected by.
 
-    Left out, the depths are all blocks and, where shallower ones are trained too, a quarter.
+    Left out, the depths are all blocks and, where shallower ones are trained too, a quarter, or the fewest trained.
     """
     n_blocks = network.n_blocks
     whole = not recipe.policy.drops and not recipe.objective.trains_every_depth(n_blocks)
-    default = (n_blocks,) if whole else (n_blocks, max(1, n_blocks // 4))
+    default = (n_blocks,) if whole else (n_blocks, max(recipe.policy.shallowest(), n_blocks // 4))
     recognizer = TorchRecognizer(network, tokenizer)
     row: dict[str, float] = {}
     scores = []
@@ -84,7 +84,8 @@ def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list
 
     `ladder` is that of the model that the run started from, for `policy.subsets: ladder`.
     """
-    found = [subset_at(recipe, network.n_blocks, depth, ladder) for depth in range(1, network.n_blocks + 1)]
+    depths = range(recipe.policy.shallowest(), network.n_blocks + 1)
+    found = [subset_at(recipe, network.n_blocks, depth, ladder) for depth in depths]
     fixed = [_by_scores(network, blocks) if isinstance(blocks, SelectorDepth) else blocks for blocks in found]
     subsets = [blocks for blocks in fixed if isinstance(blocks, BlockSubset)]
     return subsets if len(subsets) == len(found) else None
@@ -101,4 +102,4 @@ def _by_scores(network: Network, chosen: SelectorDepth) -> BlockSubset | None:
 def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:
     measured = [measure(recognizer, dev, subset) for subset in subsets]
     rungs = tuple(m.rung() for m in measured)
-    return Ladder(recognizer.n_blocks, "trained", str(dev.cuts), measured[0].utterances, rungs)
+    return Ladder(recognizer.n_blocks, "trained", str(dev.cuts), measured[0].utterances, rungs, subsets[0].depth)

@@ -77,7 +77,11 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
             "as they are; set objective.distil.teacher: clean, or leave them out"
         )
     for depth in recipe.train.eval_depths or ():
-        check_depth(depth, network.n_blocks)
+        if check_depth(depth, network.n_blocks) < recipe.policy.shallowest():
+            raise UserError(
+                f"train.eval_depths has {depth}, but policy.min_depth is {recipe.policy.shallowest()}: shallower "
+                "depths are not trained"
+            )
     if recipe.policy.needs() == "selector" and network.selector is None:
         raise UserError(
             f"{recipe.policy.needing()}, but the network has no selector; set model.selector: input or scores"

@@ -164,8 +164,8 @@ class HuggingFaceCTC(Network):
         for_blocks = {"subset": subset, "states": states} if exits else {"subset": subset}
         real_B = lengths_B if padded else None
         encoded_BTD = self._encode(inputs, real_B, for_blocks)
-        left = [encoded_BTD, *(self._leave_encoder(states[n - 1]) for n in exits)]
-        log_probs_BTV, *exits_BTV = [self._classify(self._complete(x_BTD, inputs, real_B)) for x_BTD in left]
+        left = [*(self._leave_encoder(states[n - 1]) for n in exits), encoded_BTD]
+        *exits_BTV, log_probs_BTV = [self._classify(self._complete(x_BTD, inputs, real_B)) for x_BTD in left]
         return EncoderOutput(log_probs_BTV, self.features.frames(lengths_B), tuple(exits_BTV))
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:

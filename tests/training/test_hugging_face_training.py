@@ -412,7 +412,9 @@ SCRATCH = "model_type: wavlm"
         pytest.param(from_scratch(f"{SCRATCH}, num_feat_extract_layers: 9"), ".", id="more convolutions"),
         pytest.param(from_scratch(f"{SCRATCH}, num_feat_extract_layers: 5"), ".", id="fewer convolutions"),
         pytest.param(from_scratch(f"{SCRATCH}, hidden_dropout: high"), "hidden_dropout", id="wrong type"),
-        pytest.param(from_scratch(f"{SCRATCH}, add_adapter: true"), "add_adapter", id="add_adapter"),
+        pytest.param(
+            from_scratch(f"{SCRATCH}, add_adapter: true"), "a frame of the model is 2560 samples", id="add_adapter"
+        ),
         pytest.param(from_scratch(f"{SCRATCH}, num_hidden_layers: 0"), "at least one block", id="no blocks"),
         pytest.param(
             ("init={wavlm}", "tokenizer=null", "model={family: hf, config: {num_hidden_layers: 2}}"),

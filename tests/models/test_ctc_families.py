@@ -465,6 +465,18 @@ def test_granites_blocks_depend_on_the_vocabulary(tmp_path: Path) -> None:
         checkpoint.with_new_head(folder, processor)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind, family in FAMILIES.items() if family.from_scratch])
+def test_the_others_are_made_with_random_weights_too(kind: str) -> None:
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    front = {"conv_dim": [8] * 7, "conv_kernel": [10, *[3] * 4, 2, 2], "conv_stride": [5, *[2] * 6]}
+    positions = {"num_conv_pos_embedding_groups": 4} | ({"num_feat_extract_layers": 7} if "sew" in kind else {})
+    settings = {"model_type": kind, **size, **front, **positions}
+    network, tokenizer = checkpoint.new_hugging_face(settings, tiny_processor("wavlm-base"))
+    log_probs, frames_B, _ = network(torch.randn(1, 8000), torch.tensor([8000]), BlockSubset.from_key("01"))
+    assert log_probs.shape == (1, int(frames_B), len(tokenizer.tokens)) and log_probs.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["wav2vec2-conformer", "wav2vec2-bert", "lasr_ctc", "granite_speech5_ctc"])
 def test_models_with_batch_norm_or_features_of_their_own_are_not_trained_from_scratch(kind: str) -> None:
     with pytest.raises(UserError, match=f"{FAMILIES[kind].name} is not trained from scratch here"):

@@ -112,8 +112,6 @@ class HuggingFaceCTC(Network):
     where its parts are.
     """
 
-    blocks_as: type[BlocksAsOneLayer] = BlocksAsOneLayer
-
     def __init__(self, model: PreTrainedModel, features: Features, blank: int, parts: Parts) -> None:
         super().__init__()
         self.model = model
@@ -129,8 +127,8 @@ class HuggingFaceCTC(Network):
             zero_padding(self.encoder, parts_in(self.encoder, parts.zeroed_before))
         self.train(model.training)
 
-    def _as_one_layer(self, blocks: Iterable[nn.Module]) -> BlocksAsOneLayer:
-        return self.blocks_as(blocks)
+    def _as_one_layer(self, blocks: Iterable[nn.Module]) -> nn.Module:
+        return (self.parts.blocks_as or BlocksAsOneLayer)(blocks)
 
     def _switch_off_layer_drop(self) -> None:
         """Set the rate to zero in the config, and where an encoder keeps a copy of it."""
@@ -296,12 +294,6 @@ class SpeechTransformerCTC(HuggingFaceCTC):
         return x_BCT  # type: ignore[no-any-return]
 
 
-class WavLMCTC(SpeechTransformerCTC):
-    """WavLM, whose blocks share a relative position bias."""
-
-    blocks_as = WavLMBlocksAsOneLayer
-
-
 class FastConformerCTC(HuggingFaceCTC):
     """Parakeet and its relatives: an encoder that takes log-mel, with the strided convolutions in it."""
 
@@ -311,12 +303,6 @@ class FastConformerCTC(HuggingFaceCTC):
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
         encoded = self.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
         return encoded.last_hidden_state  # type: ignore[no-any-return]
-
-
-class LasrCTC(FastConformerCTC):
-    """LASR, whose attention has rotary positions."""
-
-    blocks_as = RotaryBlocksAsOneLayer
 
 
 def switch_checkpointing(model: PreTrainedModel, on: bool) -> None:

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerdial.audio.features import Convolution
-from layerdial.models.huggingface.ctc import FastConformerCTC, HuggingFaceCTC, LasrCTC, SpeechTransformerCTC, WavLMCTC
+from layerdial.models.huggingface.ctc import (
+    FastConformerCTC,
+    HuggingFaceCTC,
+    RotaryBlocksAsOneLayer,
+    SpeechTransformerCTC,
+    WavLMBlocksAsOneLayer,
+)
 from layerdial.models.huggingface.granite import GraniteCTC, always_run, check_middle
 from layerdial.models.huggingface.parts import Parts
-from layerdial.models.huggingface.squeezed import SqueezedCTC
+from layerdial.models.huggingface.squeezed import SqueezedBlocks, SqueezedCTC
 from layerdial.models.huggingface.whisper_ctc import WHISPER_PARTS
 from layerdial.subset import BlockSubset
 
@@ -72,8 +78,14 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
     "wavlm": Family(
         "WavLM",
         "WavLMForCTC",
-        WavLMCTC,
-        Parts("wavlm", after="layer_norm", after_if="do_stable_layer_norm", adapted=_ADAPTED),
+        SpeechTransformerCTC,
+        Parts(
+            "wavlm",
+            after="layer_norm",
+            after_if="do_stable_layer_norm",
+            adapted=_ADAPTED,
+            blocks_as=WavLMBlocksAsOneLayer,
+        ),
         from_scratch=True,
     ),
     "wav2vec2": Family(
@@ -111,12 +123,18 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
         Parts("data2vec_audio", zeroed_before=("pos_conv_embed.layers",), adapted=_ADAPTED),
         from_scratch=True,
     ),
-    "sew": Family("SEW", "SEWForCTC", SqueezedCTC, Parts("sew", before=_SQUEEZED, after="upsample"), from_scratch=True),
+    "sew": Family(
+        "SEW",
+        "SEWForCTC",
+        SqueezedCTC,
+        Parts("sew", before=_SQUEEZED, after="upsample", blocks_as=SqueezedBlocks),
+        from_scratch=True,
+    ),
     "sew-d": Family(
         "SEW-D",
         "SEWDForCTC",
         SqueezedCTC,
-        Parts("sew_d", before=_SQUEEZED, blocks="encoder.layer", after="upsample"),
+        Parts("sew_d", before=_SQUEEZED, blocks="encoder.layer", after="upsample", blocks_as=SqueezedBlocks),
         from_scratch=True,
     ),
     "wav2vec2-conformer": Family(
@@ -142,8 +160,8 @@ FAMILIES: Mapping[str, Family] = {  # by the library's model_type
     "lasr_ctc": Family(
         "LASR",
         "LasrForCTC",
-        LasrCTC,
-        Parts(front_end="encoder.subsampler", after="out_norm", head="ctc_head"),
+        FastConformerCTC,
+        Parts(front_end="encoder.subsampler", after="out_norm", head="ctc_head", blocks_as=RotaryBlocksAsOneLayer),
         convolutions=_of_lasr,
     ),
     "granite_speech5_ctc": Family(

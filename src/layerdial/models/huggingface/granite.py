@@ -62,7 +62,7 @@ def _nothing(x_BTD: Tensor, **keywords: Any) -> Tensor:
 class GraniteCTC(FastConformerCTC):
     """Granite Speech with CTC. It has no exits: a pass of its first blocks would be conditioned in another place."""
 
-    def _as_one_layer(self, blocks: Iterable[nn.Module]) -> BlocksAsOneLayer:
+    def _as_one_layer(self, blocks: Iterable[nn.Module]) -> nn.Module:
         return BlocksInTwoRuns(blocks, always_run(self.encoder.config))
 
     def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:

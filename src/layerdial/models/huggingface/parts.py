@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -21,7 +22,8 @@ class Parts:
 
     Some convolutions read padding unless it is set to zero: `zeroed` of a block, which run after its part `masked`, and
     `zeroed_before` of the encoder. `adapted` are the convolutions in a layer of the adapter after the encoder, for
-    models that may have one.
+    models that may have one. `blocks_as` is the class of the one layer that runs the blocks, where theirs share more
+    than their input.
     """
 
     base: str = ""
@@ -36,6 +38,7 @@ class Parts:
     masked: str = "self_attn"
     zeroed_before: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
+    blocks_as: Callable[[Iterable[nn.Module]], nn.Module] | None = None
 
     def base_of(self, model: PreTrainedModel) -> Any:
         return part(model, self.base)

@@ -31,8 +31,6 @@ class SqueezedBlocks(BlocksAsOneLayer):
 class SqueezedCTC(SpeechTransformerCTC):
     """SEW, and SEW-D, whose blocks have DeBERTa's attention."""
 
-    blocks_as = SqueezedBlocks
-
     @property
     def _factor(self) -> int:
         return int(self.encoder.config.squeeze_factor)

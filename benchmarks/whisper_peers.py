@@ -2,10 +2,12 @@
 
     python benchmarks/whisper_peers.py CUTS OUT --faster-whisper base=FOLDER tiny.en=FOLDER [--compute int8 float32]
     python benchmarks/whisper_peers.py CUTS OUT --transformers base=FOLDER
+    python benchmarks/whisper_peers.py CUTS OUT --sherpa-onnx "tiny.en float32=FOLDER"
     python benchmarks/whisper_peers.py CUTS OUT --faster-whisper base=FOLDER --time 20
 
 Greedy, English, no timestamps, no text of earlier windows, one thread. faster-whisper takes a CTranslate2 folder
-(`pip install faster-whisper`), transformers the folder that `layerdial convert ctranslate2` makes of it. Texts are
+(`pip install faster-whisper`), transformers the folder that `layerdial convert ctranslate2` makes of it, sherpa-onnx
+(`pip install sherpa-onnx`) what `layerdial export --format sherpa-onnx` makes of that. Texts are
 appended to `OUT/texts/<split>-<peer>.jsonl` as they are made, so an interrupted run goes on. `OUT/peers.jsonl` gets a
 row for each peer, normaliser, and use of the fallback by temperature; the errors of each utterance are in the file that
 it names, as those of a sweep. With `--time N` only times are measured, of N utterances of the middle lengths, on a
@@ -67,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--faster-whisper", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--compute", nargs="+", default=["int8", "float32"])
     parser.add_argument("--transformers", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--sherpa-onnx", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--time", type=int, default=0, metavar="N")
     return parser.parse_args()
 
@@ -79,6 +82,9 @@ def peers(options: argparse.Namespace) -> Iterator[tuple[str, Transcribe]]:
     for named in options.transformers:
         name, _, folder = named.partition("=")
         yield f"transformers {name} float32", transformers(folder)
+    for named in options.sherpa_onnx:
+        name, _, folder = named.partition("=")
+        yield f"sherpa-onnx {name}", sherpa(Path(folder))
 
 
 def faster_whisper(folder: str, compute: str) -> Transcribe:
@@ -121,6 +127,22 @@ def transformers(folder: str) -> Transcribe:
         ids = model.generate(inputs, num_beams=1, do_sample=False, **settings)
         row: Row = {"text": processor.batch_decode(ids, skip_special_tokens=True)[0]}
         return row | {"cut_to_s": 30} if len(samples) > WINDOW else row
+
+    return transcribe
+
+
+def sherpa(folder: Path) -> Transcribe:
+    """Return a function that gives sherpa-onnx's text of the first 29.5 s."""
+    import sherpa_onnx
+
+    files = (str(folder / name) for name in ("encoder.onnx", "decoder.onnx", "tokens.txt"))
+    recognizer = sherpa_onnx.OfflineRecognizer.from_whisper(*files, language="en", num_threads=1)
+
+    def transcribe(samples: Samples) -> Row:
+        stream = recognizer.create_stream()
+        stream.accept_waveform(SAMPLE_RATE, samples)
+        recognizer.decode_stream(stream)
+        return {"text": str(stream.result.text)}
 
     return transcribe
 

@@ -8,16 +8,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from safetensors.torch import load_file, save_file
 
 from layerdial.data.manifest import write_cuts
-from layerdial.models.checkpoint import save_model
+from layerdial.export.writer import Traced
+from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.huggingface.checkpoint import with_ctc_head
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
+from layerdial.runtime.manifest import DECODER, ENCODER, Manifest
 from layerdial.subset import BlockSubset
-from layerdial.text.tokenizer import build_tokenizer
-from tiny import sentences, speak, write_cut
+from layerdial.text.byte_level import ByteTable
+from layerdial.text.tokenizer import build_tokenizer, read_tokens
+from tiny import command, sentences, speak, write_cut
 from tiny_ctranslate2 import ctranslate2_weights, tiny_whisper, write_ctranslate2
 
 N_BLOCKS = 4
@@ -65,6 +69,26 @@ def save_whisper_ctc(folder: Path, **changes: Any) -> Path:
     torch.nn.init.normal_(network.head.weight)  # texts of many letters
     save_model(folder, network, tokenizer, {})
     return folder
+
+
+def save_student(folder: Path) -> None:
+    """Write a `model` that takes audio of any length, up to 30 s, and its export `edge`, made by the command."""
+    model = save_whisper(folder / "model", max_source_positions=1500)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"takes_any_length": True}))
+    ended = command("export", model, folder / "edge", "--licence", "MIT")
+    assert ended.code == 0, ended.err
+    (folder / "said.txt").write_text(ended.out)
+
+
+def traced_student(folder: Path) -> Traced:
+    """Return what the export of such a folder worked on, which takes no time."""
+    network, _ = load_network(folder / "model")
+    manifest = Manifest.load(folder / "edge")
+    assert manifest.decoder is not None
+    pieces = ByteTable(read_tokens(folder / "edge" / "tokens.txt", blank=False), manifest.decoder.end)
+    reader, writer = (ir.load(folder / "edge" / name) for name in (ENCODER, DECODER))
+    return Traced(network, reader, pieces, None, manifest, writer)
 
 
 _WORDS = {"low": "ab", "middle": "abd", "high": "abgh"}  # which the tiny vocabulary can write, and decoding allows

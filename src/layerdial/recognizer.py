@@ -5,7 +5,7 @@ Shapes: B batch, T frames, F mel bins, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, AudioPath
 from layerdial.audio.whisper_mel import is_silent
-from layerdial.audio.windows import pieces, windows
+from layerdial.audio.windows import WINDOW_SECONDS, pieces, quiet_cut, take_pieces, windows
 from layerdial.cost import Cost
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 
 if TYPE_CHECKING:
+    from layerdial.text.timestamps import Stamps, TimedTokens
     from layerdial.text.token_rules import Written
 
 Audio = AudioPath | NDArray[np.float32]
@@ -72,11 +73,31 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A stretch of audio, from `start` to `end` in seconds, and the text that is spoken there."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """The text of `seconds` of audio, the chunks that it was recognised in, and its segments if they were asked for."""
+
+    text: str
+    chunks: tuple[Chunk, ...]
+    seconds: float
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
 class Transcript:
     """The `text` of `seconds` of audio by the blocks of `subset`; `rtf` is the elapsed time over the audio time.
 
     Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
-    `chunks` has each. `reason` explains the depth, where the request did not give it.
+    `chunks` has each. `reason` explains the depth, where the request did not give it. `segments` are there where a
+    request asks for timestamps: one after the other, within the audio.
     """
 
     text: str
@@ -85,12 +106,14 @@ class Transcript:
     rtf: float
     reason: str = ""
     chunks: tuple[Chunk, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
     @classmethod
-    def of_chunks(cls, text: str, chunks: tuple[Chunk, ...], seconds: float, taken: float) -> Transcript:
-        """Return the transcript of `seconds` of audio that was `taken` seconds in the making."""
-        deepest = max(chunks, key=lambda chunk: chunk.depth)
-        return cls(text, deepest.subset, seconds, taken / seconds, deepest.reason, chunks)
+    def of(cls, made: Transcribed, taken: float) -> Transcript:
+        """Return the transcript that was `taken` seconds in the making."""
+        deepest = max(made.chunks, key=lambda chunk: chunk.depth)
+        rtf = taken / made.seconds
+        return cls(made.text, deepest.subset, made.seconds, rtf, deepest.reason, made.chunks, made.segments)
 
     @property
     def depth(self) -> int:
@@ -226,11 +249,18 @@ Decode = Callable[[Sequence[int]], str]
 _LOOPED = "all blocks, because the text repeated itself"
 
 
-def recognize_pieces(audio: Audio, recognize: RecognizePiece) -> tuple[list[Written], tuple[Chunk, ...], float]:
-    """Return the transcripts of the pieces of a file or of samples (S,) at 16 kHz, the chunks, the seconds of audio.
+def recognize_pieces(
+    audio: Audio, recognize: RecognizePiece, decode: Decode, stamps: Stamps | None = None
+) -> Transcribed:
+    """Return the transcript of a file or of samples (S,) at 16 kHz, made of pieces of at most 30 s.
 
-    `recognize(samples, begin, end)` is called with each piece and its seconds. Raises `UserError` as `pieces` does.
+    `recognize(samples, begin, end)` is called with each piece and its seconds. Pieces end where it is quiet; with
+    `stamps`, which are in the transcripts then, where the last whole segment ends. Raises `UserError` as `pieces` does.
     """
+    if stamps is not None:
+        timed = _TimedPieces(recognize, decode, stamps)
+        take_pieces(audio, timed.take)
+        return timed.transcribed()
     results: list[PieceResult] = []
     begin = 0.0
     for samples in pieces(audio):
@@ -238,7 +268,63 @@ def recognize_pieces(audio: Audio, recognize: RecognizePiece) -> tuple[list[Writ
         results.append(recognize(samples, begin, end))
         begin = end
     chunks = tuple(result.chunk for result in results)
-    return [result.written for result in results], chunks, max(begin, 1 / SAMPLE_RATE)
+    text = _join(result.written.text(decode) for result in results)
+    return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE))
+
+
+class _TimedPieces:
+    """The pieces of a recording, one after the other, as far as their segments are whole."""
+
+    def __init__(self, recognize: RecognizePiece, decode: Decode, stamps: Stamps) -> None:
+        self._recognize, self._decode, self._stamps = recognize, decode, stamps
+        self._begin = 0.0
+        self._texts: list[str] = []
+        self._chunks: list[Chunk] = []
+        self._segments: list[Segment] = []
+
+    def take(self, samples: NDArray[np.float32], more: bool) -> int:
+        """Recognise samples (S,) that follow the last piece; return how many of them make the next one.
+
+        Where audio follows (`more`) that is up to the end of the last whole segment. If this is in the first third of
+        30 s, the samples are cut where it is quiet, and recognised again.
+        """
+        chunk, parts = self._recognized(samples)
+        n_done = len(samples)
+        if more and parts:
+            parts, n_done = _whole(parts, n_done)
+            if n_done < WINDOW_SECONDS * SAMPLE_RATE // 3:
+                n_done = quiet_cut(samples)
+                chunk, parts = self._recognized(samples[:n_done])
+        self._add(chunk, parts, n_done / SAMPLE_RATE)
+        return n_done
+
+    def _recognized(self, samples: NDArray[np.float32]) -> tuple[Chunk, list[TimedTokens]]:
+        result = self._recognize(samples, self._begin, self._begin + len(samples) / SAMPLE_RATE)
+        written = result.written
+        return result.chunk, [] if written.is_silence else self._stamps.segments(written.tokens)
+
+    def _add(self, chunk: Chunk, parts: Sequence[TimedTokens], seconds: float) -> None:
+        """Add the segments of the next piece, which is so many seconds long."""
+        begin = self._begin
+        for part in parts:
+            ends = part.start, seconds if part.end is None else part.end
+            start, end = (begin + min(time, seconds) for time in ends)
+            if text := self._decode(part.tokens):
+                self._segments.append(Segment(start, end, text))
+        self._texts.append(self._decode([token for part in parts for token in part.tokens]))
+        self._chunks.append(replace(chunk, end=begin + seconds))
+        self._begin += seconds
+
+    def transcribed(self) -> Transcribed:
+        seconds = max(self._begin, 1 / SAMPLE_RATE)
+        return Transcribed(_join(self._texts), tuple(self._chunks), seconds, tuple(self._segments))
+
+
+def _whole(parts: Sequence[TimedTokens], n_samples: int) -> tuple[list[TimedTokens], int]:
+    """Return the segments that do not break off, and where the last of them ends, in samples."""
+    whole = [(part, part.end) for part in parts if part.end is not None]
+    end = whole[-1][1] if whole else 0.0
+    return [part for part, _ in whole], min(n_samples, round(SAMPLE_RATE * end))
 
 
 def again_with_all_blocks(recognize: RecognizeWith, subset: BlockSubset) -> RecognizePiece:
@@ -255,9 +341,9 @@ def again_with_all_blocks(recognize: RecognizeWith, subset: BlockSubset) -> Reco
     return recognize_piece
 
 
-def join_texts(written: Sequence[Written], decode: Decode) -> str:
+def _join(texts: Iterable[str]) -> str:
     """Return the text of pieces that follow each other."""
-    return " ".join(filter(None, (piece.text(decode) for piece in written)))
+    return " ".join(filter(None, texts))
 
 
 def texts_of(batch: FeatureBatch, written: Sequence[Written], decode: Decode) -> list[str]:

@@ -21,8 +21,8 @@ class Request:
     At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
     depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
     `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
-    not the blank is below it. `language`, `task`, `beams` and `decoder_depth` are for encoder-decoder models. Raises
-    `UserError` for fields that exclude each other or are invalid.
+    not the blank is below it. `language`, `task`, `beams`, `decoder_depth` and `timestamps` are for encoder-decoder
+    models. Raises `UserError` for fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -38,6 +38,7 @@ class Request:
     task: str | None = _option("transcribe, or translate into English; the checkpoint's own if left out")
     beams: int | None = _option("how many transcripts are followed at a time; 1, greedy, if left out")
     decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
+    timestamps: bool | None = _option("write where each segment of the text begins and ends")
 
     def __post_init__(self) -> None:
         exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}
@@ -55,6 +56,8 @@ class Request:
             raise UserError(f"beams is {self.beams}; give 1 or more")
         if self.task not in (None, "transcribe", "translate"):
             raise UserError(f"task is {self.task!r}; choose transcribe or translate")
+        for name in self.constraints if self.timestamps else ():
+            raise UserError(f"timestamps and {name} exclude each other; give depth")
 
     @property
     def constraints(self) -> tuple[str, ...]:
@@ -63,7 +66,7 @@ class Request:
 
     def refuse_decoder_options(self, model: str) -> None:
         """Raise `UserError` for what only encoder-decoder models can do, where `model` is none."""
-        for name in (name for name in _OF_DECODERS if getattr(self, name) is not None):
+        for name in (name for name in _OF_DECODERS if getattr(self, name) not in (None, False)):
             raise UserError(f"{name} is for encoder-decoder models such as Whisper; {model} is a CTC model")
 
     @classmethod
@@ -72,5 +75,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "beams", "decoder_depth")
+_OF_DECODERS = ("language", "task", "beams", "decoder_depth", "timestamps")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

@@ -31,9 +31,8 @@ from layerdial.runtime.manifest import DECODER, ENCODER, Manifest
 from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
 from layerdial.text.prompt import DecoderUse
-from layerdial.text.tokenizer import read_tokens
 from tiny import command
-from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_whisper
+from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_student, save_whisper, traced_student
 
 LABELS = np.array([[3, 4, 10, 11], [1, 11, 0, 0], [5, 6, 7, 11]])
 CLOSE = 1e-4
@@ -62,16 +61,7 @@ class Pair:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `model`, which takes audio of any length, and its export `edge`, made by the command."""
-
-    def make(folder: Path) -> None:
-        model = save_whisper(folder / "model", max_source_positions=1500)
-        config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps(config | {"takes_any_length": True}))
-        ended = command("export", model, folder / "edge", "--licence", "MIT")
-        assert ended.code == 0, ended.err
-        (folder / "said.txt").write_text(ended.out)
-
-    return made_once(tmp_path_factory, "whisper-edge", make)
+    return made_once(tmp_path_factory, "whisper-edge", save_student)
 
 
 @pytest.fixture(scope="session")
@@ -80,12 +70,8 @@ def pair(folders: Path) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def traced(folders: Path, pair: Pair) -> Traced:
-    edge, facts = folders / "edge", pair.onnx.manifest.decoder
-    assert facts is not None
-    pieces = ByteTable(read_tokens(edge / "tokens.txt", blank=False), facts.end)
-    graphs = ir.load(edge / ENCODER), ir.load(edge / DECODER)
-    return Traced(pair.network, graphs[0], pieces, None, pair.onnx.manifest, graphs[1])
+def traced(folders: Path) -> Traced:
+    return traced_student(folders)
 
 
 def samples(length: int) -> NDArray[np.float32]:
@@ -210,6 +196,38 @@ def test_the_padded_input_of_a_published_checkpoint_and_its_languages(tmp_path: 
         both[0].answer(samples(16000), Request(language="xx"))
 
 
+# -------------------------------------------------------------------------------------------------------- timestamps
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_timestamps_are_those_of_torch(pair: Pair, depth: int, beams: int) -> None:
+    request = Request(depth, beams=beams, timestamps=True)
+    for audio in (samples(16000), samples(7000), np.tile(samples(16000), 45)):
+        ours, theirs = (model.answer(audio, request) for model in (pair.onnx, pair.torch))
+        assert (ours.text, ours.segments) == (theirs.text, theirs.segments)
+        assert [(chunk.start, chunk.end) for chunk in ours.chunks] == [(c.start, c.end) for c in theirs.chunks]
+        letters = "".join(segment.text for segment in ours.segments).replace(" ", "")
+        assert ours.text.replace(" ", "") == letters != ""
+        times = [time for segment in ours.segments for time in (segment.start, segment.end)]
+        assert times == sorted(times) and 0 <= times[0] <= 1.0 and times[-1] <= ours.seconds
+
+
+def test_the_command_writes_a_line_a_segment(folders: Path, pair: Pair, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", samples(16000), 16000, subtype="FLOAT")
+    expected = pair.onnx.answer(samples(16000), Request(timestamps=True)).segments
+    for model in ("edge", "model"):
+        words = ("transcribe", folders / model, tmp_path / "a.wav", "--timestamps")
+        ended = command(*words)
+        assert ended.out.splitlines() == [f"[{one.start:.2f} --> {one.end:.2f}] {one.text}" for one in expected]
+        rows = json.loads(command(*words, "--json").out)["segments"]
+        assert [row["text"] for row in rows] == [one.text for one in expected]
+        assert [(row["start"], row["end"]) for row in rows] == [
+            (round(one.start, 3), round(one.end, 3)) for one in expected
+        ]
+    assert "segments" not in json.loads(command("transcribe", folders / "edge", tmp_path / "a.wav", "--json").out)
+
+
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
@@ -232,13 +250,6 @@ def test_what_the_model_cannot_do_is_refused(pair: Pair, request_: Request, mess
 def test_more_audio_than_the_encoder_takes_is_refused(pair: Pair) -> None:
     with pytest.raises(UserError, match="3001 frames of log-mel; the encoder takes up to 3000"):
         pair.session.encode(np.zeros((1, 3001, 80), np.float32), np.array([3001]), FULL)
-
-
-def test_sherpa_onnx_is_not_given_it(folders: Path, tmp_path: Path) -> None:
-    ended = command("export", folders / "model", tmp_path / "out", "--format", "sherpa-onnx", "--depth", "2")
-    assert (
-        ended.code == 2 and "not there yet for encoder-decoder models" in ended.err and not (tmp_path / "out").exists()
-    )
 
 
 @pytest.mark.parametrize("name", [ENCODER, DECODER])

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from layerdial.export.export import export_model
-from layerdial.export.sherpa import fix_subset
+from layerdial.export.fixed import fix_subset
 from layerdial.export.writer import Traced
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import load_network, save_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,31 @@ def pieces(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.float3
     for block in _blocks(audio):
         held = np.concatenate([held, block])
         while len(held) > longest:
-            cut = _quietest(held, longest * 2 // 3, longest)
+            cut = quiet_cut(held)
             yield held[:cut]
             held = held[cut:]
     yield held
+
+
+def take_pieces(audio: AudioPath | NDArray[np.float32], take: Callable[[NDArray[np.float32], bool], int]) -> None:
+    """Call `take(samples, more)` with 30 s of audio, or with its rest; it returns how many samples are done.
+
+    `samples` begin where those of the call before were done; `more` says that audio follows them. Raises as `windows`
+    does.
+    """
+    longest = WINDOW_SECONDS * SAMPLE_RATE
+    held = np.zeros(0, dtype=np.float32)
+    for block in _blocks(audio):
+        held = np.concatenate([held, block])
+        while len(held) > longest:
+            held = held[take(held[:longest], True) :]
+    take(held, False)
+
+
+def quiet_cut(samples: NDArray[np.float32]) -> int:
+    """Return the quietest place of the last third of the first 30 s of at least as many samples (S,)."""
+    longest = WINDOW_SECONDS * SAMPLE_RATE
+    return _quietest(samples, longest * 2 // 3, longest)
 
 
 def _quietest(samples: NDArray[np.float32], start: int, end: int) -> int:

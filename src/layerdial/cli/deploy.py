@@ -40,6 +40,7 @@ def transcribe(
     task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
     beams: Annotated[Optional[int], typer.Option(help=_whisper("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
+    timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -51,7 +52,7 @@ def transcribe(
     from layerdial.runtime.commands import transcribe_files
 
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
-    request = Request(depth, None, *limits, language, task, beams, decoder_depth)
+    request = Request(depth, None, *limits, language, task, beams, decoder_depth, timestamps or None)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 
 

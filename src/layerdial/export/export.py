@@ -104,4 +104,4 @@ def export_sherpa(
     out = out.resolve()
     refuse_exported(folder)
     _check_place(out, force)
-    return write_sherpa_folder(out, trace(folder, licence, name, note, True), depth, precision)
+    return write_sherpa_folder(out, trace(folder, licence, name, note), depth, precision)

@@ -20,6 +20,13 @@ _LEAST_WEIGHTS = 1024  # smaller tensors, norms and biases, are not worth a cast
 _LARGEST = 64  # of weights in seven bits
 
 
+def to_precision(model: ir.Model, precision: str) -> ir.Model:
+    """Return the graph in float32, float16 or int8."""
+    if precision == "int8":
+        return to_int8(model)
+    return to_float16(model) if precision == "float16" else model
+
+
 def to_float16(model: ir.Model) -> ir.Model:
     """Return the graph with weights in half precision, cast back at load time; computing stays in float32."""
     model = model.clone()

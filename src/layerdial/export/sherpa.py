@@ -1,8 +1,8 @@
-"""Folders that the sherpa-onnx package loads: the blocks of one depth, in the shape that two of its loaders expect.
+"""Folders that the sherpa-onnx package loads: the blocks of one depth, in the shape that its loaders expect.
 
 Log-mel models are for `OfflineRecognizer.from_zipformer_ctc`: features (N, T, 80) and lengths in, log-probabilities and
 lengths out, by position. Models that take samples are for `from_omnilingual_asr_ctc`: samples (1, S) in, already
-normalised by sherpa-onnx, log-probabilities out.
+normalised by sherpa-onnx, log-probabilities out. Whisper, with its decoder, is in `sherpa_whisper`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,51 @@ from torch import nn
 
 from layerdial.audio.features import LogMel, NemoMel, Samples, WhisperMel, fewest_inputs
 from layerdial.errors import UserError
-from layerdial.export.precision import to_float16, to_int8
+from layerdial.export.fixed import constant, fix_subset, put_first
+from layerdial.export.precision import to_precision
+from layerdial.export.sherpa_whisper import SherpaFolder, whisper_folder
 from layerdial.export.writer import Precision, Traced, save_graph
 from layerdial.ladder import select
 from layerdial.models.network import Network
-from layerdial.runtime.manifest import FILE, SHERPA_KIND, read_features
-from layerdial.runtime.session import INPUTS
+from layerdial.runtime.manifest import FILE, GRAPH, SHERPA_KIND, read_features
 from layerdial.subset import BlockSubset
-from layerdial.text.tokenizer import PieceTable
+from layerdial.text.tokenizer import save_tokens
 from layerdial.utils.checksums import checksums
 from layerdial.utils.files import replacing, write_json, write_text
 
 SUMS = "SHA256SUMS"  # sherpa-onnx checks nothing; sha256sum does
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"
+_WHOLE_TO_MB = 1900  # apps load a graph from memory, where it has no file beside it; protobuf ends at 2 GB
 _EPSILON = 1e-7  # that of wav2vec2's feature extractor; sherpa-onnx's own is a hundred times that
 
 
 def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precision) -> BlockSubset:
-    """Write `model.onnx`, `tokens.txt`, a README with the call, and hashes. Return the blocks that run.
+    """Write graphs, `tokens.txt`, a README with the call, and hashes. Return the encoder's blocks that run.
 
     Raises `UserError` for a model whose training inputs the loaders cannot produce.
     """
     subset = select(None, traced.network.n_blocks, depth, traced.ladder)
+    made = _ctc_folder(traced, subset) if traced.decoder is None else whisper_folder(traced, subset)
+    about = traced.manifest.graph_metadata() | {"subset": subset.key, "precision": precision}
+    about = {name: value for name, value in about.items() if not name.startswith("layerdial.")}
+    readme = _README.format(name=traced.manifest.name, key=subset.key, call=made.call, notes=made.notes)
+    with replacing(out) as temporary:
+        temporary.mkdir(parents=True)
+        for name, model in made.graphs.items():
+            smaller = to_precision(model, precision)
+            smaller.metadata_props.clear()
+            smaller.metadata_props.update(about | made.about)
+            save_graph(smaller, temporary, name, _WHOLE_TO_MB)
+        save_tokens(made.tokens, temporary)
+        write_json(temporary / FILE, {"kind": SHERPA_KIND, **about})
+        write_text(temporary / "README.md", readme)
+        found = checksums(file for file in temporary.iterdir() if file.is_file())
+        write_text(temporary / SUMS, "".join(f"{value}  {name}\n" for name, value in found.items()))
+    return subset
+
+
+def _ctc_folder(traced: Traced, subset: BlockSubset) -> SherpaFolder:
     features = read_features(traced.manifest.features)
     model = fix_subset(traced.model, subset)
     if isinstance(features, LogMel):
@@ -60,23 +82,7 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
     if silent := traced.manifest.silent_tokens:
         _join_silent(model, silent)
         tokens = [_SILENT if i == silent[0] else token for i, token in enumerate(tokens)]
-    if precision == "int8":
-        model = to_int8(model)
-    elif precision == "float16":
-        model = to_float16(model)
-    about = traced.manifest.graph_metadata() | {"subset": subset.key, "precision": precision}
-    about = {name: value for name, value in about.items() if not name.startswith("layerdial.")}
-    model.metadata_props.clear()
-    model.metadata_props.update(about)
-    with replacing(out) as temporary:
-        temporary.mkdir(parents=True)
-        save_graph(model, temporary)
-        PieceTable(tokens).save(temporary)
-        write_json(temporary / FILE, {"kind": SHERPA_KIND, **about})
-        write_text(temporary / "README.md", _README.format(name=traced.manifest.name, key=subset.key, loader=loader))
-        found = checksums(file for file in temporary.iterdir() if file.is_file())
-        write_text(temporary / SUMS, "".join(f"{value}  {name}\n" for name, value in found.items()))
-    return subset
+    return SherpaFolder({GRAPH: model}, tokens, f'{loader}("{GRAPH}", tokens="tokens.txt", num_threads=1)')
 
 
 def _join_silent(model: ir.Model, silent: tuple[int, ...]) -> None:
@@ -88,46 +94,14 @@ def _join_silent(model: ir.Model, silent: tuple[int, ...]) -> None:
     joined = ir.Value(name=every.name, type=every.type, shape=every.shape)
     every.name = f"{every.name}_of_all"
     tape = ir_tape.Tape()
-    theirs = tape.op("Gather", [every, _constant(tape, list(silent))], {"axis": 2})
-    best = tape.op("ReduceMax", [theirs, _constant(tape, [2])])
-    first = tape.op("Cast", [_constant(tape, [int(i == silent[0]) for i in range(size)])], {"to": ir.DataType.BOOL})
-    others = tape.op("Cast", [_constant(tape, [int(i in silent[1:]) for i in range(size)])], {"to": ir.DataType.BOOL})
+    theirs = tape.op("Gather", [every, constant(tape, list(silent))], {"axis": 2})
+    best = tape.op("ReduceMax", [theirs, constant(tape, [2])])
+    first = tape.op("Cast", [constant(tape, [int(i == silent[0]) for i in range(size)])], {"to": ir.DataType.BOOL})
+    others = tape.op("Cast", [constant(tape, [int(i in silent[1:]) for i in range(size)])], {"to": ir.DataType.BOOL})
     least = tape.op("Constant", [], {"value_float": -1e30})
     tape.op("Where", [first, best, tape.op("Where", [others, least, every])], output=joined)
     graph.extend(tape.nodes)
     graph.outputs[0] = joined
-
-
-def _constant(tape: ir_tape.Tape, values: list[int]) -> ir.Value:
-    return tape.op("Constant", [], {"value_ints": values})
-
-
-def fix_subset(model: ir.Model, subset: BlockSubset) -> ir.Model:
-    """Return a copy in which the kept blocks always run: one branch for every `If`, and no input `gates`."""
-    model = model.clone()
-    graph = model.graph
-    choices = [node for node in graph if node.op_type == "If"]
-    for block, choice in enumerate(choices):
-        branch = choice.attributes["then_branch" if block in subset else "else_branch"].as_graph()
-        (made,) = branch.outputs
-        nodes = list(branch)
-        branch.remove(nodes)
-        graph.insert_before(choice, nodes)
-        choice.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
-        left = choice.attributes["else_branch" if block in subset else "then_branch"].as_graph()
-        for node in left:  # weights that a node uses stay in the file
-            for i in range(len(node.inputs)):
-                node.replace_input_with(i, None)
-        graph.remove(choice, safe=True)
-    gates = next(value for value in graph.inputs if value.name == INPUTS[2])
-    if gates.uses():  # a head for each depth is looked up by how many blocks run
-        tape = ir_tape.Tape()
-        runs = _constant(tape, [int(block in subset) for block in range(subset.n_blocks)])
-        gates.replace_all_uses_with(tape.op("Cast", [runs], {"to": ir.DataType.BOOL}))
-        _put_first(model, tape)
-    RemoveUnusedNodesPass()(model)
-    graph.inputs.remove(gates)
-    return model
 
 
 def _allow_no_frame(model: ir.Model) -> None:
@@ -143,7 +117,7 @@ def _allow_no_frame(model: ir.Model) -> None:
     tape.op("Concat", [x, zeros], {"axis": 1}, output=extended)
     for user in users:
         user.node.replace_input_with(user.idx, extended)
-    _put_first(model, tape)
+    put_first(model, tape)
 
 
 def _take_samples_alone(model: ir.Model, features: Samples) -> None:
@@ -169,14 +143,10 @@ def _take_samples_alone(model: ir.Model, features: Samples) -> None:
         user.node.replace_input_with(user.idx, ready)
     for user in length_users:
         user.node.replace_input_with(user.idx, counted)
-    _put_first(model, tape)
+    put_first(model, tape)
     graph.inputs.remove(lengths)
     graph.outputs.pop()
     RemoveUnusedNodesPass()(model)
-
-
-def _put_first(model: ir.Model, tape: ir_tape.Tape) -> None:
-    model.graph.insert_before(next(iter(model.graph)), list(tape.nodes))
 
 
 def _check_scale(network: Network, features: Samples) -> None:
@@ -200,7 +170,7 @@ Written by `layerdial export --format sherpa-onnx`. It runs these blocks only.
 import sherpa_onnx
 import soundfile
 
-recognizer = sherpa_onnx.OfflineRecognizer.{loader}("model.onnx", tokens="tokens.txt", num_threads=1)
+recognizer = sherpa_onnx.OfflineRecognizer.{call}
 samples, rate = soundfile.read("audio.wav", dtype="float32")
 stream = recognizer.create_stream()
 stream.accept_waveform(rate, samples)
@@ -208,5 +178,5 @@ recognizer.decode_stream(stream)
 print(stream.result.text)
 ```
 
-After a copy, `sha256sum -c SHA256SUMS` in this folder finds what was damaged on the way.
+{notes}After a copy, `sha256sum -c SHA256SUMS` in this folder finds what was damaged on the way.
 """

@@ -71,11 +71,10 @@ def trace(
     licence: str | None = None,
     name: str | None = None,
     note: Callable[[str], None] = lambda text: None,
-    ctc_alone: bool = False,
 ) -> Traced:
     """Load a torch model (folder or hub id) and trace it once; every precision is made of that.
 
-    Raises `UserError` for what cannot be exported, which includes encoder-decoder models with `ctc_alone`.
+    Raises `UserError` for what cannot be exported.
     """
     name = name or model_name(folder)
     folder = resolve_model(folder)
@@ -84,8 +83,6 @@ def trace(
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
     facts = _decoder_facts(network)
-    if facts and ctc_alone:
-        raise UserError(f"{folder}: --format sherpa-onnx is not there yet for encoder-decoder models; leave it out")
     pieces, silent = piece_table(tokenizer) if facts is None else (byte_table(tokenizer, facts.end), ())
     features = device_features(network.features)
     count = network.n_blocks + (facts.n_blocks if facts else 0)
@@ -217,7 +214,7 @@ def _judge(manifest: Manifest) -> None:
             )
 
 
-def save_graph(model: ir.Model, folder: Path, name: str = GRAPH) -> None:
+def save_graph(model: ir.Model, folder: Path, name: str = GRAPH, whole_to_mb: float = EXTERNAL_FROM_MB) -> None:
     """Write a graph.
 
     Above 64 MB the weights go into a file beside it (`model.weights`), which a runtime maps into memory.
@@ -229,7 +226,7 @@ def save_graph(model: ir.Model, folder: Path, name: str = GRAPH) -> None:
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    beside = Path(name).with_suffix(WEIGHTS).name if size > EXTERNAL_FROM_MB * 1e6 else None
+    beside = Path(name).with_suffix(WEIGHTS).name if size > whole_to_mb * 1e6 else None
     ir.save(model, folder / name, external_data=beside)
 
 

@@ -16,10 +16,10 @@ from layerdial.recognizer import (
     Chunk,
     FeatureBatch,
     PieceResult,
+    Transcribed,
     WindowResult,
     again_with_all_blocks,
     collate_features,
-    join_texts,
     recognize_pieces,
     recognize_windows,
     texts_of,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from layerdial.models.huggingface.whisper import Memory, WhisperNetwork
     from layerdial.models.huggingface.whisper_decoding import TorchEncoded
     from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
-
-Transcribed = tuple[str, tuple[Chunk, ...], float]
 
 
 class Decoding(Protocol):
@@ -56,7 +54,7 @@ class Decoding(Protocol):
         ...
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the text of audio of any length, its chunks, and its seconds. `subset` is that of the request."""
+        """Return the transcript of audio of any length. `subset` is that of the request."""
         ...
 
 
@@ -113,7 +111,7 @@ class CtcDecoding(_Decoding):
             return WindowResult(logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset))
 
         frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize)
-        return self.tokenizer.decode(greedy_ctc(frame_ids)), chunks, seconds
+        return Transcribed(self.tokenizer.decode(greedy_ctc(frame_ids)), chunks, seconds)
 
     def _posteriors(self, batch: FeatureBatch, subset: Blocks) -> tuple[Tensor, Tensor]:
         self.network.eval()
@@ -169,15 +167,16 @@ class TokenDecoding(_Decoding):
         return float(losses_B.sum())
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the text of audio of any length, cut where it is quiet."""
-        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens)
+        """Return the transcript of audio of any length, cut where it is quiet, or where a segment ends."""
+        trained_here = not self.network.pads_input
+        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here)
         beams = request.beams or 1
 
         def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:
             return PieceResult(self._piece(samples, subset, decoder, beams), Chunk(begin, end, subset))
 
-        written, chunks, seconds = recognize_pieces(audio, again_with_all_blocks(recognize, subset))
-        return join_texts(written, self.tokenizer.decode), chunks, seconds
+        again = again_with_all_blocks(recognize, subset)
+        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps)
 
     def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)

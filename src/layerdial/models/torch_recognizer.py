@@ -107,8 +107,8 @@ class TorchRecognizer:
         subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
 
-        text, chunks, seconds = self.decoding.transcribe(audio, subset, request)
-        return Transcript.of_chunks(text, chunks, seconds, time.perf_counter() - start)
+        made = self.decoding.transcribe(audio, subset, request)
+        return Transcript.of(made, time.perf_counter() - start)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""

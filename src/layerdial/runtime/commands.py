@@ -42,7 +42,8 @@ def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Req
         if as_json:
             print(printable_json(_row(path, result)))
             continue
-        print((f"{path}: " if len(audio) > 1 else "") + result.text)
+        for line in _lines(result):
+            print((f"{path}: " if len(audio) > 1 else "") + line)
         if result.reason:  # not among the texts, which scripts read
             print(f"layerdial: {path}: depth {result.depth}, {result.reason}", file=sys.stderr)
     return code
@@ -66,6 +67,12 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
 
 
+def _lines(result: Transcript) -> list[str]:
+    """Return the text, or a line for each segment with its seconds, where there are any."""
+    timed = [f"[{segment.start:.2f} --> {segment.end:.2f}] {segment.text}" for segment in result.segments]
+    return timed or [result.text]
+
+
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
     seconds = {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
@@ -73,6 +80,11 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
     row |= {"subset": result.subset.key, **seconds, **old}
     if result.reason:
         row["reason"] = result.reason
+    if result.segments:
+        row["segments"] = [
+            {"start": round(segment.start, 3), "end": round(segment.end, 3), "text": segment.text}
+            for segment in result.segments
+        ]
     if len({chunk.subset for chunk in result.chunks}) > 1:
         row["chunks"] = [
             {"start": round(chunk.start, 3), "end": round(chunk.end, 3), "depth": chunk.depth, "reason": chunk.reason}
@@ -128,7 +140,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "profile":
         profile_folder(options.out, options.threads or (), options.budget)
         return 0
-    request = Request(**{name: vars(options)[name] for name in _REQUEST_TYPES})
+    given = {name: vars(options)[name] for name in _REQUEST_TYPES}
+    request = Request(**given, timestamps=options.timestamps or None)
     return transcribe_files(OnnxRecognizer(options.model, options.threads), options.audio, request, options.json)
 
 
@@ -144,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("audio", type=Path, nargs="+")
     for name, kind in _REQUEST_TYPES.items():
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
+    transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
     transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.errors import UserError
-from layerdial.recognizer import Audio, Chunk, FeatureBatch, WindowResult, recognize_windows
+from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcribed, WindowResult, recognize_windows
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from layerdial.runtime.token_session import TokenSession
     from layerdial.text.byte_level import ByteTable
 
-Transcribed = tuple[str, tuple[Chunk, ...], float]
 RecognizeStretch = Callable[[NDArray[np.float32], float, float, BlockSubset | None], tuple[PassResult, Chunk]]
 """Recognises samples from one second to another, with blocks that take the place of the request's if given."""
 
@@ -60,7 +59,7 @@ class Decoding(Protocol):
         ...
 
     def transcribe(self, audio: Audio, recognize: RecognizeStretch, subset: BlockSubset | None) -> Transcribed:
-        """Return the text of audio, its chunks and its seconds. `subset` are the blocks where a request names them."""
+        """Return the transcript of audio. `subset` are the blocks where a request names them."""
         ...
 
 
@@ -105,7 +104,7 @@ class CtcDecoding:
             return WindowResult(result.frame_ids, chunk)
 
         ids, chunks, seconds = recognize_windows(audio, self.features, recognize_window)
-        return self.tokenizer.decode(greedy_ctc(ids)), chunks, seconds
+        return Transcribed(self.tokenizer.decode(greedy_ctc(ids)), chunks, seconds)
 
 
 def confidence_of(logp_TV: NDArray[np.float32], frame_ids: NDArray[np.int64]) -> float:

@@ -159,8 +159,8 @@ class OnnxRecognizer:
             asked = constraint if subset is None else replace(constraint, subset=subset)
             return self._recognize_stretch(samples, begin, end, asked, run, scheduler)
 
-        text, chunks, seconds = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
-        return Transcript.of_chunks(text, chunks, seconds, time.perf_counter() - start)
+        made = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
+        return Transcript.of(made, time.perf_counter() - start)
 
     def _constraint(self, audio: Audio, request: Request, start: float) -> Constraint:
         subset = request.subset

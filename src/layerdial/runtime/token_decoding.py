@@ -19,13 +19,13 @@ from layerdial.recognizer import (
     Audio,
     FeatureBatch,
     PieceResult,
+    Transcribed,
     again_with_all_blocks,
-    join_texts,
     recognize_pieces,
     texts_of,
 )
 from layerdial.request import Request
-from layerdial.runtime.decoding import RecognizeStretch, Transcribed, tokens_of
+from layerdial.runtime.decoding import RecognizeStretch, tokens_of
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult
 from layerdial.runtime.session import Cancel
@@ -60,7 +60,9 @@ class TokenDecoding:
     def of(self, request: Request, model: str) -> TokenDecoding:
         for name in request.constraints:
             raise UserError(f"{name} is not there yet for encoder-decoder models such as {model}; give depth")
-        use = self.search.use.for_request(request, self.tokenizer.tokens)
+        use = self.search.use.for_request(
+            request, self.tokenizer.tokens, trained_here=not self.session.facts.pads_input
+        )
         changed = copy(self)
         changed.search = TokenSearch(use, request.beams or 1)
         return changed
@@ -110,8 +112,7 @@ class TokenDecoding:
             return piece(samples, begin, end, None)
 
         recognize_piece = by_request if subset is None else again_with_all_blocks(piece, subset)
-        written, chunks, seconds = recognize_pieces(audio, recognize_piece)
-        return join_texts(written, self.tokenizer.decode), chunks, seconds
+        return recognize_pieces(audio, recognize_piece, self.tokenizer.decode, self.search.use.stamps)
 
 
 def repeat_tokens(encoded: OnnxEncoded, n_tokens: int) -> None:

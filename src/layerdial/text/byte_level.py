@@ -10,16 +10,19 @@ from layerdial.text.tokenizer import save_tokens
 
 
 class ByteTable:
-    """A decoder alone, all that an exported model needs. Tokens from `end` on are special and write nothing."""
+    """A decoder alone, all that an exported model needs. Tokens from `end` on are special and write nothing.
+
+    `bytes` are those of each token before `end`.
+    """
 
     def __init__(self, tokens: Sequence[str], end: int) -> None:
         self.tokens = list(tokens)
         self.end = end
-        self._bytes = [_bytes_of(token) for token in tokens[:end]]
+        self.bytes = [_bytes_of(token) for token in tokens[:end]]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text with single spaces. Bytes that are no UTF-8 become U+FFFD."""
-        text = b"".join(self._bytes[i] for i in ids if i < self.end).decode("utf-8", errors="replace")
+        text = b"".join(self.bytes[i] for i in ids if i < self.end).decode("utf-8", errors="replace")
         return " ".join(text.split())
 
     def save(self, folder: Path) -> None:

@@ -1,31 +1,54 @@
-"""The tokens before a transcript of Whisper: start, language, task, no timestamps."""
+"""The tokens before a transcript of Whisper: start, language, task, and whether it has timestamps."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
+from layerdial.text.timestamps import Stamps
 
+_log = logging.getLogger(__name__)
 _MULTILINGUAL = 4  # tokens of a prompt
 
 
 @dataclass(frozen=True)
 class DecoderUse:
-    """How the decoder is called: the tokens before a transcript, and which of its blocks run."""
+    """How the decoder is called: the tokens before a transcript, and which of its blocks run.
+
+    With `stamps` it writes timestamps.
+    """
 
     prompt: tuple[int, ...]
     subset: BlockSubset
+    stamps: Stamps | None = None
 
-    def for_request(self, request: Request, tokens: Sequence[str]) -> DecoderUse:
-        """Return the use that a request names; `UserError` where the model has not its language, task or blocks."""
+    def for_request(self, request: Request, tokens: Sequence[str], trained_here: bool) -> DecoderUse:
+        """Return the use that a request names.
+
+        Raises `UserError` where the model has not its language, task or blocks, or no timestamps. Those of a model that
+        was trained here get a warning, once a process: no text that it was trained on has any.
+        """
         prompt = changed_prompt(tokens, self.prompt, request.language, request.task)
         subset = self.subset
         if request.decoder_depth is not None:
             subset = BlockSubset.even(subset.n_blocks, request.decoder_depth)
-        return replace(self, prompt=prompt, subset=subset)
+        if not request.timestamps:
+            return replace(self, prompt=prompt, subset=subset)
+        if (stamps := Stamps.of(tokens)) is None:
+            raise UserError("timestamps: the model's vocabulary has none (no <|0.00|>); leave them out")
+        if trained_here:
+            _warn_of_timestamps()
+        return DecoderUse(prompt[:-1], subset, stamps)
+
+
+@cache
+def _warn_of_timestamps() -> None:
+    _log.warning("timestamps may be wrong: this model was trained here (takes_any_length), with texts that have none")
 
 
 def prompt_of(tokens: Sequence[str], language: str | None, task: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.text.token_decoding import Encoded
-from layerdial.text.token_rules import TokenRules, Written, longest_text, looping_phrase, without_loop
+from layerdial.text.token_rules import TokenRules, Written, longest_text
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams
         logits_KUV = steps.next(tokens_KU)
         if first:
             (no_speech,) = rules.nobody_speaks(logits_KUV[:, 0])
-        logp_KV = rules.log_probs(logits_KUV[:, -1], first)
-        running, ended = _extended(running, logp_KV, beams, rules.end, most)
+        logp_KV = rules.log_probs(logits_KUV[:, -1], [beam.tokens for beam in running])
+        running, ended = _extended(running, logp_KV, beams, rules, most)
         finished += ended
         first = False
         if running:
@@ -54,7 +54,7 @@ def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams
 
 
 def _extended(
-    running: list[_Beam], logp_KV: NDArray[np.float32], beams: int, end: int, most: int
+    running: list[_Beam], logp_KV: NDArray[np.float32], beams: int, rules: TokenRules, most: int
 ) -> tuple[list[_Beam], list[_Beam]]:
     """Return the best beams with one token more, and those that ended: by themselves, in a loop, or by their length."""
     total = (logp_KV + np.array([[beam.logp] for beam in running], np.float32)).ravel()
@@ -64,13 +64,13 @@ def _extended(
         row, token = divmod(place, logp_KV.shape[1])
         if logp == -np.inf or len(going) == beams:
             break
-        if token == end:
+        if token == rules.end:
             ended.append(replace(running[row], logp=logp))
             continue
         beam = _Beam((*running[row].tokens, token), logp, row)
-        phrase = looping_phrase(beam.tokens)
+        phrase = rules.loop_in(beam.tokens)
         if phrase is not None:
-            ended.append(replace(beam, tokens=tuple(without_loop(beam.tokens, phrase)), looped=True))
+            ended.append(replace(beam, tokens=tuple(rules.without_loop(beam.tokens, phrase)), looped=True))
         elif len(beam.tokens) >= most:
             ended.append(replace(beam, looped=True))
         else:

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.text.token_rules import TokenRules, Written, longest_text, looping_phrase, without_loop
+from layerdial.text.prompt import DecoderUse
+from layerdial.text.token_rules import TokenRules, Written, longest_text
 
 
 class Steps(Protocol):
@@ -27,7 +28,10 @@ class Steps(Protocol):
 
 
 class Encoded(Protocol):
-    """Encoded utterances, and a decoder that writes at most `most_tokens` of each behind the `prompt`."""
+    """Encoded utterances, and a decoder that writes at most `most_tokens` of each behind the `prompt` of its `use`."""
+
+    @property
+    def use(self) -> DecoderUse: ...
 
     @property
     def prompt(self) -> tuple[int, ...]: ...
@@ -48,7 +52,7 @@ class Encoded(Protocol):
 
 def decode_greedily(encoded: Encoded, seconds: Sequence[float], rules: TokenRules) -> list[Written]:
     """Return the transcript of each utterance, given how long each one is."""
-    rows = [_Row(longest_text(encoded.most_tokens, s), rules.end) for s in seconds]
+    rows = [_Row(longest_text(encoded.most_tokens, s), rules) for s in seconds]
     steps, first = encoded.begin(), True
     tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
     no_speech = [0.0] * len(encoded)
@@ -56,7 +60,7 @@ def decode_greedily(encoded: Encoded, seconds: Sequence[float], rules: TokenRule
         logits_BUV = steps.next(tokens_BU)
         if first:
             no_speech = rules.nobody_speaks(logits_BUV[:, 0])
-        logp_BV = rules.log_probs(logits_BUV[:, -1], first)
+        logp_BV = rules.log_probs(logits_BUV[:, -1], [row.tokens for row in rows])
         best_B = logp_BV.argmax(axis=-1)
         for row, token, logp_V in zip(rows, best_B.tolist(), logp_BV, strict=True):
             row.add(token, float(logp_V[token]))
@@ -67,8 +71,8 @@ def decode_greedily(encoded: Encoded, seconds: Sequence[float], rules: TokenRule
 class _Row:
     """One utterance while it is decoded."""
 
-    def __init__(self, most: int, end: int) -> None:
-        self.most, self.end = most, end
+    def __init__(self, most: int, rules: TokenRules) -> None:
+        self.most, self.rules = most, rules
         self.tokens: list[int] = []
         self.logp = 0.0
         self.steps = 0
@@ -79,12 +83,12 @@ class _Row:
         if self.done:
             return
         self.logp, self.steps = self.logp + logp, self.steps + 1
-        if token == self.end:
+        if token == self.rules.end:
             self.done = True
             return
         self.tokens.append(token)
-        if (phrase := looping_phrase(self.tokens)) is not None:
-            self.tokens = without_loop(self.tokens, phrase)
+        if (phrase := self.rules.loop_in(self.tokens)) is not None:
+            self.tokens = self.rules.without_loop(self.tokens, phrase)
             self.phrase, self.done, self.looped = tuple(phrase), True, True
         elif len(self.tokens) >= self.most:
             self.done = self.looped = True

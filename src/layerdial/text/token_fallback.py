@@ -25,7 +25,11 @@ def decode_with_fallback(encoded: Encoded, seconds: Sequence[float], rules: Toke
 
 
 def decode_one(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
-    """Return the transcript of one utterance: greedy, with the other searches where it loops, or with `beams`."""
+    """Return the transcript of one utterance: greedy, with the other searches where it loops, or with `beams`.
+
+    It has timestamps where the decoder is asked for them.
+    """
+    rules = rules.with_stamps(encoded.use.stamps, seconds)
     if beams == 1:
         return decode_with_fallback(encoded, [seconds], rules)[0]
     return decode_with_beams(encoded, seconds, rules, beams)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial.text.timestamps import Stamps
+
 _TOKENS_PER_SECOND = 12  # more than anybody says: a text that is longer for its audio is a loop
 _USUAL_TOKENS_PER_SECOND = 4
 _FEWEST_TOKENS = 16
@@ -24,13 +26,15 @@ _NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
 class TokenRules:
     """Which tokens a transcript may have: never those of `never` (V,) bool, at its start not those of `not_first`.
 
-    `end` ends it. `no_speech` is the token whose probability, right after the start, says that nobody speaks.
+    `end` ends it. `no_speech` is the token whose probability, right after the start, says that nobody speaks. With
+    `stamps` a text has timestamps.
     """
 
     never: NDArray[np.bool_]
     not_first: NDArray[np.bool_]
     end: int
     no_speech: int | None
+    stamps: Stamps | None = None
 
     @classmethod
     def of(cls, suppressed: Iterable[int], not_first: Iterable[int], tokens: Sequence[str], end: int) -> TokenRules:
@@ -49,11 +53,36 @@ class TokenRules:
         more[list(tokens)] = True
         return replace(self, never=self.never | more, not_first=self.not_first | more)
 
-    def log_probs(self, logits_BV: NDArray[np.float32], first: bool) -> NDArray[np.float32]:
-        """Return log-probabilities (B, V) of the tokens that are allowed, minus infinity for the others."""
-        forbidden = self.not_first if first else self.never
+    def with_stamps(self, stamps: Stamps | None, seconds: float) -> TokenRules:
+        """Return rules for a text of so many seconds with these timestamps; without any, the same rules."""
+        if stamps is None:
+            return self
+        stamps = stamps.within(seconds)
+        never, not_first = self.never.copy(), self.not_first.copy()
+        for forbidden in (never, not_first):
+            forbidden[stamps.first : stamps.last + 1] = False
+        return replace(self, never=never, not_first=not_first, stamps=stamps)
+
+    def log_probs(self, logits_BV: NDArray[np.float32], texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Return log-probabilities (B, V) of the tokens that may follow each text so far, else minus infinity."""
+        forbidden = self.never if any(texts) else self.not_first
         allowed_BV = np.where(forbidden, np.float32(-np.inf), logits_BV)
+        if self.stamps is not None:
+            for allowed_V, text in zip(allowed_BV, texts, strict=True):
+                self.stamps.restrict(allowed_V, text, self.end)
         return log_softmax(allowed_BV)
+
+    def loop_in(self, tokens: Sequence[int]) -> list[int] | None:
+        """Return the phrase that repeats at the end of a text, whatever timestamps it has; None where there is none."""
+        return looping_phrase([token for token in tokens if token < self.end])
+
+    def without_loop(self, tokens: Sequence[int], phrase: Sequence[int]) -> list[int]:
+        """Return the text up to the end of the first of the phrases that repeat, with the timestamps behind it."""
+        left = len(without_loop([token for token in tokens if token < self.end], phrase))
+        for i, token in enumerate(tokens):
+            if token < self.end and (left := left - 1) < 0:
+                return list(tokens[:i])
+        return list(tokens)
 
     def nobody_speaks(self, logits_BV: NDArray[np.float32]) -> list[float]:
         """Return the probability of no speech of each row, from the logits right after the start."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from layerdial.models.torch_recognizer import TorchRecognizer
 
 
-pytest.register_assert_rewrite("tiny_graphs", "tiny_training")  # what they assert is explained as in a test
+# what they assert is explained as in a test
+pytest.register_assert_rewrite("tiny_graphs", "tiny_registry", "tiny_training")
 
 # what takes seconds to make; a test that uses one of these fixtures is left out of `make test-fast`
 TAKES_SECONDS = {"trace_tiny", "exported_old", "workshop", "demo_run", "profiled"}

@@ -33,11 +33,13 @@ from layerdial.config.network import SIZES
 from layerdial.export.writer import Traced
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.registry.entries import write_entries
 from layerdial.suites.suite import load_suite
 from layerdial.text.tokenizer import load_tokenizer
 from layerdial.utils.shipped import find_shipped
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
+from tiny_registry import entry_of
 from tiny_whisper import save_like_base
 
 pytest_plugins = ["tiny_export"]
@@ -132,7 +134,7 @@ def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pretrained = place / "microsoft" / "wavlm-base-plus"
     WavLMModel(tiny_model("wavlm-base").config).save_pretrained(pretrained)
     tiny_processor("wavlm-base").feature_extractor.save_pretrained(pretrained)
-    for clip in ("a.flac", "talk.flac", "rede.flac", "runs/demo/cuts/audio/test/test-00000.flac"):
+    for clip in ("a.flac", "my.wav", "talk.flac", "rede.flac", "runs/demo/cuts/audio/test/test-00000.flac"):
         (place / clip).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place / clip, speak("low high low", 1), 16000)
     write_corpus(place / "runs" / "demo" / "cuts" / "dev.cuts.jsonl.gz", sentences(4))
@@ -143,10 +145,14 @@ def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workshop(furniture: Path, traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workshop(furniture: Path, exported: Path, traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, to work in."""
     place = shutil.copytree(furniture, tmp_path / "workshop", symlinks=True)
     monkeypatch.chdir(place)
+    shutil.copytree(exported, place / "models" / "english")
+    monkeypatch.setattr("layerdial.registry.places.clone_folder", lambda name: place / "models" / name)
+    monkeypatch.setattr("layerdial.registry.entries.FILE", place / "known.json")
+    write_entries([entry_of(exported)])
     # half a minute less than the stand-in's own
     monkeypatch.setattr("layerdial.export.export.trace", lambda *_: traced)
     return place
@@ -240,7 +246,7 @@ def check_options(arguments: list[str]) -> None:
         arguments = [*arguments[:-1], *(["x.yaml"] if arguments[0] == "train" else [])]
     found: Any = typer.main.get_command(app)
     context = found.make_context("layerdial", list(arguments))
-    while hasattr(found, "resolve_command"):
+    while hasattr(found, "resolve_command") and (arguments or not found.invoke_without_command):
         name, found, arguments = found.resolve_command(context, arguments)
         assert found is not None, name
     found.make_context(name, list(arguments))

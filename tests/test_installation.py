@@ -115,7 +115,7 @@ needs_root = pytest.mark.skipif(
 
 @needs_root
 @pytest.mark.parametrize("home", [None, "/", "/nowhere"])
-@pytest.mark.parametrize("start", ["layerdial", "layerdial.runtime.commands"])
+@pytest.mark.parametrize("start", ["layerdial", "layerdial.cli.device"])
 def test_a_user_without_home_and_name_transcribes(
     exported: Path, learnt: Path, for_all: Path, home: str | None, start: str
 ) -> None:

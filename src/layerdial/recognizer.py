@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from layerdial.audio.files import SAMPLE_RATE, AudioPath
 from layerdial.audio.whisper_mel import is_silent
 from layerdial.audio.windows import WINDOW_SECONDS, pieces, quiet_cut, take_pieces, windows
 from layerdial.cost import Cost
+from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
@@ -33,7 +35,8 @@ Audio = AudioPath | NDArray[np.float32]
 class FeatureBatch:
     """Utterances as a network takes them: `inputs` zero-padded, `lengths_B` without padding, `texts` the transcripts.
 
-    `inputs` is log-mel (B, T, F) or samples (B, S); `lengths_B` counts frames or samples.
+    `inputs` is log-mel (B, T, F) or samples (B, S); `lengths_B` counts frames or samples. An utterance that is longer
+    than the network takes stands there in pieces, one a row: they have its id, and the first has its transcript.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +44,13 @@ class FeatureBatch:
     lengths_B: NDArray[np.int64]
     texts: tuple[str, ...]
     audio_seconds: float
+
+
+def check_whole(batch: FeatureBatch) -> None:
+    """Raise `UserError` for an utterance in pieces: what was said in which of them is not known, so it has no loss."""
+    pieces = [name for name, following in pairwise(batch.ids) if name == following]
+    if pieces:
+        raise UserError(f"cut {pieces[0]} is longer than the network takes at once, so it has no loss; leave it out")
 
 
 def collate_features(
@@ -268,7 +278,7 @@ def recognize_pieces(
         results.append(recognize(samples, begin, end))
         begin = end
     chunks = tuple(result.chunk for result in results)
-    text = _join(result.written.text(decode) for result in results)
+    text = joined(result.written.text(decode) for result in results)
     return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE))
 
 
@@ -317,7 +327,7 @@ class _TimedPieces:
 
     def transcribed(self) -> Transcribed:
         seconds = max(self._begin, 1 / SAMPLE_RATE)
-        return Transcribed(_join(self._texts), tuple(self._chunks), seconds, tuple(self._segments))
+        return Transcribed(joined(self._texts), tuple(self._chunks), seconds, tuple(self._segments))
 
 
 def _whole(parts: Sequence[TimedTokens], n_samples: int) -> tuple[list[TimedTokens], int]:
@@ -341,7 +351,7 @@ def again_with_all_blocks(recognize: RecognizeWith, subset: BlockSubset) -> Reco
     return recognize_piece
 
 
-def _join(texts: Iterable[str]) -> str:
+def joined(texts: Iterable[str]) -> str:
     """Return the text of pieces that follow each other."""
     return " ".join(filter(None, texts))
 

@@ -370,13 +370,13 @@ def test_an_interrupted_command_says_that_it_goes_on_only_where_it_does(
 
 @pytest.mark.medium
 def test_the_version_is_said_by_every_way_to_start() -> None:
-    for start in (["-m", "layerdial"], ["-c", "from layerdial.runtime.commands import main; main()"]):
+    for start in (["-m", "layerdial"], ["-c", "from layerdial.cli.device import main; main()"]):
         ran = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"layerdial {layerdial.__version__}\n", "")
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("main", ["layerdial.cli.app", "layerdial.runtime.commands"])
+@pytest.mark.parametrize("main", ["layerdial.cli.app", "layerdial.cli.device"])
 def test_a_reader_that_has_enough_is_no_failure(main: str, model: Path, exported: Path, clip: Path) -> None:
     """As `| head -1`: with one line, which is flushed at the end alone, and with more than a pipe holds."""
     for count in (1, 40):

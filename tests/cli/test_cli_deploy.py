@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import soundfile
 
+from layerdial.cli import device
 from layerdial.errors import UserError
 from layerdial.export.quality import Int8
 from layerdial.export.writer import Traced
@@ -398,10 +399,10 @@ def test_ctrl_c_on_a_device_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_run", interrupted)
+    monkeypatch.setattr(device, "_run", interrupted)
     monkeypatch.setattr(sys, "argv", ["layerdial", "profile", "edge"])
     with pytest.raises(SystemExit) as ended:
-        commands.main()
+        device.main()
     assert (ended.value.code, capsys.readouterr().err) == (130, "layerdial: interrupted\n")
 
 

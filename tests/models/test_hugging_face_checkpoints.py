@@ -381,9 +381,11 @@ def test_what_the_hub_does_not_give_is_said(hub: Path) -> None:
 
 def test_a_mistyped_folder_is_not_looked_up_on_the_hub(hub: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    for name in ("runs/modle", "modle", "runs/x/modle", str(tmp_path / "modle")):
+    for name in ("runs/modle", "runs/x/modle", str(tmp_path / "modle")):
         with pytest.raises(UserError, match=rf"^{name} is not a model folder: it has no config\.json"):
             load_model(name)
+    with pytest.raises(UserError, match=r"^there is no model 'modle': no folder of that name is here"):
+        load_model("modle")
 
 
 def test_a_folder_here_comes_before_the_hub(hub: Path, wavlm: Path) -> None:

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from layerdial.data.batching import FeatureBatches
+from layerdial.data.manifest import write_cuts
 from layerdial.errors import UserError
+from layerdial.evaluation.evaluate import evaluate
 from layerdial.models.checkpoint import load_network
 from layerdial.models.cost import subset_cost
 from layerdial.models.huggingface.whisper import WhisperNetwork, new_cache
@@ -31,7 +34,7 @@ from layerdial.text.token_decoding import decode_greedily
 from layerdial.text.token_fallback import decode_with_fallback
 from layerdial.text.token_rules import TokenRules, Written, looping_phrase, without_loop
 from layerdial.utils.rows import read_rows
-from tiny import command
+from tiny import command, write_cut
 from tiny_whisper import EVERY_SUBSET, FULL, LENGTHS, N_BLOCKS, save_encoder, save_whisper, write_spoken
 
 SUBSETS = pytest.mark.parametrize("subset", EVERY_SUBSET, ids=lambda subset: subset.key)
@@ -423,6 +426,19 @@ def test_all_commands_that_measure_take_it(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     rows = read_rows(tmp_path / "sweep" / "sweep.jsonl")
     assert [row["depth"] for row in rows] == [1, 4] and rows[0]["macs_per_second"] < rows[1]["macs_per_second"]
+
+
+def test_an_utterance_above_30_s_is_scored_in_the_pieces_that_transcribe_makes_and_has_no_loss(tmp_path: Path) -> None:
+    audio = np.random.default_rng(0).normal(0.0, 0.1, 31 * 16000).astype(np.float32)
+    short, long = (write_cut(tmp_path / "audio", name, a, "one two") for name, a in (("a", audio[:8000]), ("b", audio)))
+    write_cuts(iter([short, long]), tmp_path / "cuts.jsonl.gz")
+    recognizer = load_torch_model(save_whisper(tmp_path / "model", max_source_positions=1500))
+    batches = FeatureBatches(tmp_path / "cuts.jsonl.gz", recognizer.features)
+    found = evaluate(recognizer, batches, recognizer.subset())
+    assert found.ids == ("a", "b") and found.texts == ("one two", "one two")
+    assert found.recognized[1] == recognizer.transcribe(audio).text
+    with pytest.raises(UserError, match="cut b is longer than the network takes at once, so it has no loss"):
+        recognizer.loss(list(batches)[-1], recognizer.subset())
 
 
 def test_pruning_equals_dropping_and_plain_transformers_loads_it(folder: Path, tmp_path: Path) -> None:

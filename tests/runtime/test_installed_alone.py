@@ -86,6 +86,7 @@ def test_the_wheel_holds_what_is_not_python_too(alone: Alone) -> None:
     assert {
         "layerdial/audio/kaldi_fbank.onnx",
         "layerdial/py.typed",
+        "layerdial/registry/known.json",
         "layerdial/demo/recipes/sc-exits.yaml",
     } <= installed
     ours = {file.relative_to(ROOT / "src").as_posix() for file in (ROOT / "src" / "layerdial").rglob("*.py")}
@@ -139,7 +140,9 @@ def test_every_module_of_the_runtime_can_be_imported(alone: Alone) -> None:
     assert alone.said("python", "-c", code + ", layerdial, layerdial.recognizer") == ""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["transcribe", "--help"], ["profile", "--help"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["transcribe", "--help"], ["models", "--help"], ["try", "--help"]], ids=str
+)
 def test_help_is_there(alone: Alone, words: list[str]) -> None:
     assert "usage: layerdial" in alone.said("layerdial", *words)
 
@@ -148,12 +151,12 @@ def test_help_is_there(alone: Alone, words: list[str]) -> None:
     ("words", "message"),
     [
         (["transcribe", "edge", "missing.wav"], "missing.wav does not exist"),
-        (["transcribe", "nowhere", "a.flac"], "nowhere is not an exported model"),
+        (["transcribe", "nowhere", "a.flac"], "there is no model 'nowhere'"),
         (["transcribe", "edge", "a.flac", "--depth", "9"], "depth 9 does not exist in an encoder of 3 blocks"),
         (["transcribe", "edge", "a.flac", "--threads", "0"], "threads is 0; give 1 or more"),
         (["transcribe", "edge", "a.flac", "--deadline-ms", "-1"], "deadline_ms is -1.0; give a number above 0"),
         (["transcribe", "edge", "a.flac", "--depth", "1", "--max-cpu", "1"], "give one of depth, max_cpu, not 2"),
-        (["profile", "nowhere"], "nowhere is not an exported model"),
+        (["profile", "nowhere"], "there is no model 'nowhere'"),
         (["profile", "edge", "--threads", "0"], "threads is 0; give 1 or more"),
     ],
     ids=str,

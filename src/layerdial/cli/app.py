@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from layerdial import __version__
-from layerdial.cli import convert, demo, deploy, evaluate, prepare, recipes, train
+from layerdial.cli import convert, demo, deploy, evaluate, models, prepare, recipes, train
 from layerdial.errors import UserError, installing
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
@@ -50,6 +50,11 @@ shipped = typer.Typer(
 app.add_typer(shipped, name="recipes")
 shipped.command("list")(recipes.list_recipes)
 shipped.command("copy")(recipes.copy_recipe)
+named = typer.Typer(invoke_without_command=True, callback=models.list_models, rich_markup_mode=None)
+app.add_typer(named, name="models")
+named.command("fetch")(models.fetch_model)
+named.command("entry")(models.enter_model)
+app.command("try")(demo.try_model)
 for _command in (
     train.train,
     train.pseudo_label,
@@ -58,6 +63,7 @@ for _command in (
     deploy.transcribe,
     deploy.export,
     deploy.profile,
+    deploy.average,
     deploy.prune,
     demo.demo,
     demo.bench,

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from layerdial.cli.options import ThreadsOption
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
@@ -15,6 +17,25 @@ def demo(
     from layerdial.demo.run import run_demo
 
     run_demo(out)
+
+
+def try_model(
+    model: Annotated[str, typer.Option(help="A model, such as a name of `layerdial models`.")] = "english",
+    audio: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A file with speech; else a synthetic voice speaks."),
+    ] = None,
+    record: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="SECONDS", help="Take so much from the microphone."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the picture.")] = Path("runs/try"),
+    threads: ThreadsOption = None,
+) -> None:
+    """Transcribe a clip at every depth, and draw the time that each takes."""
+    from layerdial.demo.trial import run_trial
+
+    run_trial(model, audio, record, out, threads)
 
 
 def bench(

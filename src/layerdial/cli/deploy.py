@@ -1,4 +1,4 @@
-"""`layerdial transcribe`, `export`, `profile` and `prune`: models in use, and on devices."""
+"""`layerdial transcribe`, `export`, `profile`, `average` and `prune`: models in use, and on devices."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ def _whisper(name: str) -> str:
 
 
 def transcribe(
-    model: ModelArgument,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] AUDIO...",
+            help="Audio files, behind a model or none: a model folder, an exported folder, a hub id, or a name of "
+            "`layerdial models` (english if left out).",
+        ),
+    ],
     depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
     deadline_ms: Annotated[Optional[float], typer.Option(help=_constraint("deadline_ms"))] = None,  # noqa: UP045
     target_rtf: Annotated[Optional[float], typer.Option(help=_constraint("target_rtf"))] = None,  # noqa: UP045
@@ -49,8 +55,10 @@ def transcribe(
     """Print what is said in audio files of any sample rate and length."""
     load_own(plugin)
     from layerdial.evaluation.load import load_model
+    from layerdial.registry.words import split_words
     from layerdial.runtime.commands import transcribe_files
 
+    model, audio = split_words(words)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
     request = Request(depth, None, *limits, language, task, beams, decoder_depth, timestamps or None)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
@@ -141,6 +149,18 @@ def profile(
     from layerdial.runtime.commands import profile_folder
 
     profile_folder(out, threads or (), budget)
+
+
+def average(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two model folders or more.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the average.")],
+) -> None:
+    """Write the mean of the weights of models that were trained from the same start."""
+    from layerdial.models.average import average_models
+
+    average_models(models, out)
+    print(f"model: {out} (the mean of {len(models)})")
+    print(f"next:  layerdial sweep {out} DEV_CUTS --out runs/average")
 
 
 def prune(

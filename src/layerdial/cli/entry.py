@@ -11,5 +11,5 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        from layerdial.runtime.commands import main as run
+        from layerdial.cli.device import main as run
     run()

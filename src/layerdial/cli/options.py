@@ -11,7 +11,8 @@ ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A model folder, such as runs/demo/sc_exits/model; a folder that layerdial export wrote; or a hub id.",
+        help="A model folder, such as runs/demo/sc_exits/model; a folder that layerdial export wrote; a hub id; or, "
+        "where exported models run, a name of `layerdial models`.",
     ),
 ]
 CutsArgument = Annotated[Path, typer.Argument(metavar="CUTS", help="A manifest, such as data/x/dev.cuts.jsonl.gz.")]

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from layerdial.audio.features import Features
+from layerdial.audio.features import Features, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE, AudioProblem, change_speed
+from layerdial.audio.windows import pieces
 from layerdial.config.recipe import READ_TIMEOUT, DataConfig
 from layerdial.data.loading import reading_ahead
 from layerdial.data.manifest import Rejected, cut_text, load_samples, open_cuts
@@ -384,12 +385,18 @@ class _EvaluationDataset(Dataset[Any]):
             except AudioProblem as problem:
                 rejected.append(Rejected(cut.id, str(problem)))
                 continue
-            usable.append((cut.id, self._features(samples), cut_text(cut)))
+            first, *others = self._pieces(samples)
+            usable.append((cut.id, self._features(first), cut_text(cut)))
+            usable += [(cut.id, self._features(piece), "") for piece in others]
             seconds += len(samples) / SAMPLE_RATE
         if not usable:
             return None, rejected
         ids, features, texts = zip(*usable, strict=True)
         return collate_features(ids, features, texts, seconds), rejected
+
+    def _pieces(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return the samples as `transcribe` cuts them: whole, unless the network takes no more than 30 s."""
+        return list(pieces(samples)) if isinstance(self._features, WhisperMel) else [samples]
 
 
 def pad_labels(labels: list[list[int]]) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Protocol
 
 from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
-from layerdial.recognizer import FeatureBatch, Recognizer
+from layerdial.recognizer import FeatureBatch, Recognizer, joined
 from layerdial.subset import Blocks
 from layerdial.text.normalisers import Normalizer, normalizer_of
 
@@ -74,9 +75,10 @@ def evaluate(
     recognized: list[str] = []
     seconds = 0.0
     for batch in batches:
-        recognized += recognizer.recognize(batch, subset)
-        texts += batch.texts
-        ids += batch.ids
+        for name, rows in _utterances(batch, recognizer.recognize(batch, subset)):
+            ids.append(name)
+            texts.append(joined(text for text, _ in rows))
+            recognized.append(joined(found for _, found in rows))
         seconds += batch.audio_seconds
     evaluation = Evaluation(tuple(ids), tuple(texts), tuple(recognized), seconds, normalizer)
     if not any(evaluation.references):
@@ -85,3 +87,10 @@ def evaluate(
         )
         raise UserError(f"nothing to score: {found}")
     return evaluation
+
+
+def _utterances(batch: FeatureBatch, found: list[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield the id of each utterance, and the transcript and the text found of each of its pieces."""
+    rows = zip(batch.ids, batch.texts, found, strict=True)
+    for name, pieces in groupby(rows, key=lambda row: row[0]):
+        yield name, [(text, recognized) for _, text, recognized in pieces]

@@ -6,18 +6,19 @@ from pathlib import Path
 
 from layerdial.errors import UserError, needing
 from layerdial.recognizer import Recognizer
+from layerdial.registry.find import model_folder
 from layerdial.runtime.session import is_exported
-from layerdial.utils.files import recover
 
 
 def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> Recognizer:
-    """Load a model folder (such as `runs/demo/sc_exits/model`), an exported folder, or a hub id, with its ladder.
+    """Load a model with its ladder: a model folder (such as `runs/demo/sc_exits/model`), an exported folder, a hub id,
+    or a name of the registry (such as `english`), which is fetched if it is not here.
 
     `device` is for torch models; exported ones run on the CPU. `threads` is the number of threads of a pass; torch has
     one such number a process. Raises `UserError` when the folder is not a model or is damaged, and when its ladder is
     for another number of blocks. It is also raised when the device does not exist.
     """
-    folder = recover(Path(model))
+    folder = model_folder(model)
     if is_exported(folder):
         if device != "cpu":
             raise UserError(f"{model} is exported for CPUs; device {device} is for torch models")

@@ -48,6 +48,18 @@ def draw_sweep(
     save_figure(figure, path_png)
 
 
+def draw_times(depths: Sequence[int], times_ms: Sequence[float], path_png: Path, title: str) -> None:
+    """Draw milliseconds against depth."""
+    figure, axes = new_figure()
+    axes.plot(depths, times_ms, markersize=5.5, linewidth=1.8, **next(line_styles()))
+    for depth, ms in zip(depths, times_ms, strict=True):
+        above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8.5, "color": _INK}
+        axes.annotate(f"{ms:.0f}", (depth, ms), **above)
+    finish_axes(axes, times_ms, title, x="blocks that run", y="milliseconds of a whole request")
+    axes.set_xticks(depths)
+    save_figure(figure, path_png)
+
+
 def new_figure() -> tuple[Any, Any]:
     """Return a figure of the size that all pictures have, and its axes. No window system is required."""
     from matplotlib.figure import Figure

@@ -17,6 +17,7 @@ from layerdial.evaluation.load import load_model
 from layerdial.evaluation.search import Metric, most_evaluations, search_ladder
 from layerdial.evaluation.sweep import sweep
 from layerdial.ladder import Ladder, select_all
+from layerdial.registry.find import model_folder
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
 from layerdial.text.normalisers import Normalizer, normalizer_of
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 def _resolve(model: Path) -> tuple[Path, str]:
     """Return the folder of a model, and a hash of its weights."""
+    model = model_folder(model)
     if is_exported(model):
         return model, Manifest.load(model).model_id
     from layerdial.models.checkpoint import fingerprint, resolve_model

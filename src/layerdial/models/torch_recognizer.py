@@ -17,7 +17,7 @@ from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.decoding import decoding_for
 from layerdial.models.network import Network
-from layerdial.recognizer import Audio, FeatureBatch, Transcript
+from layerdial.recognizer import Audio, FeatureBatch, Transcript, check_whole
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import Tokenizer
@@ -116,10 +116,12 @@ class TorchRecognizer:
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
         """Return the transcripts' loss summed over the batch's utterances (CTC, or cross-entropy)."""
+        check_whole(batch)
         return self.decoding.loss(batch, subset)
 
     def loss_and_text(self, batch: FeatureBatch, subset: Blocks) -> tuple[float, list[str]]:
         """Return the transcripts' loss summed over the batch's utterances (CTC, or cross-entropy), and their texts."""
+        check_whole(batch)
         return self.decoding.loss_and_texts(batch, subset)
 
 

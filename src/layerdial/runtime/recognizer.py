@@ -21,17 +21,18 @@ from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, select
 from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcript, collate_features
+from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
 from layerdial.runtime.decoding import CtcDecoding, Decoding
 from layerdial.runtime.manifest import Manifest, check_export, read_features
 from layerdial.runtime.measure import RunNetwork, measure_table
+from layerdial.runtime.memory import check_memory
 from layerdial.runtime.profile import Profile
 from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Scheduler, TimedWindow
 from layerdial.runtime.session import Cancel, default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import PieceTable
-from layerdial.utils.files import recover
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
@@ -41,22 +42,23 @@ _log = logging.getLogger(__name__)
 
 
 class OnnxRecognizer:
-    """An exported folder, loaded. Any number of threads may use it at once; as many run as there are CPUs.
+    """An exported folder, or a model by its name, loaded.
 
-    `threads` are those of one request. The default is the fastest number in the profile; without a profile it is as
-    many as the process may use, four at most. Raises `UserError` for a folder that is no export, is damaged, or whose
-    parts do not belong together.
+    Any number of threads may use it at once; as many run as there are CPUs. `threads` are those of one request. The
+    default is the fastest number in the profile; without a profile it is as many as the process may use, four at most.
+    Raises `UserError` for a folder that is no export, is damaged, or whose parts do not belong together.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"threads is {threads}; give 1 or more")
-        folder = recover(Path(folder))
+        folder = model_folder(folder)
         self.manifest = Manifest.load(folder)
         with needing("runtime", "exported models need"):
             self._profile = Profile.beside(folder, self.manifest.model_id)
         fastest = self._profile.best_threads() if self._profile else default_threads()
         self.threads = threads or fastest  # of one pass
+        check_memory(folder, self.manifest.graphs)
         self.decoding = _decoding_of(folder, self.manifest, self.threads)
         self.folder = folder
         self.features: Features = read_features(self.manifest.features)

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -129,15 +129,19 @@ def _holder(file: Path) -> str:
             return "another process"
 
 
-def wait_for_lock(file: IO[Any]) -> None:
+def wait_for_lock(file: IO[Any], when_busy: Callable[[], None] = lambda: None) -> None:
     """Wait until no other process holds a lock of an open file, and hold it until the file is closed.
 
-    Without effect on systems and disks that have no such locks.
+    `when_busy` is called before a wait. Without effect on systems and disks that have no such locks.
     """
     with suppress(ModuleNotFoundError, OSError):
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            when_busy()
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def is_there(pid: int) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
+
+from layerdial.utils.cache import user_cache
 
 _said: set[str] = set()
 
@@ -32,10 +33,6 @@ def said_before(notice: str) -> bool:
 
 
 def cache_folder() -> Path | None:
-    """`$XDG_CACHE_HOME` or `~/.cache`; none where the user has no home."""
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "layerdial" / "said"
-    try:
-        return Path.home() / ".cache" / "layerdial" / "said"
-    except RuntimeError:  # no HOME, and a user that the system does not know
-        return None
+    """Return the folder of these files; none where the user has no home."""
+    cache = user_cache()
+    return None if cache is None else cache / "said"

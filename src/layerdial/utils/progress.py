@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 60.0
@@ -20,11 +21,12 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Upd
 
     `note` is shown at the end of the line, for example the current loss; `total` can be given later than at the start.
     """
-    if sys.stderr.isatty():
-        with _bar(description, total, done) as update:
-            yield update
-    else:
+    if not sys.stderr.isatty():
         yield _lines(description, total, done)
+    else:
+        shown = _bar if find_spec("rich") else _rewritten_line  # devices have no rich
+        with shown(description, total, done) as update:
+            yield update
 
 
 @contextmanager
@@ -87,6 +89,25 @@ def _lines(description: str, total: int | None, done: int | None) -> Update:
         )
 
     return update
+
+
+@contextmanager
+def _rewritten_line(description: str, total: int | None, done: int) -> Iterator[Update]:
+    """Yield an update function that writes one line of a terminal again and again."""
+    shown, known_total = -1, total
+
+    def update(done: int, note: str = "", total: int | None = None) -> None:
+        nonlocal shown, known_total
+        known_total = total or known_total
+        if done != shown:
+            shown = done
+            print(f"\r{description} {done}/{known_total or '?'}  {note}", end="", file=sys.stderr, flush=True)
+
+    try:
+        update(done)
+        yield update
+    finally:
+        print(file=sys.stderr)
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,161 @@
+"""The command line of a device, where only the runtime is installed: exported models, and argparse alone.
+
+typer would also need pydantic, rich and pygments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from layerdial import __version__
+from layerdial.errors import UserError, installing, needing
+from layerdial.registry.entries import DEFAULT
+from layerdial.request import Request
+from layerdial.utils.output import end_quietly
+from layerdial.utils.printing import show_every_name
+
+_COMMANDS = ("transcribe", "profile", "models", "try")
+_REQUEST_TYPES = {  # the fields of a request that a command line can give
+    "depth": int,
+    "deadline_ms": float,
+    "target_rtf": float,
+    "max_cpu": float,
+    "confidence": float,
+    "first_depth": int,
+    "language": str,
+    "task": str,
+    "beams": int,
+    "decoder_depth": int,
+}
+
+
+def main() -> NoReturn:
+    """Run the command line of a device, which has four commands and exported models only."""
+    show_every_name()
+    logging.basicConfig(format="layerdial: %(message)s")
+    logging.getLogger("layerdial").setLevel(logging.INFO)
+    try:
+        with needing("runtime", "exported models need"):
+            code = _run(_parse(_known(sys.argv[1:])))
+        end_quietly(code)
+    except BrokenPipeError:  # `layerdial … | head`
+        end_quietly(0)
+    except KeyboardInterrupt:
+        print("layerdial: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        print(f"layerdial: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _known(words: Sequence[str]) -> Sequence[str]:
+    """Return `words`. Raises `UserError` where they begin with a command that a device does not have."""
+    if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
+        raise UserError(f"a device has {', '.join(_COMMANDS)}; for {words[0]}: {installing('train')}")
+    return words
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options; options may stand between the words of `transcribe`."""
+    parser = _parser()
+    options, more = parser.parse_known_args(words)
+    if options.command != "transcribe" or any(word.startswith("-") and word != "-" for word in more):
+        parser.parse_args(words)  # ends with what is wrong with them
+    elif more:
+        options.words += more
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a command. Each imports what it needs, so that the others start quickly. Return the exit code."""
+    if options.command == "models":
+        return _models(options)
+    if options.command == "profile":
+        from layerdial.runtime.commands import profile_folder
+
+        _check_exported(options.out)
+        profile_folder(options.out, options.threads or (), options.budget)
+    elif options.command == "try":
+        from layerdial.demo.trial import run_trial
+
+        _check_exported(Path(options.model))
+        run_trial(options.model, options.audio, options.record, options.out, options.threads)
+    else:
+        return _transcribe(options)
+    return 0
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from layerdial.registry.words import split_words
+    from layerdial.runtime.commands import transcribe_files
+    from layerdial.runtime.recognizer import OnnxRecognizer
+
+    model, audio = split_words(options.words)
+    _check_exported(Path(model))
+    given = {name: vars(options)[name] for name in _REQUEST_TYPES}
+    request = Request(**given, timestamps=options.timestamps or None)
+    return transcribe_files(OnnxRecognizer(model, options.threads), audio, request, options.json)
+
+
+def _models(options: argparse.Namespace) -> int:
+    from layerdial.registry.find import registered_folder
+    from layerdial.registry.table import models_table
+
+    if options.action == "fetch":
+        print(f"{options.name}: {registered_folder(options.name)}")
+    else:
+        print("\n".join(models_table()))
+    return 0
+
+
+def _check_exported(model: Path) -> None:
+    from layerdial.runtime.session import is_exported
+
+    if (model / "config.json").is_file() and not is_exported(model):
+        raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="layerdial",
+        description=f"Exported models on this device. For the other commands: {installing('train')}.",
+    )
+    parser.add_argument("--version", action="version", version=f"layerdial {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    transcribe = commands.add_parser(
+        "transcribe",
+        help="Print what is said in audio files of any rate and length.",
+        usage="layerdial transcribe [options] [MODEL] AUDIO...",
+    )
+    words = "audio files, behind a folder that layerdial export wrote or a name of `layerdial models` (else english)"
+    transcribe.add_argument("words", metavar="[MODEL] AUDIO", nargs="+", help=words)
+    for name, kind in _REQUEST_TYPES.items():
+        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
+    transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
+    transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
+    transcribe.add_argument("--threads", type=int)
+    profile = commands.add_parser("profile", help="Measure an exported model on this device.")
+    profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
+    profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
+    profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
+    _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
+    _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
+    return parser
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    fetch = models.add_subparsers(dest="action").add_parser("fetch", help="Fetch a model into the user's cache.")
+    fetch.add_argument("name")
+
+
+def _add_try(trial: argparse.ArgumentParser) -> None:
+    trial.add_argument("--model", default=DEFAULT, help="a name of `layerdial models`, or an exported folder")
+    trial.add_argument("--audio", type=Path, help="a file with speech; else a synthetic voice speaks")
+    trial.add_argument("--record", type=float, metavar="SECONDS", help="take so much from the microphone")
+    trial.add_argument("--out", type=Path, default=Path("runs/try"), help="the folder of the picture")
+    trial.add_argument("--threads", type=int)

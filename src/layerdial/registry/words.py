@@ -1,0 +1,51 @@
+"""Which of the words of a command line `[MODEL] AUDIO...` is the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from layerdial.audio.files import EXTENSIONS
+from layerdial.errors import UserError
+from layerdial.registry.entries import DEFAULT, read_entries
+from layerdial.registry.find import is_model_folder
+
+
+def split_words(words: Sequence[str]) -> tuple[str, list[Path]]:
+    """Return the model and the audio files of `[MODEL] AUDIO...`; the model is `english` where the line has none.
+
+    The first word is audio if it is a file (or `-`, or a pipe), or ends as names of audio files do; else it is the
+    model. Raises `UserError` for a word that can be both, and where no audio is left.
+    """
+    first, *rest = words
+    if _is_audio(first):
+        _check_no_model(first, rest)
+        audio = [Path(word) for word in words]
+        if not any(path.exists() for path in audio if str(path) != "-") and "-" not in words:
+            raise UserError(f"{first} does not exist; give audio files")  # said before a model is fetched
+        return DEFAULT, audio
+    if rest:
+        return first, [Path(word) for word in rest]
+    if is_model_folder(Path(first)) or first in read_entries():
+        raise UserError(f"there is no audio after the model {first}; give files: layerdial transcribe {first} AUDIO")
+    if Path(first).is_dir():
+        raise UserError(f"{first} is a folder; give the audio files in it")
+    raise UserError(f"{first} does not exist; give audio files, with or without a model before them")
+
+
+def _is_audio(word: str) -> bool:
+    path = Path(word)
+    return (
+        word == "-"
+        or (path.exists() and not path.is_dir())
+        or bool(EXTENSIONS.fullmatch(path.suffix) and not path.is_dir())
+    )
+
+
+def _check_no_model(first: str, rest: Sequence[str]) -> None:
+    """Raise `UserError` where audio has the name of a model, or a model stands behind audio."""
+    if len(Path(first).parts) == 1 and not first.startswith(".") and first in read_entries():
+        raise UserError(f"{first} is a file here and the name of a model; for the file write ./{first}")
+    for word in rest:
+        if is_model_folder(Path(word)) or (not Path(word).exists() and word in read_entries()):
+            raise UserError(f"{word} is a model; it comes before the audio: layerdial transcribe {word} {first}")

@@ -5,9 +5,10 @@ Shapes: B batch, T frames, F mel bins, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -46,11 +47,35 @@ class FeatureBatch:
     audio_seconds: float
 
 
+def in_pieces(batch: FeatureBatch) -> set[str]:
+    """Return the ids of the utterances in pieces. What was said in which of them is not known: they have no loss."""
+    return {name for name, following in pairwise(batch.ids) if name and name == following}
+
+
+def whole_rows(batch: FeatureBatch) -> FeatureBatch:
+    """Return the utterances that are not in pieces: the batch itself where none is."""
+    split = in_pieces(batch)
+    if not split:
+        return batch
+    rows = [row for row, name in enumerate(batch.ids) if name not in split]
+    ids, texts = (tuple(values[row] for row in rows) for values in (batch.ids, batch.texts))
+    return replace(batch, ids=ids, texts=texts, inputs=batch.inputs[rows], lengths_B=batch.lengths_B[rows])
+
+
+def by_utterance(batch: FeatureBatch, found: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the id, the transcript and the text found of each utterance; those of pieces are joined."""
+    for name, rows in groupby(zip(batch.ids, batch.texts, found, strict=True), key=itemgetter(0)):
+        pieces = list(rows)
+        if name:
+            yield name, joined(text for _, text, _ in pieces), joined(text for _, _, text in pieces)
+        else:  # without a name nothing is a piece of anything
+            yield from pieces
+
+
 def check_whole(batch: FeatureBatch) -> None:
-    """Raise `UserError` for an utterance in pieces: what was said in which of them is not known, so it has no loss."""
-    pieces = [name for name, following in pairwise(batch.ids) if name == following]
-    if pieces:
-        raise UserError(f"cut {pieces[0]} is longer than the network takes at once, so it has no loss; leave it out")
+    """Raise `UserError` for an utterance in pieces, of which no loss can be computed."""
+    if split := in_pieces(batch):
+        raise UserError(f"cut {min(split)} is longer than the network takes at once, so it has no loss; leave it out")
 
 
 def collate_features(

@@ -24,7 +24,8 @@ from layerdial.export.sherpa import write_sherpa_folder
 from layerdial.export.writer import Precision, Traced
 from layerdial.models.huggingface.whisper_decoding import TorchEncoded
 from layerdial.subset import BlockSubset
-from tiny_whisper import N_BLOCKS, save_student, traced_student
+from tiny import command
+from tiny_whisper import N_BLOCKS, save_student, save_whisper, traced_student
 
 LABELS = [3, 4, 10, 9, 1]
 CLOSE = 1e-4
@@ -243,3 +244,14 @@ def test_blocks_that_do_not_run_are_not_in_the_file(traced: Traced, tmp_path: Pa
             *("manifest.json", "README.md", "SHA256SUMS"),
         }
     assert sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.medium  # another model to trace
+def test_the_command_writes_a_folder_that_is_no_export_of_layerdial(tmp_path: Path) -> None:
+    model = save_whisper(tmp_path / "hf", max_source_positions=1500)
+    ended = command("export", model, tmp_path / "out", "--format", "sherpa-onnx", "--depth", "2", "--int8")
+    assert ended.code == 0 and "sherpa-onnx:" in ended.out and "blocks 0, 3 of 4" in ended.out, ended.err
+    about = Graphs(tmp_path / "out").about
+    assert (about["subset"], about["precision"], about["n_text_layer"]) == ("1001", "int8", "2")
+    refused = command("transcribe", tmp_path / "out", tmp_path / "a.wav")
+    assert refused.code == 2 and "was exported for sherpa-onnx" in refused.err

@@ -154,11 +154,12 @@ def profile(
 def average(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two model folders or more.")],
     out: Annotated[Path, typer.Option("--out", help="The folder of the average.")],
+    cuts: Annotated[Path | None, typer.Option(help="Dev data that its ladder is measured on.")] = None,
 ) -> None:
     """Write the mean of the weights of models that were trained from the same start."""
-    from layerdial.models.average import average_models
+    from layerdial.evaluation.average import average_models
 
-    average_models(models, out)
+    average_models(models, out, cuts)
     print(f"model: {out} (the mean of {len(models)})")
     print(f"next:  layerdial sweep {out} DEV_CUTS --out runs/average")
 

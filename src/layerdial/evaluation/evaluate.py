@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import Protocol
 
 from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
-from layerdial.recognizer import FeatureBatch, Recognizer, joined
+from layerdial.recognizer import FeatureBatch, Recognizer, by_utterance
 from layerdial.subset import Blocks
 from layerdial.text.normalisers import Normalizer, normalizer_of
 
@@ -75,22 +74,15 @@ def evaluate(
     recognized: list[str] = []
     seconds = 0.0
     for batch in batches:
-        for name, rows in _utterances(batch, recognizer.recognize(batch, subset)):
+        for name, text, found in by_utterance(batch, recognizer.recognize(batch, subset)):
             ids.append(name)
-            texts.append(joined(text for text, _ in rows))
-            recognized.append(joined(found for _, found in rows))
+            texts.append(text)
+            recognized.append(found)
         seconds += batch.audio_seconds
     evaluation = Evaluation(tuple(ids), tuple(texts), tuple(recognized), seconds, normalizer)
     if not any(evaluation.references):
-        found = (
+        problem = (
             f"the {len(ids)} cuts that can be read have no words" if ids else "the cuts hold no utterance to be read"
         )
-        raise UserError(f"nothing to score: {found}")
+        raise UserError(f"nothing to score: {problem}")
     return evaluation
-
-
-def _utterances(batch: FeatureBatch, found: list[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield the id of each utterance, and the transcript and the text found of each of its pieces."""
-    rows = zip(batch.ids, batch.texts, found, strict=True)
-    for name, pieces in groupby(rows, key=lambda row: row[0]):
-        yield name, [(text, recognized) for _, text, recognized in pieces]

@@ -9,7 +9,7 @@ another trial, which makes up for the first. At most N(N+1)/2 subsets are evalua
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from typing import Literal
 from layerdial.errors import UserError
 from layerdial.evaluation.metrics import score, total
 from layerdial.ladder import Ladder, Rung
-from layerdial.recognizer import FeatureBatch, Recognizer
+from layerdial.recognizer import FeatureBatch, Recognizer, by_utterance, whole_rows
 from layerdial.subset import BlockSubset
 from layerdial.text.normalisers import Normalizer, normalizer_of
 from layerdial.utils.rows import append_row, read_rows
@@ -162,6 +162,15 @@ def _note(measured: Measured) -> str:
     return f"depth {depth}: WER {100 * measured.rung().wer:.2f} %"
 
 
+def trained_ladder(
+    recognizer: Recognizer, batches: Iterable[FeatureBatch], cuts: str, subsets: Sequence[BlockSubset]
+) -> Ladder:
+    """Return the ladder of the one subset of each depth that was trained, shallowest first, measured on dev `cuts`."""
+    measured = [measure(recognizer, batches, subset) for subset in subsets]
+    rungs = tuple(m.rung() for m in measured)
+    return Ladder(recognizer.n_blocks, "trained", cuts, measured[0].utterances, rungs, subsets[0].depth)
+
+
 def measure(
     recognizer: Recognizer,
     batches: Iterable[FeatureBatch],
@@ -172,23 +181,35 @@ def measure(
 ) -> Measured:
     """Return loss and word errors of one subset on all batches; with `loss_alone` no texts are written.
 
-    Raises `UserError` if they hold no utterance or no word.
+    The loss is of utterances that the network takes at once. Raises `UserError` if there is no utterance or no word.
     """
     normal = normalizer_of(normalizer)
-    loss, utterances, pairs = 0.0, 0, list[tuple[str, str]]()
+    loss, utterances, with_loss, pairs = 0.0, 0, 0, list[tuple[str, str]]()
     for batch in batches:
-        utterances += len(batch.texts)
-        if loss_alone:
-            loss += recognizer.loss(batch, subset)
-            continue
-        batch_loss, texts = recognizer.loss_and_text(batch, subset)
-        loss += batch_loss
-        pairs += zip(map(normal, batch.texts), map(normal, texts), strict=True)
+        batch_loss, found = _measure_batch(recognizer, batch, subset, loss_alone)
+        loss, with_loss = loss + batch_loss, with_loss + len(whole_rows(batch).ids)
+        utterances += len(batch.ids) if found is None else len(found)
+        pairs += [(normal(text), normal(written)) for _, text, written in found or ()]
     counts = None if loss_alone else total(score(pairs))
     if not utterances or (counts is not None and not counts.words):
         raise UserError(f"the ladder search needs cuts with words in them, found {utterances} cuts and no word")
-    mean = loss / utterances
+    mean = loss / with_loss if with_loss else math.inf
     finite = mean if math.isfinite(mean) else None
     if counts is None:
         return Measured(subset.key, finite, None, None, utterances)
     return Measured(subset.key, finite, counts.errors, counts.words, utterances)
+
+
+def _measure_batch(
+    recognizer: Recognizer, batch: FeatureBatch, subset: BlockSubset, loss_alone: bool
+) -> tuple[float, list[tuple[str, str, str]] | None]:
+    """Return the loss summed over the whole utterances, and ids, transcripts and texts: none with `loss_alone`."""
+    whole = whole_rows(batch)
+    if loss_alone:
+        return (recognizer.loss(whole, subset) if whole.ids else 0.0), None
+    if whole is batch:
+        loss, texts = recognizer.loss_and_text(batch, subset)
+    else:
+        loss = recognizer.loss(whole, subset) if whole.ids else 0.0
+        texts = recognizer.recognize(batch, subset)
+    return loss, list(by_utterance(batch, texts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from layerdial.config.recipe import Recipe
 from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import evaluate
-from layerdial.evaluation.search import measure
+from layerdial.evaluation.search import trained_ladder
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import save_model
 from layerdial.models.network import Network
@@ -74,9 +74,9 @@ def write_final_model(
         "recipe": recipe.model_dump(mode="json"),
     }
     own = own_subsets(network, recipe, ladder)  # where there is one of each depth, nothing is left to search
-    trained_ladder = _ladder_of(own, TorchRecognizer(network, tokenizer), dev) if own else None
+    found = trained_ladder(TorchRecognizer(network, tokenizer), dev, str(dev.cuts), own) if own else None
     write_json(folder.path / "dev.json", row)
-    save_model(folder.model, network, tokenizer, meta, trained_ladder)  # last: a run that has it is finished
+    save_model(folder.model, network, tokenizer, meta, found)  # last: a run that has it is finished
 
 
 def own_subsets(network: Network, recipe: Recipe, ladder: Ladder | None) -> list[BlockSubset] | None:
@@ -97,9 +97,3 @@ def _by_scores(network: Network, chosen: SelectorDepth) -> BlockSubset | None:
         return None
     best_first = network.selector.score_N.argsort(descending=True).tolist()
     return BlockSubset(chosen.n_blocks, tuple(sorted(best_first[: chosen.depth])))
-
-
-def _ladder_of(subsets: list[BlockSubset], recognizer: TorchRecognizer, dev: FeatureBatches) -> Ladder:
-    measured = [measure(recognizer, dev, subset) for subset in subsets]
-    rungs = tuple(m.rung() for m in measured)
-    return Ladder(recognizer.n_blocks, "trained", str(dev.cuts), measured[0].utterances, rungs, subsets[0].depth)

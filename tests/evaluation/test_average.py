@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerdial.errors import UserError
+from layerdial.evaluation.average import average_models
 from layerdial.ladder import Ladder, Rung
-from layerdial.models.average import average_models
 from layerdial.models.checkpoint import load_network
+from layerdial.subset import BlockSubset
 from tiny import command
 from tiny_hf import save_tiny
-from tiny_whisper import save_whisper
+from tiny_whisper import N_BLOCKS, save_whisper, write_spoken
 
 
 def moved(model: Path, out: Path, by: float) -> Path:
@@ -28,8 +29,8 @@ def moved(model: Path, out: Path, by: float) -> Path:
 
 
 def write_ladder(folder: Path, *keys: str) -> None:
-    rungs = tuple(Rung(depth, key, 0.0, 0.0, 0, 1) for depth, key in enumerate(keys, 1))
-    Ladder(len(keys), "loss", "dev", 1, rungs).save(folder / "ladder.json")
+    rungs = tuple(Rung(key.count("1"), key, 0.0, 0.0, 0, 1) for key in keys)
+    Ladder(N_BLOCKS, "loss", "dev", 1, rungs, rungs[0].depth).save(folder / "ladder.json")
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +49,24 @@ def test_the_average_of_a_model_and_its_moved_copies_lies_between(whisper: Path,
     assert json.loads((tmp_path / "mean" / "meta.json").read_text())["average_of"] == [str(model) for model in models]
 
 
-def test_a_shared_ladder_goes_along_and_another_is_refused(whisper: Path, tmp_path: Path) -> None:
-    a, b = moved(whisper, tmp_path / "a", 0.0), moved(whisper, tmp_path / "b", 0.1)
-    blocks = load_network(a)[0].n_blocks
-    keys = ["1" * depth + "0" * (blocks - depth) for depth in range(1, blocks + 1)]
-    write_ladder(a, *keys)
-    with pytest.raises(UserError, match="run other blocks at the same depth"):
+def test_the_depths_of_all_ladders_are_measured_and_other_blocks_refused(whisper: Path, tmp_path: Path) -> None:
+    cuts = write_spoken(tmp_path / "dev.cuts.jsonl.gz", 2)
+    a, b = moved(whisper, tmp_path / "a", 0.0), moved(whisper, tmp_path / "b", 0.01)
+    prefixes = [BlockSubset.prefix(N_BLOCKS, depth).key for depth in range(1, N_BLOCKS + 1)]
+    write_ladder(a, *prefixes)
+    with pytest.raises(UserError, match=r"has a ladder\.json and .* has none"):
+        average_models([a, b], tmp_path / "mean", cuts)
+    write_ladder(b, *prefixes[1:])
+    with pytest.raises(UserError, match="give --cuts DEV_CUTS"):
         average_models([a, b], tmp_path / "mean")
-    assert not (tmp_path / "mean").exists()
-    write_ladder(b, *keys)
-    average_models([a, b], tmp_path / "mean")
-    assert Ladder.beside(tmp_path / "mean", blocks) == Ladder.beside(a, blocks)
+    average_models([a, b], tmp_path / "mean", cuts)
+    ladder = Ladder.beside(tmp_path / "mean", N_BLOCKS)
+    assert ladder is not None and [rung.subset for rung in ladder.rungs] == prefixes[1:]
+    assert ladder.rungs[0].words == 4 and ladder.rungs[0].errors > 0
+    write_ladder(b, "0" * (N_BLOCKS - 1) + "1", *prefixes[1:])
+    with pytest.raises(UserError, match=f"at depth 1 .*a runs {prefixes[0]}, .*b 0+1"):
+        average_models([a, b], tmp_path / "other", cuts)
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_cannot_be_averaged_is_one_line(whisper: Path, tmp_path: Path) -> None:

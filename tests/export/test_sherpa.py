@@ -200,6 +200,20 @@ def test_smaller_weights_of_a_speech_transformer_load_and_say_much_the_same(
     assert abs(len(found) - len(expected)) < 0.3 * len(expected)  # random weights are never sure of a letter
 
 
+def test_sew_has_the_texts_of_torch_also_of_audio_shorter_than_its_two_frames(
+    trace_tiny: Callable[[str], tuple[Path, Traced]], tmp_path: Path
+) -> None:
+    folder, traced = trace_tiny("sew-base")
+    write_sherpa_folder(tmp_path / "out", traced, 2, "float32")
+    theirs, ours = speech_transformer(tmp_path / "out"), load_model(folder)
+    for samples in (noise(500), noise(719), noise(9000), speak(TEXTS[0], 1)):
+        assert hear(theirs, samples) == ours.transcribe(samples, depth=2).text != ""
+
+
+def noise(length: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(length).standard_normal(length)).astype(np.float32)
+
+
 def test_streams_of_a_speech_transformer_may_be_short_or_empty(wavlm: tuple[Path, Traced], tmp_path: Path) -> None:
     write_sherpa_folder(tmp_path / "out", wavlm[1], 2, "float32")
     theirs = speech_transformer(tmp_path / "out")

@@ -373,7 +373,7 @@ SCRATCH = "model_type: wavlm"
         (from_scratch(f"{SCRATCH}, apply_spec_augment: no"), "config.apply_spec_augment is not used"),
         (from_scratch(f"{SCRATCH}, hidden_siz: 8"), r"model\.config: a wavlm config has no key 'hidden_siz'"),
         (from_scratch("model_type: whisper"), "Whisper is not trained from scratch here"),
-        (from_scratch("model_type: t5"), r"model_type is 't5'; choose wavlm, wav2vec2 or hubert"),
+        (from_scratch("model_type: t5"), r"model_type is 't5'; choose wavlm, wav2vec2, .* or sew-d"),
         (from_scratch("num_buckets: 8"), r"model_type is None; choose wavlm"),
         (
             from_scratch("model_type: wavlm, num_attention_heads: 3")[:1],
@@ -412,7 +412,9 @@ SCRATCH = "model_type: wavlm"
         pytest.param(from_scratch(f"{SCRATCH}, num_feat_extract_layers: 9"), ".", id="more convolutions"),
         pytest.param(from_scratch(f"{SCRATCH}, num_feat_extract_layers: 5"), ".", id="fewer convolutions"),
         pytest.param(from_scratch(f"{SCRATCH}, hidden_dropout: high"), "hidden_dropout", id="wrong type"),
-        pytest.param(from_scratch(f"{SCRATCH}, add_adapter: true"), "add_adapter", id="add_adapter"),
+        pytest.param(
+            from_scratch(f"{SCRATCH}, add_adapter: true"), "a frame of the model is 2560 samples", id="add_adapter"
+        ),
         pytest.param(from_scratch(f"{SCRATCH}, num_hidden_layers: 0"), "at least one block", id="no blocks"),
         pytest.param(
             ("init={wavlm}", "tokenizer=null", "model={family: hf, config: {num_hidden_layers: 2}}"),

@@ -62,32 +62,47 @@ def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     before = WINDOW // 2 - SHIFT // 2
     after = max(0, (count - 1) * SHIFT + WINDOW - before - len(samples))
     padded = np.pad(np.asarray(samples, np.float32), (before, after), mode="symmetric")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT][:count]
+    return whole_windows(padded)[:count]
+
+
+def whole_windows(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the windows every 10 ms that lie in the samples (S,) as a whole: (T, 400)."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(samples, np.float32), WINDOW)[::SHIFT]
     return np.ascontiguousarray(windows)
 
 
 @cache
 def _matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the matrix from a window to its spectrum (400, 2K), and from its squares to mel energies (2K, 80).
+    return kaldi_matrices(_HIGH_HZ)
 
-    The spectrum is real parts, then imaginary parts.
-    """
-    hertz = np.arange(_FFT // 2) * SAMPLE_RATE / _FFT  # Kaldi leaves the Nyquist bin out
-    filters = _mel_filters(hertz)
-    used = np.flatnonzero(filters.sum(axis=1))
-    angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), used)
+
+def kaldi_matrices(high_hz: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return Kaldi's matrices as `matrices` does, 80 mel bins from 20 Hz to `high_hz`."""
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
     without_mean = np.eye(WINDOW) - 1.0 / WINDOW
     emphasised = np.eye(WINDOW) - _PREEMPHASIS * np.eye(WINDOW, k=1)
     emphasised[0, 0] -= _PREEMPHASIS  # the first sample counts as its own predecessor
-    before_transform = without_mean @ emphasised * window
+    return matrices(without_mean @ emphasised * window, _LOW_HZ, high_hz, N_MELS)
+
+
+def matrices(
+    before_transform: NDArray[np.float64], low_hz: float, high_hz: float, n_mels: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the matrix from a window to its spectrum (400, 2K), and from its squares to mel energies (2K, n_mels).
+
+    The spectrum is real parts, then imaginary parts; `before_transform` (400, 400) is what comes before it.
+    """
+    hertz = np.arange(_FFT // 2) * SAMPLE_RATE / _FFT  # Kaldi leaves the Nyquist bin out
+    filters = _mel_filters(hertz, low_hz, high_hz, n_mels)
+    used = np.flatnonzero(filters.sum(axis=1))
+    angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), used)
     spectrum = before_transform @ np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
     return spectrum.astype(np.float32), np.concatenate([filters[used]] * 2).astype(np.float32)
 
 
-def _mel_filters(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return filters (bins, 80) that are triangles on the mel scale."""
-    edges = np.linspace(_mel(_LOW_HZ), _mel(_HIGH_HZ), N_MELS + 2)
+def _mel_filters(hertz: NDArray[np.float64], low_hz: float, high_hz: float, n_mels: int) -> NDArray[np.float64]:
+    """Return filters (bins, n_mels) that are triangles on the mel scale."""
+    edges = np.linspace(_mel(low_hz), _mel(high_hz), n_mels + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     at = _mel(hertz)[:, None]
     filters: NDArray[np.float64] = np.minimum((at - left) / (centre - left), (right - at) / (right - centre))

@@ -15,11 +15,10 @@ _FFT = 512
 _PREEMPHASIS = 0.97
 _LOG_FLOOR, _STD_FLOOR = 2.0**-24, 1e-5
 _BREAK_HERTZ, _HERTZ_A_MEL, _LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0  # Slaney's mel scale
-FEWEST_SAMPLES = 2 * SHIFT  # a variance needs two frames
 
 
 def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
-    """Return log-mel features (S // 160, n_mels) of samples (S,) at 16 kHz; S at least `FEWEST_SAMPLES`.
+    """Return log-mel features (S // 160, n_mels) of samples (S,) at 16 kHz, of which there are 320 or more.
 
     Each bin has zero mean and unit variance over the utterance. 25 ms Hann windows every 10 ms, centred, silence beyond
     the ends.
@@ -41,10 +40,16 @@ def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
     The spectrum is real parts, then imaginary parts.
     """
-    angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), np.arange(_FFT // 2 + 1))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
+    return hertz_matrices(window, slaney_filters(n_mels, _FFT))
+
+
+def hertz_matrices(
+    window: NDArray[np.float64], filters: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the matrices of `_matrices` for a window (400,) and mel filters (257, n_mels)."""
+    angle = 2 * np.pi / _FFT * np.outer(np.arange(WINDOW), np.arange(_FFT // 2 + 1))
     spectrum = window[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-    filters = slaney_filters(n_mels, _FFT)
     return spectrum.astype(np.float32), np.concatenate([filters] * 2).astype(np.float32)
 
 
@@ -53,11 +58,17 @@ def slaney_filters(n_mels: int, fft: int) -> NDArray[np.float64]:
 
     They are those of librosa's default, which NeMo and Whisper use.
     """
-    hertz = np.arange(fft // 2 + 1)[:, None] * SAMPLE_RATE / fft
     edges = _to_hertz(np.linspace(0.0, _to_mel(SAMPLE_RATE / 2), n_mels + 2))
+    filters: NDArray[np.float64] = triangles_in_hertz(edges, fft) * 2.0 / (edges[2:] - edges[:-2])
+    return filters
+
+
+def triangles_in_hertz(edges: NDArray[np.float64], fft: int) -> NDArray[np.float64]:
+    """Return filters (fft / 2 + 1, n_mels) of height one, each from an edge (n_mels + 2,) to the next but one."""
+    hertz = np.arange(fft // 2 + 1)[:, None] * SAMPLE_RATE / fft
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((hertz - left) / (centre - left), (right - hertz) / (right - centre))
-    filters: NDArray[np.float64] = np.maximum(triangles, 0.0) * 2.0 / (right - left)
+    rising_or_falling = np.minimum((hertz - left) / (centre - left), (right - hertz) / (right - centre))
+    filters: NDArray[np.float64] = np.maximum(rising_or_falling, 0.0)
     return filters
 
 

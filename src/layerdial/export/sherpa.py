@@ -15,7 +15,7 @@ from onnx_ir import tape as ir_tape
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
-from layerdial.audio.features import LogMel, Samples, WhisperMel, fewest_inputs
+from layerdial.audio.features import LogMel, NemoMel, Samples, WhisperMel, fewest_inputs
 from layerdial.errors import UserError
 from layerdial.export.fixed import constant, fix_subset, put_first
 from layerdial.export.precision import to_precision
@@ -73,12 +73,11 @@ def _ctc_folder(traced: Traced, subset: BlockSubset) -> SherpaFolder:
         loader = "from_omnilingual_asr_ctc"
         _check_scale(traced.network, features)
         _take_samples_alone(model, features)
-    elif isinstance(features, WhisperMel):
-        raise UserError("sherpa-onnx has no CTC loader for Whisper's log-mel; export without --format, for layerdial")
+    elif isinstance(features, NemoMel):
+        raise UserError("sherpa-onnx is given Conformers and models of samples; for Parakeet it has its own")
     else:
-        raise UserError(
-            "sherpa-onnx is given Conformer, WavLM, wav2vec2 and HuBERT models; for Parakeet it has its own"
-        )
+        whose = "Whisper's" if isinstance(features, WhisperMel) else "this model's"
+        raise UserError(f"sherpa-onnx has no CTC loader for {whose} log-mel; export without --format, for layerdial")
     tokens = traced.pieces.tokens
     if silent := traced.manifest.silent_tokens:
         _join_silent(model, silent)
@@ -135,7 +134,7 @@ def _take_samples_alone(model: ir.Model, features: Samples) -> None:
         floor = tape.op("Constant", [], {"value_float": _EPSILON})
         ready = tape.op("Div", [centred, tape.op("Sqrt", [tape.op("Add", [variance, floor])])])
     length = tape.op("Shape", [x], {"start": 1, "end": 2})
-    fewest = tape.op("Constant", [], {"value_ints": [fewest_inputs(features.convolutions)]})
+    fewest = tape.op("Constant", [], {"value_ints": [fewest_inputs(features.convolutions, features.fewest_frames)]})
     nothing = tape.op("Constant", [], {"value_ints": [0]})
     missing = tape.op("Max", [tape.op("Sub", [fewest, length]), nothing])
     ready = tape.op("Pad", [ready, tape.op("Concat", [nothing, nothing, nothing, missing], {"axis": 0})])

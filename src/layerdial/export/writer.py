@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from layerdial import __version__
-from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
+from layerdial.audio.features import Features, GraniteMel, LasrMel, LogMel, NemoMel, Samples, SeamlessMel, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -39,7 +39,14 @@ Precision = Literal["float32", "float16", "int8"]
 WEIGHTS = ".weights"
 _LABELS = 12  # of an encoder-decoder model, at which it is compared
 EXTERNAL_FROM_MB = 64
-_NEMO = {"n_fft": 512, "win_length": 400, "hop_length": 160, "preemphasis": 0.97}
+_STFT = {"n_fft": 512, "win_length": 400, "hop_length": 160}
+_ON_DEVICES: dict[str, dict[str, Any]] = {  # the library's feature extractors with log-mel that devices compute
+    "ParakeetFeatureExtractor": {**_STFT, "preemphasis": 0.97},
+    "LasrFeatureExtractor": _STFT,
+    "GraniteSpeech5FeatureExtractor": {**_STFT, "delta_win_length": 3, "logmel_floor_db": 8.0},
+    "SeamlessM4TFeatureExtractor": {"num_mel_bins": 80, "stride": 2},
+}
+_KNOWN = "Wav2Vec2FeatureExtractor, " + ", ".join(_ON_DEVICES)
 _LARGEST_DIFFERENCE = 0.01  # of log-probabilities in float32; 1e-4 is usual
 _IR_VERSION = 11  # the one that came with opset 23; a newer one would be refused by older runtimes
 
@@ -143,11 +150,20 @@ def device_features(features: Features) -> Features:
         return features
     extractor, convolutions = features.extractor, features.convolutions  # type: ignore[attr-defined]
     if features.takes_samples:  # type: ignore[attr-defined]
-        return Samples(convolutions, bool(extractor.do_normalize))
-    settings = {name: getattr(extractor, name, None) for name in _NEMO}
-    if settings != _NEMO:
-        raise UserError(f"features with {settings} cannot be computed on devices; {_NEMO} can")
-    return NemoMel(convolutions, int(extractor.feature_size))
+        fewest = features.fewest_frames  # type: ignore[attr-defined]
+        return Samples(convolutions, bool(extractor.do_normalize), fewest_frames=fewest)
+    kind = type(extractor).__name__
+    if kind not in _ON_DEVICES:
+        raise UserError(f"features of {kind} cannot be computed on devices without transformers; {_KNOWN} can")
+    wanted = _ON_DEVICES[kind]
+    settings = {name: getattr(extractor, name, None) for name in wanted}
+    if settings != wanted:
+        raise UserError(f"features with {settings} cannot be computed on devices; {wanted} can")
+    if kind == "SeamlessM4TFeatureExtractor":
+        return SeamlessMel(convolutions)
+    if kind == "GraniteSpeech5FeatureExtractor":
+        return GraniteMel(convolutions, int(extractor.num_mel_bins))
+    return (LasrMel if kind == "LasrFeatureExtractor" else NemoMel)(convolutions, int(extractor.feature_size))
 
 
 def write_folder(

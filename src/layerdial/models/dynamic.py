@@ -92,8 +92,9 @@ def run_blocks(
     run: BlockFn,
     skipped: BlockFn | None = None,
     keep_states: bool = False,
+    span: range | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Call `run(block, x)` for each kept block.
+    """Call `run(block, x)` for each kept block, of all or of those in `span`.
 
     A skipped block is not called, unless `skipped` is given, which is applied in its place. Returns the final stream
     and, with `keep_states`, the stream after each block that ran. Without it, no state is kept in memory.
@@ -102,7 +103,8 @@ def run_blocks(
         raise UserError("this network has no selector that could choose blocks; give a subset, or set model.selector")
     check_blocks("subset", subset.n_blocks, len(blocks))
     states: list[Tensor] = []
-    for i, block in enumerate(blocks):
+    for i in range(len(blocks)) if span is None else span:
+        block = blocks[i]
         if isinstance(subset, Gates):  # both are traced; the export makes them the branches of an If
             left_BTD = x_BTD if skipped is None else skipped(block, x_BTD)
             x_BTD = torch.where(subset.open_N[i], run(block, x_BTD), left_BTD)

@@ -60,16 +60,19 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
 
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:
     """Write the kept blocks as stored: in the checkpoint's own precision and config but for the number of blocks."""
-    model, save_beside, encoder = hugging_face().load_plain(folder)
+    model, save_beside, family = hugging_face().load_plain(folder)
     from layerdial.models.huggingface.ctc import silence_transformers
 
-    subset = _subset(folder, len(encoder.layers), depth)
-    first, kept = encoder.layers[0], [encoder.layers[i] for i in subset.kept]
+    config, blocks = family.parts.encoder_of(model).config, family.parts.blocks_of(model)
+    always = family.always_run(config)
+    subset = _subset(folder, len(blocks) - always, depth)
+    family.check_pruned(config, subset)
+    first, kept = blocks[0], [*blocks[:always], *(blocks[always + i] for i in subset.kept)]
     if model.config.model_type == "wavlm":
         # the table of the position bias is in block 0, and must be in the block that becomes block 0
         kept[0].attention.rel_attn_embed = first.attention.rel_attn_embed
-    encoder.layers = nn.ModuleList(kept)
-    encoder.config.num_hidden_layers = depth
+    family.parts.replace_blocks(model, nn.ModuleList(kept))
+    config.num_hidden_layers = len(kept)
     with replacing(out) as temporary:
         with disk_errors(temporary), silence_transformers():
             model.save_pretrained(temporary)

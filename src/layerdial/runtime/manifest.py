@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerdial.audio.features import Features, LogMel, NemoMel, Samples, WhisperMel
+from layerdial.audio.features import Features, GraniteMel, LasrMel, LogMel, NemoMel, Samples, SeamlessMel, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
@@ -179,12 +179,23 @@ def _checksum(stored: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_Mel = NemoMel | LasrMel | GraniteMel
+_Convolved = Samples | SeamlessMel | _Mel
+_OF_MELS: dict[str, type[_Mel]] = {"nemo-mel": NemoMel, "lasr-mel": LasrMel, "granite-mel": GraniteMel}
+
+
 def _in_words(features: Features) -> str:
     """Describe the inputs, for a reader who has the graph alone."""
     if isinstance(features, LogMel):
         return "kaldi log-mel, 80 bins, 25 ms / 10 ms, samples in [-1, 1] at 16 kHz, dither 0, snip_edges false"
     if isinstance(features, NemoMel):
         return f"NeMo log-mel, {features.n_mels} bins, 25 ms / 10 ms, zero mean and unit variance of each bin"
+    if isinstance(features, LasrMel):
+        return f"log-mel, {features.n_mels} bins from 125 to 7500 Hz, 25 ms / 10 ms, not normalised"
+    if isinstance(features, GraniteMel):
+        return f"log-mel, {features.n_mels} bins, and its differences, 25 ms / 10 ms, two frames stacked"
+    if isinstance(features, SeamlessMel):
+        return "Kaldi log-mel, 80 bins, 25 ms / 10 ms, zero mean and unit variance of each bin, two frames stacked"
     if isinstance(features, WhisperMel):
         return f"Whisper log-mel, {features.n_mels} bins, 25 ms / 10 ms, not padded to 30 s"
     assert isinstance(features, Samples)
@@ -197,12 +208,20 @@ def describe_features(features: Features) -> dict[str, Any]:
         return {"kind": "log-mel", "subsampling": features.subsampling}
     if isinstance(features, WhisperMel):
         return {"kind": "whisper-mel", "n_mels": features.n_mels}
-    if isinstance(features, Samples | NemoMel):
+    if isinstance(features, _Convolved):
         convolutions = [list(part) for part in features.convolutions]
-        if isinstance(features, NemoMel):
-            return {"kind": "nemo-mel", "n_mels": features.n_mels, "convolutions": convolutions}
-        return {"kind": "samples", "normalise": features.normalise, "convolutions": convolutions}
+        return {**_describe_input(features), "convolutions": convolutions}
     raise UserError(f"features of the kind {type(features).__name__} cannot be exported")
+
+
+def _describe_input(features: _Convolved) -> dict[str, Any]:
+    if isinstance(features, Samples):
+        fewest = {"fewest_frames": features.fewest_frames} if features.fewest_frames > 1 else {}
+        return {"kind": "samples", "normalise": features.normalise, **fewest}
+    if isinstance(features, SeamlessMel):
+        return {"kind": "seamless-mel"}
+    kind = next(kind for kind, made in _OF_MELS.items() if isinstance(features, made))
+    return {"kind": kind, "n_mels": features.n_mels}
 
 
 def read_features(stored: dict[str, Any]) -> Features:
@@ -211,12 +230,18 @@ def read_features(stored: dict[str, Any]) -> Features:
         return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
     if stored["kind"] == "whisper-mel":
         return WhisperMel(_between("n_mels", stored["n_mels"], 1, 1000))
-    if stored["kind"] in ("samples", "nemo-mel"):
-        parts = tuple(_convolution(*part) for part in stored["convolutions"])
-        if stored["kind"] == "nemo-mel":
-            return NemoMel(parts, _between("n_mels", stored["n_mels"], 1, 1000))
-        return Samples(parts, bool(stored["normalise"]))
+    if stored["kind"] in ("samples", "seamless-mel", *_OF_MELS):
+        return _read_convolved(stored, tuple(_convolution(*part) for part in stored["convolutions"]))
     raise ValueError(f"features of kind {stored['kind']!r}")
+
+
+def _read_convolved(stored: dict[str, Any], convolutions: tuple[tuple[int, int, int], ...]) -> Features:
+    if stored["kind"] == "samples":
+        fewest = _between("fewest_frames", stored.get("fewest_frames", 1), 1, 1000)
+        return Samples(convolutions, bool(stored["normalise"]), fewest_frames=fewest)
+    if stored["kind"] == "seamless-mel":
+        return SeamlessMel(convolutions)
+    return _OF_MELS[stored["kind"]](convolutions, _between("n_mels", stored["n_mels"], 1, 1000))
 
 
 def _convolution(kernel: Any, stride: Any, padding: Any) -> tuple[int, int, int]:

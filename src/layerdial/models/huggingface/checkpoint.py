@@ -5,9 +5,7 @@ An error is one line that names what was found.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,12 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from layerdial.audio.features import Convolution
 from layerdial.errors import UserError
 from layerdial.models.description import tokenizer_of
-from layerdial.models.huggingface.ctc import (
-    FastConformerCTC,
-    HuggingFaceCTC,
-    SpeechTransformerCTC,
-    silence_transformers,
-)
+from layerdial.models.huggingface.adapters import convolutions_after, load_language
+from layerdial.models.huggingface.ctc import HuggingFaceCTC, silence_transformers
+from layerdial.models.huggingface.families import FAMILIES, Family
+from layerdial.models.huggingface.parts import Parts
 from layerdial.models.huggingface.processor import (
     HuggingFaceFeatures,
     HuggingFaceTokenizer,
@@ -40,7 +35,12 @@ from layerdial.models.huggingface.processor import (
 )
 from layerdial.models.huggingface.whisper import WhisperNetwork
 from layerdial.models.huggingface.whisper_checkpoint import whisper_ctc_of, whisper_of
-from layerdial.models.huggingface.whisper_ctc import WhisperCTC, WhisperForCTC, ask_for_ctc_head, has_ctc_head
+from layerdial.models.huggingface.whisper_ctc import (
+    WhisperCTC,
+    WhisperForCTC,
+    ask_for_ctc_head,
+    has_ctc_head,
+)
 from layerdial.models.tensors import load_tensors
 from layerdial.text.tokenizer import Tokenizer, load_tokenizer
 from layerdial.utils.files import read_json
@@ -50,22 +50,7 @@ _HEADS = ("lm_head", "ctc_head")
 _WANTED = "a CTC model comes with preprocessor_config.json or processor_config.json, and its tokenizer"
 
 
-@dataclass(frozen=True)
-class _Family:
-    """The name of the library's class, and layerdial's class for it."""
-
-    model: str
-    network: type[HuggingFaceCTC] | None  # none where the network is no CTC network
-
-
-_FAMILIES = {  # by the library's model_type
-    "wavlm": _Family("WavLMForCTC", SpeechTransformerCTC),
-    "wav2vec2": _Family("Wav2Vec2ForCTC", SpeechTransformerCTC),
-    "hubert": _Family("HubertForCTC", SpeechTransformerCTC),
-    "parakeet_ctc": _Family("ParakeetForCTC", FastConformerCTC),
-    "whisper": _Family("WhisperForConditionalGeneration", None),
-}
-_KNOWN = "WavLM, wav2vec2, HuBERT and Parakeet CTC models, and Whisper"
+_KNOWN = f"CTC models ({', '.join(family.name for family in FAMILIES.values() if family.network)}) and Whisper"
 
 
 def load_hugging_face(
@@ -84,7 +69,7 @@ def load_hugging_face(
     processor = load_processor(folder)
     if config.model_type == "whisper":
         return whisper_of(model, processor, folder)
-    tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, str(folder))
+    tokenizer = HuggingFaceTokenizer(processor, model.config.vocab_size, str(folder))
     return _dynamic(model, processor, tokenizer), tokenizer
 
 
@@ -100,6 +85,11 @@ def with_new_head(
         raise UserError(
             f"{folder} is Whisper, whose decoder writes its own tokens; leave `tokenizer` out of the recipe, or set "
             "model.head: ctc"
+        )
+    if not FAMILIES[config.model_type].new_head:
+        raise UserError(
+            f"{folder} is {FAMILIES[config.model_type].name}, whose blocks depend on its vocabulary, so it gets no new "
+            "head; leave `tokenizer` out of the recipe"
         )
     processor.feature_extractor = extractor_for(folder, {})
     for key, value in _vocabulary(processor).items():
@@ -137,10 +127,12 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
     `settings` are keys of the library's config, `model_type` among them.
     """
     kind = settings.get("model_type")
-    if kind not in _FAMILIES:
-        raise UserError(f"model.config.model_type is {kind!r}; choose wavlm, wav2vec2 or hubert")
-    if kind in ("parakeet_ctc", "whisper"):  # Parakeet's batch norms keep the statistics that they begin with
-        name = {"parakeet_ctc": "Parakeet", "whisper": "Whisper"}[kind]
+    family = FAMILIES.get(str(kind))
+    if family is None:
+        *known, last = [kind for kind, family in FAMILIES.items() if family.from_scratch]
+        raise UserError(f"model.config.model_type is {kind!r}; choose {', '.join(known)} or {last}")
+    if not family.from_scratch:
+        name = family.name
         raise UserError(f"{name} is not trained from scratch here; begin with a checkpoint: init=FOLDER_OR_HUB_ID")
     given = {k: v for k, v in settings.items() if k != "model_type"} | _vocabulary(processor)
     default = AutoConfig.for_model(kind)
@@ -148,7 +140,7 @@ def new_hugging_face(settings: Mapping[str, Any], processor: Any) -> tuple[Huggi
     _check_shape({**default.to_dict(), **given})
     try:
         config = AutoConfig.for_model(kind, **given)
-        model = getattr(transformers, _FAMILIES[kind].model)(config)
+        model = getattr(transformers, family.model)(config)
     except Exception as error:  # an inconsistent config raises errors of any class
         raise UserError(f"model.config does not make a network: {type(error).__name__}: {_first_line(error)}") from None
     tokenizer = HuggingFaceTokenizer(processor, config.vocab_size, "model.config")
@@ -169,16 +161,15 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         )
 
 
-def load_plain(folder: Path) -> tuple[PreTrainedModel, Callable[[Path], object], Any]:
-    """Return the library's model as it is stored, and its encoder, whose `layers` are the blocks.
+def load_plain(folder: Path) -> tuple[PreTrainedModel, Callable[[Path], object], Family]:
+    """Return the library's model as it is stored, and its family.
 
     Between them is a function that writes into a folder what belongs to the model: the files of features and tokens.
     """
     config = _read_config(folder, None)
     save_beside = _beside_whisper_ctc(folder) if has_ctc_head(config) else load_processor(folder).save_pretrained
     model = _load_model(folder, config, dtype="auto")
-    network = _FAMILIES[config.model_type].network
-    return model, save_beside, network.encoder_of(model) if network else model.model.encoder
+    return model, save_beside, FAMILIES[config.model_type]
 
 
 def _beside_whisper_ctc(folder: Path) -> Callable[[Path], object]:
@@ -240,7 +231,7 @@ def _load_model(
     folder: Path, config: PreTrainedConfig, new_head: bool = False, dtype: Any = torch.float32
 ) -> PreTrainedModel:
     """Return the library's own model, in `eval()`. Raises `UserError` unless every weight is there and fits."""
-    kind: Any = WhisperForCTC if has_ctc_head(config) else getattr(transformers, _FAMILIES[config.model_type].model)
+    kind: Any = WhisperForCTC if has_ctc_head(config) else getattr(transformers, FAMILIES[config.model_type].model)
     try:
         with silence_transformers():
             model, found = kind.from_pretrained(
@@ -258,18 +249,21 @@ def _load_model(
     for name in found["missing_keys"]:
         if _is_unused(name):
             torch.nn.init.uniform_(model.get_parameter(name))  # before version 5.23 the library leaves it uninitialised
-    _check_weights(folder, found, new_head)
+    _check_weights(folder, found, new_head, FAMILIES[config.model_type].parts)
+    if not new_head:
+        load_language(folder, model)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool) -> None:
+def _check_weights(folder: Path, found: Mapping[str, Any], new_head: bool, parts: Parts) -> None:
     """Raise `UserError` for weights that the file lacks or has in another shape. A new head may differ."""
     missing = sorted(name for name in found["missing_keys"] if not _is_unused(name))
     mismatched = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in found["mismatched_keys"])
     if new_head:
         missing = [name for name in missing if not name.startswith(_HEADS)]
         mismatched = [entry for entry in mismatched if not entry[0].startswith(_HEADS)]
-    left_over = sorted(name for name in found["unexpected_keys"] if ".layers." in name)
+    of_blocks = f".{parts.blocks.rpartition('.')[2]}."
+    left_over = sorted(name for name in found["unexpected_keys"] if of_blocks in name)
     if left_over:
         raise UserError(f"{folder} has weights of blocks that its config.json does not name, the first {left_over[0]}")
     if missing and missing[0].startswith("model.decoder"):
@@ -343,7 +337,7 @@ def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedC
         raise UserError(
             f"{folder / 'config.json'} is no config of a known model ({_first_line(error)}); {_KNOWN} are"
         ) from None
-    if config.model_type not in _FAMILIES:
+    if config.model_type not in FAMILIES:
         found = ", ".join(config.architectures or [config.model_type])
         kind = "an encoder-decoder model" if config.is_encoder_decoder else f"of type {config.model_type}"
         raise UserError(f"{folder} holds {found}, {kind}; layerdial reads {_KNOWN}")
@@ -352,11 +346,20 @@ def _read_config(folder: Path, changes: Mapping[str, Any] | None) -> PreTrainedC
     return config
 
 
+_REFUSED = {  # keys of a config, and what is wrong with a model that has them
+    "conv_pos_batch_norm": "with which padding would change results; it is not read",
+    "conv_kernel_size": "a convolution after block 0, which could then not be left out; it is not read",
+    "use_intermediate_ffn_before_adapter": "a feed-forward after the encoder, which layerdial does not run",
+}
+
+
 def _refuse(config: Mapping[str, Any], where: str) -> None:
-    if config.get("add_adapter"):
-        raise UserError(f"{where} has add_adapter, convolutions after the encoder, which layerdial does not run")
-    if config.get("conv_pos_batch_norm"):
-        raise UserError(f"{where} has conv_pos_batch_norm, with which padding would change results; it is not read")
+    for key, reason in _REFUSED.items():
+        if config.get(key):
+            raise UserError(f"{where} has {key}, {reason}")
+    family = FAMILIES[config["model_type"]]
+    if config.get("add_adapter") and not family.parts.adapted:
+        raise UserError(f"{where} has add_adapter, which the library has no code for in {family.name}; leave it out")
 
 
 def _change(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
@@ -388,20 +391,12 @@ def _dynamic(model: PreTrainedModel, processor: Any, tokenizer: HuggingFaceToken
     makes, takes = processor.feature_extractor.model_input_names[0], model.main_input_name
     if makes != takes:
         raise UserError(f"the processor makes {makes}, but a {model.config.model_type} model takes {takes}")
-    features = HuggingFaceFeatures(processor.feature_extractor, _convolutions(model.config))
-    network = _FAMILIES[model.config.model_type].network
-    assert network is not None
-    return network(model, features, tokenizer.blank)
-
-
-def _convolutions(config: PreTrainedConfig) -> list[Convolution]:
-    """Return (kernel, stride, padding) of each strided convolution of the front end."""
-    if config.model_type != "parakeet_ctc":
-        return [(kernel, stride, 0) for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True)]
-    inner = config.encoder_config
-    kernel = inner.subsampling_conv_kernel_size
-    one = (kernel, inner.subsampling_conv_stride, (kernel - 1) // 2)
-    return [one] * int(math.log2(inner.subsampling_factor))
+    family = FAMILIES[model.config.model_type]
+    assert family.network is not None
+    fewest = getattr(model.config, "squeeze_factor", 1)
+    convolutions = family.convolutions(model.config) + convolutions_after(model.config)
+    features = HuggingFaceFeatures(processor.feature_extractor, convolutions, fewest)
+    return family.network(model, features, tokenizer.blank, family.parts)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Hugging Face CTC models as dynamic networks: WavLM, wav2vec2, HuBERT and Parakeet.
+"""Hugging Face CTC models as dynamic networks; `families.py` has a row for each.
 
 The library's modules do all the computing. Its encoder iterates over its list of layers; here that list yields one
 layer, which runs the kept blocks. The subset gets there as a keyword argument of the encoder's own forward. So does the
@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as library_logging
 
-from layerdial.audio.features import Features
+from layerdial.audio.features import Features, frames_after
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.errors import UserError
 from layerdial.models.dynamic import BlockFn, Choice, run_blocks
+from layerdial.models.huggingface.adapters import adapter_of, convolutions_after
+from layerdial.models.huggingface.padding import zero_padding
+from layerdial.models.huggingface.parts import Parts, part, parts_in
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.tensors import disk_errors
 from layerdial.modules.subsampling import frame_mask
@@ -47,12 +50,22 @@ class BlocksAsOneLayer(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         yield self
 
-    def forward(self, x_BTD: Tensor, *, subset: Choice, states: list[Tensor] | None = None, **rest: Any) -> Tensor:
-        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **rest), states)
+    def forward(
+        self,
+        x_BTD: Tensor,
+        *shared: Any,
+        subset: Choice,
+        states: list[Tensor] | None = None,
+        span: range | None = None,
+        **rest: Any,
+    ) -> Tensor:
+        return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, *shared, **rest), states, span)
 
-    def _run(self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None) -> Tensor:
+    def _run(
+        self, x_BTD: Tensor, subset: Choice, run: BlockFn, states: list[Tensor] | None, span: range | None = None
+    ) -> Tensor:
         """Run the kept blocks. States are appended to the caller's list, as the library returns the stream alone."""
-        x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None)
+        x_BTD, found = run_blocks(self.blocks, x_BTD, subset, run, keep_states=states is not None, span=span)
         if states is not None:
             states += found
         return x_BTD
@@ -80,32 +93,61 @@ class WavLMBlocksAsOneLayer(BlocksAsOneLayer):
         return self._run(x_BTD, subset, lambda block, x_BTD: block(x_BTD, **shared)[0], states), bias_HTT
 
 
-class HuggingFaceCTC(Network):
-    """The base of both Hugging Face networks. `model` is the library's, `blank` its id of the blank.
+class RotaryBlocksAsOneLayer(BlocksAsOneLayer):
+    """LASR's blocks as one layer, with the rotary positions of the one row repeated for each utterance.
 
-    The model is made dynamic in place: from then on it runs only through this network. Its own layer drop is switched
-    off, since the drop policy decides. Batch norms keep their statistics, which depths must not share.
+    The exporter makes one node of the rotation, which does not broadcast over the batch.
     """
 
-    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
+    def forward(self, x_BTD: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **rest: Any) -> Tensor:  # type: ignore[override]
+        positions = tuple(row_1TD.expand(x_BTD.shape[0], -1, -1) for row_1TD in position_embeddings)
+        return super().forward(x_BTD, position_embeddings=positions, **rest)
+
+
+class HuggingFaceCTC(Network):
+    """The base of the Hugging Face networks. `model` is the library's, `blank` its id of the blank.
+
+    The model is made dynamic in place: from then on it runs only through this network. Its own layer drop is switched
+    off, since the drop policy decides. Batch norms keep their statistics, which depths must not share. `parts` says
+    where its parts are.
+    """
+
+    def __init__(self, model: PreTrainedModel, features: Features, blank: int, parts: Parts) -> None:
         super().__init__()
         self.model = model
         self.features = features
         self.blank = blank
-        layers = WavLMBlocksAsOneLayer if model.config.model_type == "wavlm" else BlocksAsOneLayer
-        encoder = self.encoder_of(model)
-        encoder.layers = layers(encoder.layers)
-        encoder.config.layerdrop = 0.0
+        self.parts = parts
+        blocks = list(parts.blocks_of(model))
+        parts.replace_blocks(model, self._as_one_layer(blocks))
+        self._switch_off_layer_drop()
+        for block in blocks if parts.zeroed else ():
+            zero_padding(part(block, parts.masked), parts_in(block, parts.zeroed))
+        if parts.zeroed_before:
+            zero_padding(self.encoder, parts_in(self.encoder, parts.zeroed_before))
         self.train(model.training)
 
-    @staticmethod
-    def encoder_of(model: PreTrainedModel) -> Any:
-        """Return the library's encoder, whose `layers` are the blocks."""
-        raise NotImplementedError
+    def _as_one_layer(self, blocks: Iterable[nn.Module]) -> nn.Module:
+        return (self.parts.blocks_as or BlocksAsOneLayer)(blocks)
+
+    def _switch_off_layer_drop(self) -> None:
+        """Set the rate to zero in the config, and where an encoder keeps a copy of it."""
+        for owner in (self.encoder.config, self.encoder):
+            if hasattr(owner, "layerdrop"):
+                owner.layerdrop = 0.0
+
+    @property
+    def encoder(self) -> Any:
+        """The library's encoder, which calls the blocks."""
+        return self.parts.encoder_of(self.model)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        return self.encoder_of(self.model).layers.blocks  # type: ignore[no-any-return]
+        return self.parts.blocks_of(self.model).blocks  # type: ignore[no-any-return]
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        return getattr(self.model, self.parts.head)  # type: ignore[no-any-return]
 
     def forward(self, inputs: Tensor, lengths_B: Tensor, subset: Choice, exits: Sequence[int] = ()) -> EncoderOutput:
         """Run the blocks of `subset` on samples (B, S) or the model's own log-mel (B, T, F); see `Network`.
@@ -118,16 +160,25 @@ class HuggingFaceCTC(Network):
         states: list[Tensor] = []
         # the list only where exits need it: it keeps the stream after every block in memory
         for_blocks = {"subset": subset, "states": states} if exits else {"subset": subset}
-        x_BTD = self._encode(inputs, lengths_B if padded else None, for_blocks)
-        exits_BTV = tuple(self._classify(self._leave_encoder(states[n - 1])) for n in exits)
-        return EncoderOutput(self._classify(x_BTD), self.features.frames(lengths_B), exits_BTV)
+        real_B = lengths_B if padded else None
+        encoded_BTD = self._encode(inputs, real_B, for_blocks)
+        left = [*(self._leave_encoder(states[n - 1]) for n in exits), encoded_BTD]
+        *exits_BTV, log_probs_BTV = [self._classify(self._complete(x_BTD, inputs, real_B)) for x_BTD in left]
+        return EncoderOutput(log_probs_BTV, self.features.frames(lengths_B), tuple(exits_BTV))
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         """Return the encoder's output (B, T', D). `for_blocks`: keyword arguments for the library's forward."""
         raise NotImplementedError
 
     def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
-        """Apply what the library's encoder applies after its last block: nothing, unless a model says otherwise."""
+        """Apply what the library's encoder applies after its last block, for some a norm."""
+        parts, config = self.parts, self.encoder.config
+        if not parts.after or not getattr(config, parts.after_if or "_", True):
+            return x_BTD
+        return getattr(self.encoder, parts.after)(x_BTD)  # type: ignore[no-any-return]
+
+    def _complete(self, x_BTD: Tensor, inputs: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """Return an encoder's or an exit's output as the head takes it: as it is, unless a model says otherwise."""
         return x_BTD
 
     def _classify(self, x_BTD: Tensor) -> Tensor:
@@ -160,8 +211,9 @@ class HuggingFaceCTC(Network):
 
     @property
     def front_end(self) -> nn.Module:
-        """The convolutions before the encoder."""
-        raise NotImplementedError
+        """The convolutions before the blocks; an empty list where there are none."""
+        parts = self.parts
+        return part(parts.base_of(self.model), parts.front_end) if parts.front_end else nn.ModuleList()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         with disk_errors(folder), silence_transformers():
@@ -169,44 +221,56 @@ class HuggingFaceCTC(Network):
 
 
 class SpeechTransformerCTC(HuggingFaceCTC):
-    """WavLM, wav2vec2, HuBERT: convolutions over samples, transformer blocks, a linear head."""
+    """wav2vec2 and its relatives: convolutions over samples, blocks, a linear head.
 
-    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
-        super().__init__(model, features, blank)
-        if hasattr(model.base_model, "masked_spec_embed"):
-            model.base_model.masked_spec_embed.requires_grad_(False)  # part of the library's SpecAugment, unused here
+    Or log-mel without convolutions (wav2vec2-BERT).
+    """
 
-    @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        return self.model.lm_head  # type: ignore[no-any-return]
-
-    @staticmethod
-    def encoder_of(model: PreTrainedModel) -> Any:
-        return model.base_model.encoder
-
-    @property
-    def front_end(self) -> nn.Module:
-        return self.model.base_model.feature_extractor  # type: ignore[no-any-return]
+    def __init__(self, model: PreTrainedModel, features: Features, blank: int, parts: Parts) -> None:
+        super().__init__(model, features, blank, parts)
+        base = parts.base_of(model)
+        if hasattr(base, "masked_spec_embed"):
+            base.masked_spec_embed.requires_grad_(False)  # part of the library's SpecAugment, unused here
+        self._adapter = adapter_of(base, parts.adapted, convolutions_after(model.config))
 
     def prepare_training(self, settings: HuggingFaceConfig) -> None:
         super().prepare_training(settings)
-        if settings.freeze_front_end:
+        if settings.freeze_front_end and self.parts.front_end:
             self.model.freeze_feature_encoder()  # its input then needs no gradients either
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
-        base = self.model.base_model
-        channels_BTC = self._convolve(inputs, lengths_B).transpose(1, 2)
-        projected = base.feature_projection(channels_BTC)
-        x_BTD = projected[0] if isinstance(projected, tuple) else projected  # HuBERT's returns the projection alone
-        mask_BT = None
-        if lengths_B is not None:
-            mask_BT = frame_mask(self.features.frames(lengths_B).to(inputs.device, non_blocking=True), x_BTD.shape[1])
-        return base.encoder(x_BTD, attention_mask=mask_BT, **for_blocks).last_hidden_state  # type: ignore[no-any-return]
+        x_BTD = self._before_encoder(inputs, lengths_B)
+        mask_BT = None if lengths_B is None else frame_mask(self._frames(inputs, lengths_B), x_BTD.shape[1])
+        self._forget_positions()
+        return self.encoder(x_BTD, attention_mask=mask_BT, **for_blocks).last_hidden_state  # type: ignore[no-any-return]
 
-    def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
-        """Apply the norm that encoders of pre-norm blocks have after them; the others have theirs before the blocks."""
-        stable = self.model.config.do_stable_layer_norm
-        return self.model.base_model.encoder.layer_norm(x_BTD) if stable else x_BTD  # type: ignore[no-any-return]
+    def _before_encoder(self, inputs: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """Return the encoder's input (B, T', D)."""
+        base = self.parts.base_of(self.model)
+        x_BTD = self._convolve(inputs, lengths_B).transpose(1, 2) if self.parts.front_end else inputs
+        for name in self.parts.before:
+            if hasattr(base, name):
+                made = getattr(base, name)(x_BTD)
+                x_BTD = made[0] if isinstance(made, tuple) else made  # HuBERT's returns the projection alone
+        return x_BTD
+
+    def _frames(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the real frames of each utterance (B,) that enter the encoder, on the device."""
+        after = len(convolutions_after(self.model.config))
+        convolutions = self.features.convolutions  # type: ignore[attr-defined]
+        frames_B = frames_after(convolutions[: len(convolutions) - after], lengths_B)
+        return frames_B.to(inputs.device, non_blocking=True)
+
+    def _complete(self, x_BTD: Tensor, inputs: Tensor, lengths_B: Tensor | None) -> Tensor:
+        if self._adapter is None:
+            return x_BTD
+        return self._adapter(x_BTD, None if lengths_B is None else self._frames(inputs, lengths_B))
+
+    def _forget_positions(self) -> None:
+        """Drop rotary positions that the library keeps from call to call, whatever mode and precision they had."""
+        positions: Any = getattr(self.encoder, "embed_positions", None)
+        if hasattr(positions, "cached_rotary_positional_embedding"):
+            positions.cached_rotary_positional_embedding = positions.cached_sequence_length = None
 
     def _classify(self, x_BTD: Tensor) -> Tensor:
         return super()._classify(self.model.dropout(x_BTD))
@@ -231,29 +295,13 @@ class SpeechTransformerCTC(HuggingFaceCTC):
 
 
 class FastConformerCTC(HuggingFaceCTC):
-    """Parakeet: strided convolutions over log-mel, Conformer blocks, a pointwise convolution as head."""
-
-    def __init__(self, model: PreTrainedModel, features: Features, blank: int) -> None:
-        super().__init__(model, features, blank)
-        model.encoder.layerdrop = 0.0  # it keeps a copy of its config's
-
-    @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        return self.model.ctc_head  # type: ignore[no-any-return]
-
-    @staticmethod
-    def encoder_of(model: PreTrainedModel) -> Any:
-        return model.encoder
-
-    @property
-    def front_end(self) -> nn.Module:
-        return self.model.encoder.subsampling.layers  # type: ignore[no-any-return]
+    """Parakeet and its relatives: an encoder that takes log-mel, with the strided convolutions in it."""
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
         mask_BT = None
         if lengths_B is not None:
             mask_BT = frame_mask(lengths_B.to(inputs.device, non_blocking=True), inputs.shape[1])
-        encoded = self.model.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
+        encoded = self.encoder(input_features=inputs, attention_mask=mask_BT, **for_blocks)
         return encoded.last_hidden_state  # type: ignore[no-any-return]
 
 

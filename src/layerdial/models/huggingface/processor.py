@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
-from layerdial.audio.features import Convolution, Lengths, fewest_inputs, frames_after
+from layerdial.audio.features import Convolution, Framing, Lengths, fewest_inputs, frames_after
 from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.kaldi_fbank import WINDOW
 from layerdial.audio.windows import CONTEXT_SECONDS
 from layerdial.errors import UserError
 from layerdial.utils.temporary import temporary_folder
@@ -27,17 +28,28 @@ _log = logging.getLogger(__name__)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts are short, and data workers are forks
 
 
+def framing_of(extractor: Any) -> Framing:
+    """Return how a feature extractor of the library cuts frames, by the library's name for its class."""
+    kind = type(extractor).__name__
+    if kind == "SeamlessM4TFeatureExtractor":
+        return Framing(window=WINDOW, stacked=int(extractor.stride))  # the library has the numbers in its code
+    window = int(extractor.win_length) if kind == "LasrFeatureExtractor" else None
+    return Framing(int(extractor.hop_length), window, int(getattr(extractor, "frame_stacking", 1)))  # Granite's stacks
+
+
 class HuggingFaceFeatures:
     """A feature extractor, and the convolutions of the front end behind it as (kernel, stride, padding).
 
-    wav2vec2 and its relatives take samples, Parakeet its own kind of log-mel frames; both are normalised per utterance.
+    wav2vec2 and its relatives take samples; Parakeet, LASR and wav2vec2-BERT each their own kind of log-mel.
+    `fewest_frames` is how many frames of the network the shortest audio is padded to.
     """
 
-    def __init__(self, extractor: Any, convolutions: Sequence[Convolution]) -> None:
+    def __init__(self, extractor: Any, convolutions: Sequence[Convolution], fewest_frames: int = 1) -> None:
         if extractor.sampling_rate != SAMPLE_RATE:
             raise UserError(f"the model takes {extractor.sampling_rate} Hz; layerdial gives {SAMPLE_RATE} Hz")
         self.extractor = extractor
         self.convolutions = tuple(convolutions)
+        self.fewest_frames = fewest_frames
         self._name = extractor.model_input_names[0]
         if CONTEXT_SECONDS * SAMPLE_RATE % self.samples_per_frame:
             raise UserError(
@@ -51,7 +63,7 @@ class HuggingFaceFeatures:
 
     @property
     def per_second(self) -> int:
-        return SAMPLE_RATE if self.takes_samples else SAMPLE_RATE // int(self.extractor.hop_length)
+        return SAMPLE_RATE if self.takes_samples else SAMPLE_RATE // framing_of(self.extractor).samples_per_input
 
     @property
     def samples_per_frame(self) -> int:
@@ -63,16 +75,15 @@ class HuggingFaceFeatures:
         made = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
         if self.takes_samples:
             return np.asarray(made[self._name][0], dtype=np.float32)
-        real = int(np.asarray(made["attention_mask"][0]).sum())
-        return np.asarray(made[self._name][0][:real], dtype=np.float32)
+        inputs = np.asarray(made[self._name][0], dtype=np.float32)
+        return inputs[: int(np.asarray(made["attention_mask"][0]).sum())] if "attention_mask" in made else inputs
 
     def frames(self, lengths: Lengths) -> Lengths:
         return frames_after(self.convolutions, lengths)
 
     def _fewest_samples(self) -> int:
-        if not self.takes_samples:
-            return 2 * int(self.extractor.hop_length)  # a variance needs two frames
-        return fewest_inputs(self.convolutions)
+        inputs = fewest_inputs(self.convolutions, self.fewest_frames)
+        return inputs if self.takes_samples else framing_of(self.extractor).fewest_samples(inputs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HuggingFaceFeatures) and self._identity() == other._identity()
@@ -90,7 +101,7 @@ class HuggingFaceFeatures:
         return {k: v for k, v in settings.items() if k not in ("processor_class", "return_attention_mask")}
 
     def _identity(self) -> tuple[Any, ...]:
-        return self.convolutions, self.settings
+        return self.convolutions, self.fewest_frames, self.settings
 
 
 class HuggingFaceTokenizer:
@@ -118,7 +129,7 @@ class HuggingFaceTokenizer:
             ids = self._library_ids(written)
         except ValueError:  # a vocabulary without a token for the unknown
             ids = [unknown]
-        if any(i == unknown or i not in self._own_ids for i in ids):
+        if any(i == unknown or i not in self._own_ids for i in ids) or not self._is_spelt(written, ids):
             known = "".join(sorted(token for token in self.tokens if len(token) == 1))
             raise UserError(f"the model's tokenizer cannot spell {text[:60]!r}; its characters are {known!r}")
         return [self._own_ids[i] for i in ids]
@@ -131,6 +142,13 @@ class HuggingFaceTokenizer:
         words = [list(self._tokenizer(word, add_special_tokens=False).input_ids) for word in text.split()]
         between = int(self._tokenizer.word_delimiter_token_id)
         return [i for n, word in enumerate(words) for i in ([between, *word] if n else word)]
+
+    def _is_spelt(self, text: str, ids: list[int]) -> bool:
+        """Return whether the pieces are the letters of a text: LASR's tokenizer writes unknown ones as a word start."""
+        if type(self._tokenizer).__name__ != "LasrTokenizer":
+            return True
+        pieces = "".join(self._tokenizer.convert_ids_to_tokens(ids))
+        return pieces.replace("▁", "") == "".join(text.split())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text as the model writes it."""

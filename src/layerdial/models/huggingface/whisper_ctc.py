@@ -16,8 +16,11 @@ from layerdial.audio.features import WhisperMel
 from layerdial.audio.whisper_mel import check_length
 from layerdial.config.network import HuggingFaceConfig
 from layerdial.models.huggingface.ctc import HuggingFaceCTC
+from layerdial.models.huggingface.parts import Parts
 from layerdial.models.huggingface.whisper_encoder import before_blocks, longest_input
 from layerdial.text.ctc import BLANK
+
+WHISPER_PARTS = Parts("model", after="layer_norm", head="ctc_head")
 
 
 class WhisperForCTC(WhisperPreTrainedModel):  # type: ignore[misc]
@@ -57,31 +60,21 @@ class WhisperCTC(HuggingFaceCTC):
 
     features: WhisperMel
 
-    @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        return self.model.ctc_head  # type: ignore[no-any-return]
-
-    @staticmethod
-    def encoder_of(model: PreTrainedModel) -> Any:
-        return model.model.encoder
+    def __init__(self, model: PreTrainedModel, features: WhisperMel, blank: int) -> None:
+        super().__init__(model, features, blank, WHISPER_PARTS)
 
     @property
     def front_end(self) -> nn.Module:
-        encoder = self.encoder_of(self.model)
-        return nn.ModuleList([encoder.conv1, encoder.conv2])
+        return nn.ModuleList([self.encoder.conv1, self.encoder.conv2])
 
     def prepare_training(self, settings: HuggingFaceConfig) -> None:
         super().prepare_training(settings)
-        self.encoder_of(self.model).embed_positions.requires_grad_(False)  # thawed when weights are loaded
+        self.encoder.embed_positions.requires_grad_(False)  # thawed when weights are loaded
 
     def _encode(self, inputs: Tensor, lengths_B: Tensor | None, for_blocks: dict[str, Any]) -> Tensor:
-        encoder = self.encoder_of(self.model)
-        check_length(inputs.shape[1], longest_input(encoder))
-        x_BTD, mask_B11T = before_blocks(encoder, inputs, lengths_B)
-        return self._leave_encoder(encoder.layers(x_BTD, attention_mask=mask_B11T, **for_blocks))
-
-    def _leave_encoder(self, x_BTD: Tensor) -> Tensor:
-        return self.encoder_of(self.model).layer_norm(x_BTD)  # type: ignore[no-any-return]
+        check_length(inputs.shape[1], longest_input(self.encoder))
+        x_BTD, mask_B11T = before_blocks(self.encoder, inputs, lengths_B)
+        return self._leave_encoder(self.encoder.layers(x_BTD, attention_mask=mask_B11T, **for_blocks))
 
     def save(self, folder: Path) -> None:
         super().save(folder)

@@ -46,7 +46,8 @@ class Ladder:
     def __post_init__(self) -> None:
         depths = [rung.depth for rung in self.rungs]
         check_depth(self.shallowest, self.n_blocks)
-        if depths != list(self.depths):
+        # their number first: a file may claim more blocks than there is memory for
+        if len(depths) != self.n_blocks - self.shallowest + 1 or depths != list(self.depths):
             raise UserError(
                 f"a ladder of {self.n_blocks} blocks has rungs {self.shallowest} to {self.n_blocks}, found {depths}"
             )

@@ -214,7 +214,7 @@ def _judge(manifest: Manifest) -> None:
             )
 
 
-def save_graph(model: ir.Model, folder: Path, name: str = GRAPH, whole_to_mb: float = EXTERNAL_FROM_MB) -> None:
+def save_graph(model: ir.Model, folder: Path, name: str = GRAPH, whole_to_mb: float | None = None) -> None:
     """Write a graph.
 
     Above 64 MB the weights go into a file beside it (`model.weights`), which a runtime maps into memory.
@@ -226,7 +226,8 @@ def save_graph(model: ir.Model, folder: Path, name: str = GRAPH, whole_to_mb: fl
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    beside = Path(name).with_suffix(WEIGHTS).name if size > whole_to_mb * 1e6 else None
+    limit = EXTERNAL_FROM_MB if whole_to_mb is None else whole_to_mb
+    beside = Path(name).with_suffix(WEIGHTS).name if size > limit * 1e6 else None
     ir.save(model, folder / name, external_data=beside)
 
 

@@ -246,7 +246,7 @@ def test_blocks_that_do_not_run_are_not_in_the_file(traced: Traced, tmp_path: Pa
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-@pytest.mark.medium  # another model to trace
+@pytest.mark.slow  # another model to trace
 def test_the_command_writes_a_folder_that_is_no_export_of_layerdial(tmp_path: Path) -> None:
     model = save_whisper(tmp_path / "hf", max_source_positions=1500)
     ended = command("export", model, tmp_path / "out", "--format", "sherpa-onnx", "--depth", "2", "--int8")

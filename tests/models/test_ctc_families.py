@@ -42,7 +42,11 @@ pytestmark = [
 
 
 QUICK = ("sew", "wav2vec2-conformer", "wav2vec2-bert, adapted", "granite_speech5_ctc")
-NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.medium) for name in CASES]
+# variants of a family, with a comma in their names, are slow
+NAMES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow if "," in name else pytest.mark.medium)
+    for name in CASES
+]
 SUBSETS = [BlockSubset(4, kept) for depth in (1, 2, 3, 4) for kept in combinations(range(4), depth)]
 FULL = BlockSubset.full(4)
 # 12 x 160 + 400 samples are the fewest of which LASR makes a frame; lengths of an odd and an even number of frames

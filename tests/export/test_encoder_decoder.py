@@ -143,7 +143,7 @@ def test_the_command_transcribes_with_an_export(folders: Path, pair: Pair, tmp_p
         )
 
 
-@pytest.mark.medium  # another model to trace
+@pytest.mark.slow  # another model to trace
 def test_the_padded_input_of_a_published_checkpoint_and_its_languages(tmp_path: Path) -> None:
     folder = save_whisper(tmp_path / "hf", max_source_positions=1500)
     settings = json.loads((folder / "generation_config.json").read_text())

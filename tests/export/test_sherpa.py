@@ -200,6 +200,7 @@ def test_smaller_weights_of_a_speech_transformer_load_and_say_much_the_same(
     assert abs(len(found) - len(expected)) < 0.3 * len(expected)  # random weights are never sure of a letter
 
 
+@pytest.mark.slow  # traces another model
 def test_sew_has_the_texts_of_torch_also_of_audio_shorter_than_its_two_frames(
     trace_tiny: Callable[[str], tuple[Path, Traced]], tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ ALIKE = (
     "wavlm",
     "reproduce",
     "whisper/README",
+    "docs/whisper",  # half a minute
 )
 
 

@@ -1,6 +1,6 @@
 """An exported Whisper with a dial beside faster-whisper: whole requests on one thread, memory, file sizes.
 
-    python benchmarks/whisper_device.py CUTS OUT --ours int8=FOLDER [float32=FOLDER] \\
+    python benchmarks/whisper_device.py CUTS OUT --exported int8=FOLDER [float32=FOLDER] \\
         --faster-whisper base=FOLDER tiny.en=FOLDER [--compute int8 float32] [--lengths 2 5 10 30] [--repeats 15]
 
 Requests of so many seconds of the speech of CUTS, in turns: ratios mean much, milliseconds depend on the machine.
@@ -45,12 +45,12 @@ print(int(status["VmHWM"].split()[0]) / 1000)
 
 def main() -> None:
     options = parse()
-    ours = {name: Recognizer(Path(folder), threads=1) for name, folder in named(options.ours)}
+    exported = {name: Recognizer(Path(folder), threads=1) for name, folder in named(options.exported)}
     times = {
-        f"{seconds:g}": in_turns(requests(options, ours, speech(options.cuts, seconds)), options.repeats)
+        f"{seconds:g}": in_turns(requests(options, exported, speech(options.cuts, seconds)), options.repeats)
         for seconds in options.lengths
     }
-    found = {"request_ms": times, "peak_rss_mb": peaks(options, ours), "folder_mb": sizes(options)}
+    found = {"request_ms": times, "peak_rss_mb": peaks(options, exported), "folder_mb": sizes(options)}
     write_json(options.out / "device.json", found)
     show(found)
 
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cuts", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--ours", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--exported", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--faster-whisper", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--compute", nargs="+", default=["int8"])
     parser.add_argument("--lengths", nargs="+", type=float, default=[2.0, 5.0, 10.0, 30.0], help="seconds")
@@ -83,11 +83,13 @@ def speech(cuts: Path, seconds: float) -> NDArray[np.float32]:
     return np.concatenate(parts)[:wanted]
 
 
-def requests(options: argparse.Namespace, ours: dict[str, Recognizer], samples: NDArray[np.float32]) -> dict[str, Run]:
+def requests(
+    options: argparse.Namespace, exported: dict[str, Recognizer], samples: NDArray[np.float32]
+) -> dict[str, Run]:
     """Return what is timed: every depth of every export, every peer at every precision."""
     runs: dict[str, Run] = {
         f"{name} {depth}": partial(model.transcribe, samples, depth=depth)
-        for name, model in ours.items()
+        for name, model in exported.items()
         for depth in depths_of(model.ladder, model.n_blocks)
     }
     return runs | {name: partial(faster_whisper, model, samples) for name, model in peers(options).items()}
@@ -111,10 +113,10 @@ def faster_whisper(model: Any, samples: NDArray[np.float32]) -> str:
     return "".join(segment.text for segment in segments)
 
 
-def peaks(options: argparse.Namespace, ours: dict[str, Recognizer]) -> dict[str, float | None]:
+def peaks(options: argparse.Namespace, exported: dict[str, Recognizer]) -> dict[str, float | None]:
     """Return the peak memory in MB of fresh processes that transcribe ten seconds."""
-    folders = dict(named(options.ours))
-    found = {f"{name} {ours[name].n_blocks}": peak_rss_mb(Path(folders[name]), 1, 10.0) for name in folders}
+    folders = dict(named(options.exported))
+    found = {f"{name} {exported[name].n_blocks}": peak_rss_mb(Path(folders[name]), 1, 10.0) for name in folders}
     audio = options.out / "ten_seconds.npy"
     audio.parent.mkdir(parents=True, exist_ok=True)
     np.save(audio, speech(options.cuts, 10.0))
@@ -128,7 +130,7 @@ def peaks(options: argparse.Namespace, ours: dict[str, Recognizer]) -> dict[str,
 
 def sizes(options: argparse.Namespace) -> dict[str, float]:
     """Return the size of each folder in MB."""
-    folders = named(options.ours) + named(options.faster_whisper)
+    folders = named(options.exported) + named(options.faster_whisper)
     return {
         name: round(sum(f.stat().st_size for f in Path(folder).iterdir() if f.is_file()) / 1e6, 1)
         for name, folder in folders

@@ -1,6 +1,6 @@
 """The picture of WER against time: an exported Whisper at every depth, and faster-whisper beside it.
 
-    python benchmarks/whisper_picture.py OUT.png --device OUT/device.json --ours int8=SWEEP.jsonl \\
+    python benchmarks/whisper_picture.py OUT.png --device OUT/device.json --exported int8=SWEEP.jsonl \\
         --peers experiments/results/whisper-peers/peers.jsonl --cuts dev [--seconds 10]
 
 Times are of `benchmarks/whisper_device.py`. WER on the cuts of that name is of `layerdial sweep` and of
@@ -23,7 +23,7 @@ Point = tuple[str, float, Row]  # what is written beside it, milliseconds, the r
 def main() -> None:
     options = parse()
     times = read_json(options.device)["request_ms"][options.seconds]
-    lines = {f"layerdial, {name}": dial(times, name, Path(file)) for name, file in named(options.ours)}
+    lines = {f"layerdial, {name}": dial(times, name, Path(file)) for name, file in named(options.exported)}
     lines |= {
         name: [("", times[name], row)] for name, row in peers(options.peers, options.cuts).items() if name in times
     }
@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", type=Path, required=True)
-    parser.add_argument("--ours", nargs="+", required=True, metavar="NAME=SWEEP")
+    parser.add_argument("--exported", nargs="+", required=True, metavar="NAME=SWEEP")
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--cuts", required=True)
     parser.add_argument("--seconds", default="10")

@@ -23,9 +23,9 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
 from layerdial.evaluation.load import load_model
 from layerdial.evaluation.metrics import ErrorCounts, score, total
-from layerdial.recognizer import Transcript
 from layerdial.request import Request
 from layerdial.text.normalise import normalise
+from layerdial.transcript import Transcript
 
 SECONDS = 60.0
 NEAR = 0.5

@@ -19,7 +19,7 @@ LAYERS = (
     "errors subset",
     "utils",
     "cost request ladder config text audio",
-    "recognizer registry",
+    "recognizer transcript registry",
     "runtime modules",
     "data",
     "models",

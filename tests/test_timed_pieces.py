@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from layerdial.audio.windows import take_pieces
 from layerdial.errors import UserError
-from layerdial.recognizer import Chunk, PieceResult, Transcribed, recognize_pieces
+from layerdial.recognizer import PieceResult, recognize_pieces
 from layerdial.subset import BlockSubset
 from layerdial.text.timestamps import Stamps
 from layerdial.text.token_rules import Written
+from layerdial.transcript import Chunk, Transcribed
 
 RATE = 16000
 FIRST = 100

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from layerdial.config.policies import Policy, Searched, Stack, register_policy
     from layerdial.evaluation.load import load_model
     from layerdial.ladder import Ladder
-    from layerdial.recognizer import Recognizer, Transcript
+    from layerdial.recognizer import Recognizer
+    from layerdial.transcript import Transcript
 
 if os.path.expanduser("~") == "~":
     # No HOME, and a user that the system does not know, as in rootless containers. Packages ask for it as soon as they
@@ -49,7 +50,7 @@ _LAZY = {
     "Recognizer": "layerdial.recognizer",
     "Searched": "layerdial.config.policies",
     "Stack": "layerdial.config.policies",
-    "Transcript": "layerdial.recognizer",
+    "Transcript": "layerdial.transcript",
     "load_model": "layerdial.evaluation.load",
     "register_network": "layerdial.config.network",
     "register_objective": "layerdial.config.objective",

@@ -23,6 +23,7 @@ from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
+from layerdial.transcript import Chunk, Segment, Transcribed, Transcript
 
 if TYPE_CHECKING:
     from layerdial.text.timestamps import Stamps, TimedTokens
@@ -87,79 +88,6 @@ def collate_features(
     for row, feature in zip(padded, features, strict=True):
         row[: len(feature)] = feature
     return FeatureBatch(tuple(ids), padded, lengths_B, tuple(texts), audio_seconds)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The blocks that ran on one stretch of audio, from `start` to `end` in seconds, and the reason for them.
-
-    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none); of a
-    decoder the geometric mean over its tokens. `cut`: its text is not whole, because the decoder repeated itself.
-    """
-
-    start: float
-    end: float
-    subset: BlockSubset
-    reason: str = ""
-    confidence: float | None = None
-    cut: bool = False
-
-    @property
-    def depth(self) -> int:
-        return self.subset.depth
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of audio, from `start` to `end` in seconds, and the text that is spoken there."""
-
-    start: float
-    end: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Transcribed:
-    """The text of `seconds` of audio, the chunks that it was recognised in, and its segments if they were asked for."""
-
-    text: str
-    chunks: tuple[Chunk, ...]
-    seconds: float
-    segments: tuple[Segment, ...] = ()
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """The `text` of `seconds` of audio by the blocks of `subset`; `rtf` is the elapsed time over the audio time.
-
-    Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
-    `chunks` has each. `reason` explains the depth, where the request did not give it. `segments` are there where a
-    request asks for timestamps: one after the other, within the audio.
-    """
-
-    text: str
-    subset: BlockSubset
-    seconds: float
-    rtf: float
-    reason: str = ""
-    chunks: tuple[Chunk, ...] = ()
-    segments: tuple[Segment, ...] = ()
-
-    @classmethod
-    def of(cls, made: Transcribed, taken: float) -> Transcript:
-        """Return the transcript that was `taken` seconds in the making."""
-        deepest = max(made.chunks, key=lambda chunk: chunk.depth)
-        rtf = taken / made.seconds
-        return cls(made.text, deepest.subset, made.seconds, rtf, deepest.reason, made.chunks, made.segments)
-
-    @property
-    def cut(self) -> bool:
-        """True where something was left out: a decoder repeated itself, and its text was cut there."""
-        return any(chunk.cut for chunk in self.chunks)
-
-    @property
-    def depth(self) -> int:
-        return self.subset.depth
 
 
 class Recognizer(Protocol):

@@ -14,9 +14,9 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from layerdial.export.export import export_model
 from layerdial.models.huggingface.ctranslate2 import convert_ctranslate2
 from layerdial.models.torch_recognizer import load_torch_model
-from layerdial.recognizer import Segment
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
+from layerdial.transcript import Segment
 from real_models import real_clip, real_model
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from layerdial.ladder import Ladder, Rung
-from layerdial.recognizer import Transcript
 from layerdial.request import Request
 from layerdial.runtime import Recognizer, token_decoding
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
@@ -22,6 +21,7 @@ from layerdial.runtime.session import Cancel, Cancelled
 from layerdial.subset import BlockSubset
 from layerdial.text.speech_rate import usual_text
 from layerdial.text.token_rules import Written
+from layerdial.transcript import Transcript
 from tiny import command
 from tiny_whisper import FULL, N_BLOCKS, Pair, samples
 

@@ -14,8 +14,9 @@ from layerdial.audio.files import SAMPLE_RATE, probe, read_segment, to_target_ra
 from layerdial.errors import UserError, installing, needing
 from layerdial.evaluation.load import load_model
 from layerdial.ladder import select_all
-from layerdial.recognizer import Recognizer, Transcript
+from layerdial.recognizer import Recognizer
 from layerdial.registry.entries import DEFAULT
+from layerdial.transcript import Transcript
 from layerdial.utils.files import check_writable
 from layerdial.utils.timing import measure_in_turns
 

@@ -13,10 +13,8 @@ from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
 from layerdial.recognizer import (
     Audio,
-    Chunk,
     FeatureBatch,
     PieceResult,
-    Transcribed,
     WindowResult,
     again_with_all_blocks,
     collate_features,
@@ -31,6 +29,7 @@ from layerdial.text.prompt import DecoderUse
 from layerdial.text.token_fallback import decode_one, decode_with_fallback
 from layerdial.text.token_rules import NOTHING, TokenRules, Written
 from layerdial.text.tokenizer import Tokenizer
+from layerdial.transcript import Chunk, Transcribed
 
 if TYPE_CHECKING:
     from layerdial.models.huggingface.whisper import Memory, WhisperNetwork

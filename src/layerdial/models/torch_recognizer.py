@@ -17,10 +17,11 @@ from layerdial.models.checkpoint import load_network, resolve_model
 from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.decoding import decoding_for
 from layerdial.models.network import Network
-from layerdial.recognizer import Audio, FeatureBatch, Transcript, check_whole
+from layerdial.recognizer import Audio, FeatureBatch, check_whole
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import Tokenizer
+from layerdial.transcript import Transcript
 from layerdial.utils.forks import renew_after_fork
 
 

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from layerdial.recognizer import Chunk, Transcript
 from layerdial.runtime.recognizer import OnnxRecognizer as Recognizer
 from layerdial.runtime.session import is_exported
+from layerdial.transcript import Chunk, Transcript
 
 __all__ = ["Chunk", "Recognizer", "Transcript", "is_exported"]

@@ -10,12 +10,13 @@ from typing import Any
 
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder
-from layerdial.recognizer import Recognizer, Transcript
+from layerdial.recognizer import Recognizer
 from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
+from layerdial.transcript import Transcript
 from layerdial.utils.files import check_writable
 from layerdial.utils.printing import printable_json
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.errors import UserError
-from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcribed, WindowResult, recognize_windows
+from layerdial.recognizer import Audio, FeatureBatch, WindowResult, recognize_windows
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult
@@ -20,6 +20,7 @@ from layerdial.runtime.session import Cancel, Session
 from layerdial.subset import BlockSubset
 from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
 from layerdial.text.tokenizer import PieceTable, read_tokens
+from layerdial.transcript import Chunk, Transcribed
 
 if TYPE_CHECKING:
     from layerdial.runtime.token_session import TokenSession

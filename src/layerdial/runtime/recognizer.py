@@ -20,7 +20,7 @@ from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, depths_of, select
-from layerdial.recognizer import Audio, Chunk, FeatureBatch, Transcript, collate_features
+from layerdial.recognizer import Audio, FeatureBatch, collate_features
 from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.controller import CostTable, DepthController, worthwhile
@@ -33,6 +33,7 @@ from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Schedul
 from layerdial.runtime.session import default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import PieceTable
+from layerdial.transcript import Chunk, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:

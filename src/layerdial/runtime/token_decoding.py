@@ -18,7 +18,6 @@ from layerdial.recognizer import (
     Audio,
     FeatureBatch,
     PieceResult,
-    Transcribed,
     again_with_all_blocks,
     recognize_pieces,
     texts_of,
@@ -35,6 +34,7 @@ from layerdial.text.prompt import DecoderUse
 from layerdial.text.speech_rate import usual_text
 from layerdial.text.token_fallback import decode_again, decode_once, decode_with_fallback
 from layerdial.text.token_rules import NOTHING, TokenRules, Written
+from layerdial.transcript import Transcribed
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""The result of a recognition: the text, and when and by which blocks it was recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from layerdial.subset import BlockSubset
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The blocks that ran on one stretch of audio, from `start` to `end` in seconds, and the reason for them.
+
+    `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none); of a
+    decoder the geometric mean over its tokens. `cut`: its text is not whole, because the decoder repeated itself.
+    """
+
+    start: float
+    end: float
+    subset: BlockSubset
+    reason: str = ""
+    confidence: float | None = None
+    cut: bool = False
+
+    @property
+    def depth(self) -> int:
+        return self.subset.depth
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word as it is written in the text, spoken from `start` to `end` in seconds, and its confidence in [0, 1]."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of audio, from `start` to `end` in seconds, and the text that is spoken there."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """The text of `seconds` of audio and the chunks of its recognition; segments and words if they were asked for."""
+
+    text: str
+    chunks: tuple[Chunk, ...]
+    seconds: float
+    segments: tuple[Segment, ...] = ()
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The `text` of `seconds` of audio by the blocks of `subset`; `rtf` is the elapsed time over the audio time.
+
+    Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
+    `chunks` has each. `reason` explains the depth, where the request did not give it. `segments` are there where a
+    request asks for timestamps, and `words` where it asks for them: one after the other, within the audio.
+    """
+
+    text: str
+    subset: BlockSubset
+    seconds: float
+    rtf: float
+    reason: str = ""
+    chunks: tuple[Chunk, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    words: tuple[Word, ...] = ()
+
+    @classmethod
+    def of(cls, made: Transcribed, taken: float) -> Transcript:
+        """Return the transcript that was `taken` seconds in the making."""
+        deepest = max(made.chunks, key=lambda chunk: chunk.depth)
+        rtf = taken / made.seconds
+        return cls(made.text, deepest.subset, made.seconds, rtf, deepest.reason, made.chunks, made.segments, made.words)
+
+    @property
+    def cut(self) -> bool:
+        """True where something was left out: a decoder repeated itself, and its text was cut there."""
+        return any(chunk.cut for chunk in self.chunks)
+
+    @property
+    def depth(self) -> int:
+        return self.subset.depth

@@ -21,8 +21,8 @@ class Request:
     At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
     depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
     `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
-    not the blank is below it. `language`, `task`, `beams`, `decoder_depth` and `timestamps` are for encoder-decoder
-    models. Raises `UserError` for fields that exclude each other or are invalid.
+    not the blank is below it. `language`, `task`, `beams`, `decoder_depth`, `timestamps` and `words` are for
+    encoder-decoder models. Raises `UserError` for fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -39,6 +39,7 @@ class Request:
     beams: int | None = _option("how many transcripts are followed at a time; 1, greedy, if left out")
     decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
     timestamps: bool | None = _option("write where each segment of the text begins and ends")
+    words: bool | None = _option("write when each word is spoken, and how sure it is")
 
     def __post_init__(self) -> None:
         exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}
@@ -75,5 +76,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "beams", "decoder_depth", "timestamps")
+_OF_DECODERS = ("language", "task", "beams", "decoder_depth", "timestamps", "words")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

@@ -47,6 +47,7 @@ def transcribe(
     beams: Annotated[Optional[int], typer.Option(help=_whisper("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
+    word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -60,7 +61,8 @@ def transcribe(
 
     model, audio = split_words(words)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
-    request = Request(depth, None, *limits, language, task, beams, decoder_depth, timestamps or None)
+    times = (timestamps or None, word_times or None)
+    request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,10 +25,12 @@ from layerdial.recognizer import (
 )
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
+from layerdial.text.byte_level import ByteTable
 from layerdial.text.ctc import batch_texts, greedy_ctc
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.token_fallback import decode_one, decode_with_fallback
 from layerdial.text.token_rules import NOTHING, TokenRules, Written
+from layerdial.text.token_words import words_of
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.transcript import Chunk, Transcribed
 
@@ -167,15 +170,19 @@ class TokenDecoding(_Decoding):
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
         """Return the transcript of audio of any length, cut where it is quiet, or where a segment ends."""
+        from layerdial.models.huggingface.whisper_attention import alignment_heads
+
         trained_here = not self.network.pads_input
-        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here)
+        heads = alignment_heads(self.network.model) if request.words else ()
+        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here, heads)
         beams = request.beams or 1
 
         def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:
             return PieceResult(self._piece(samples, subset, decoder, beams), Chunk(begin, end, subset))
 
         again = again_with_all_blocks(recognize, subset)
-        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps)
+        words = partial(words_of, ByteTable(self.tokenizer.tokens, self.tokenizer.end)) if heads else None
+        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
 
     def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)

@@ -64,6 +64,8 @@ for _command in (
     deploy.export,
     deploy.profile,
     deploy.average,
+    deploy.difference,
+    deploy.join,
     deploy.prune,
     demo.demo,
     demo.bench,

@@ -1,4 +1,4 @@
-"""`layerdial transcribe`, `export`, `profile`, `average` and `prune`: models in use, and on devices."""
+"""`layerdial transcribe`, `export`, `profile`, and what makes a model of others: `average`, `join`, `prune` ..."""
 
 from __future__ import annotations
 
@@ -162,6 +162,32 @@ def average(
     average_models(models, out, cuts)
     print(f"model: {out} (the mean of {len(models)})")
     print(f"next:  layerdial sweep {out} DEV_CUTS --out runs/average")
+
+
+def difference(
+    model: ModelArgument,
+    start: Annotated[Path, typer.Argument(metavar="START", help="The model that its training began with.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the difference.")],
+) -> None:
+    """Write the weights of MODEL that are not those of START, in fp16: a small folder to share."""
+    from layerdial.models.difference import write_difference
+
+    count = write_difference(model, start, out)
+    print(f"difference: {out} ({count} tensors)")
+    print(f"next:       layerdial join {start} {out} JOINED")
+
+
+def join(
+    start: Annotated[Path, typer.Argument(metavar="START", help="The model that was changed: a folder or a hub id.")],
+    difference: Annotated[Path, typer.Argument(metavar="DIFFERENCE", help="A folder that layerdial difference wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the whole model.")],
+) -> None:
+    """Write the model that START becomes with the weights in DIFFERENCE."""
+    from layerdial.models.difference import join_difference
+
+    network = join_difference(start, difference, out)
+    print(f"model: {out} ({network.n_blocks} blocks)")
+    print(f"next:  layerdial transcribe {out} AUDIO")
 
 
 def prune(

@@ -132,8 +132,8 @@ class CtcSearch:
         p_TV = np.exp(logp_TV.astype(np.float64))
         likely_TV = p_TV > self._least
         likely_TV[np.arange(len(p_TV)), p_TV.argmax(axis=1)] = True
-        frames, tokens = np.nonzero(likely_TV)
-        values, tokens = p_TV[frames, tokens].tolist(), tokens.tolist()
+        frames, places = np.nonzero(likely_TV)
+        values, tokens = p_TV[frames, places].tolist(), places.tolist()
         ends = np.cumsum(np.bincount(frames, minlength=len(p_TV))).tolist()
         start = 0
         for end in ends:

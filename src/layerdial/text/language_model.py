@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -17,11 +18,15 @@ from layerdial.text.phrases import unspellable
 _LEAST_LOGP = -16.0  # nats of a word that the model does not know: some ARPA files give none, and KenLM then -230
 _SAMPLE = 2000  # words that say what a vocabulary is like
 _TAIL = 1 << 17  # bytes at the end of a binary, where its words are
+_PLACES = (  # what stands before the reason in KenLM's messages
+    re.compile(r"^Cannot read model '.*?' \(", re.DOTALL),
+    re.compile(r"^.*threw \w+( because `[^']*')?\.", re.DOTALL),
+)
 _MARKS = ("<s>", "</s>", "<unk>", "<UNK>")
 
 
 class NgramModel:
-    """The model of a file; see `layerdial.text.ctc_beams.WordModel`. `written` turns a word into the model's capitals."""
+    """The model of a file; see `layerdial.text.ctc_beams.WordModel`. Words are looked up in its capitals."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -99,6 +104,8 @@ def _loaded(file: Path) -> tuple[Any, Callable[[], Any]]:
     settings.arpa_complain = kenlm.ARPALoadComplain.NONE
     try:
         return kenlm.Model(str(file), settings), kenlm.State
+    except UnicodeDecodeError:
+        raise UserError(f"{file} cannot be used as a language model: it is neither ARPA nor KenLM's binary") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{file} cannot be used as a language model: {_reason(str(error))}") from None
 
@@ -107,9 +114,10 @@ def _reason(message: str) -> str:
     """Return what KenLM complains of, without the place in its source."""
     if "KENLM_MAX_ORDER" in message or "MAX_ORDER" in message or "compiled to support up to" in message:
         return "its order is above 6, the highest that KenLM reads; make it with fewer words a phrase"
-    inner = message[message.find("(") + 1 :].rstrip(")") if "(" in message else message
-    text = " ".join(inner.split()).removesuffix(".")
-    return f"{text[-160:]}; give ARPA, or a binary of KenLM 's build_binary".replace(" 's", "'s")
+    for place in _PLACES:
+        message = place.sub("", message)
+    text = " ".join(message.split()).rstrip(").")
+    return f"{text[:160]}; give ARPA, or a binary that KenLM's build_binary wrote"
 
 
 def _some_words(file: Path) -> Iterator[str]:
@@ -122,8 +130,8 @@ def _some_words(file: Path) -> Iterator[str]:
             found: Iterator[str] = (part.decode("utf-8", "replace") for part in parts[-_SAMPLE:])
             yield from (word for word in found if word not in _MARKS and word.isprintable() and word)
             return
-    opened = gzip.open(file, "rt", encoding="utf-8") if start.startswith(b"\x1f\x8b") else file.open(encoding="utf-8")
-    with opened as lines:
+    opening = gzip.open if start.startswith(b"\x1f\x8b") else open
+    with opening(file, "rt", encoding="utf-8", errors="replace") as lines:
         unigrams = takewhile(lambda line: not line.startswith("\\2-grams"), lines)
         fields = (line.split() for line in unigrams)
         words = (field[1] for field in fields if len(field) in (2, 3) and field[0] != "ngram")

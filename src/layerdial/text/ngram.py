@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,10 @@ class _Order:
 def write_ngram(texts: Iterable[str], out: Path, order: int = 3) -> tuple[int, ...]:
     """Write the language model of texts, one sentence each, as ARPA; return how many n-grams it has of each order.
 
-    Raises `UserError` for an order that is not 1 to 6, and where the texts have no word.
+    Raises `UserError` for an order that is not 2 to 6, and where the texts have no word.
     """
-    if not 1 <= order <= HIGHEST:
-        raise UserError(f"the order is {order}; give 1 to {HIGHEST}")
+    if not 2 <= order <= HIGHEST:
+        raise UserError(f"the order is {order}; give 2 to {HIGHEST}")
     words, stream = _numbered(texts)
     if len(words) == 3:
         raise UserError("the text has no word; give sentences, one a line")
@@ -63,7 +64,7 @@ def _counted(stream: _Numbers, n_words: int, order: int) -> list[_Order]:
     """Return the n-grams of each order: counted at the highest, and how many words come before them below it."""
     places = [np.arange(n_words)[stream]]  # of each place of the text, the number of the n-gram that ends there; -1
     orders = [_Order(np.zeros(n_words, np.int64), np.arange(n_words), np.zeros(n_words, np.int64), np.zeros(n_words))]
-    for size in range(2, order + 1):
+    for _ in range(2, order + 1):
         longer = np.full(len(stream), -1)
         ends = np.flatnonzero((places[-1][:-1] >= 0) & (stream[1:] != 1)) + 1
         pairs = places[-1][ends - 1] * n_words + stream[ends]
@@ -72,11 +73,7 @@ def _counted(stream: _Numbers, n_words: int, order: int) -> list[_Order]:
         shorter = places[-1][ends[first]]
         orders.append(_Order(found // n_words, found % n_words, shorter, count.astype(np.float64)))
         places.append(longer)
-        del size
-    if order == 1:
-        orders[0].count[:] = np.bincount(stream, minlength=n_words)
-        orders[0].count[1] = 0
-    for lower, higher in zip(orders, orders[1:], strict=False):
+    for lower, higher in pairwise(orders):
         kept = lower.count.copy()
         lower.count[:] = np.bincount(higher.shorter, minlength=len(lower.word))
         begins = _begins(orders, lower)
@@ -103,14 +100,15 @@ def _discounts(count: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([0.0, 0.5, 0.75, 0.9])
     y = n1 / (n1 + 2 * n2)
     found = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return np.clip(found, 0.0, [0.0, 0.95, 1.9, 2.85])
+    clipped: NDArray[np.float64] = np.clip(found, 0.0, [0.0, 0.95, 1.9, 2.85])
+    return clipped
 
 
 def _probabilities(orders: list[_Order]) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Return the interpolated probability of each n-gram, and the weight that it leaves to shorter ones as a context."""
+    """Return the probability of each n-gram, interpolated, and what it leaves to shorter ones as a context."""
     uniform = 1.0 / (len(orders[0].word) - 1)  # the begin is never predicted
     lower = np.full(1, uniform)
-    found, weights = [], []
+    found, weights = list[NDArray[np.float64]](), list[NDArray[np.float64]]()
     for level, one in enumerate(orders):
         n_before = 1 if level == 0 else len(orders[level - 1].word)
         taken = _discounts(one.count)[np.minimum(one.count, 3).astype(np.int64)]
@@ -119,8 +117,8 @@ def _probabilities(orders: list[_Order]) -> tuple[list[NDArray[np.float64]], lis
         left = np.divide(left, total, out=np.ones_like(left), where=total > 0)
         part = np.divide(one.count - taken, total[one.before], where=total[one.before] > 0, out=np.zeros(len(taken)))
         lower = part + left[one.before] * lower[one.shorter]
-        found.append(lower)
-        weights.append(left)
+        found.append(lower.astype(np.float64))
+        weights.append(left.astype(np.float64))
     return found, [*weights[1:], np.ones(len(orders[-1].word))]
 
 
@@ -139,5 +137,7 @@ def _arpa(words: list[str], orders: list[_Order]) -> Iterable[str]:
             yield from (f"{log:.6f}\t{text}\n" for log, text in zip(logs.tolist(), texts, strict=True))
         else:
             backs = np.log10(np.maximum(weight, 1e-99)).tolist()
-            yield from (f"{log:.6f}\t{text}\t{back:.6f}\n" for log, text, back in zip(logs.tolist(), texts, backs, strict=True))
+            yield from (
+                f"{log:.6f}\t{text}\t{back:.6f}\n" for log, text, back in zip(logs.tolist(), texts, backs, strict=True)
+            )
     yield "\n\\end\\\n"

@@ -68,8 +68,11 @@ class Phrases:
                 waiting.append(child)
         return other
 
+    def ends_in_space(self, state: int) -> bool:
+        return self._is_space[state]
+
     def left(self, state: int) -> float:
-        """Return the change of the bonus where the longest phrase does not go on, and `other[state]` takes its place."""
+        """Return the change of the bonus where no phrase goes on, and `other[state]` takes the place of `state`."""
         return self._kept[state] - self._value[state] + self._value[self.other[state]]
 
     def step(self, state: int, letters: bytes) -> tuple[int, float]:
@@ -103,15 +106,19 @@ class Phrases:
 
 def unspellable(hotwords: Hotwords, pieces: Iterable[bytes]) -> list[str]:
     """Return the phrases that no sequence of pieces, each as `letters_of` returns it, spells."""
+    return [phrase for (phrase, _), count in zip(hotwords, spellings(hotwords, pieces), strict=True) if count is None]
+
+
+def spellings(hotwords: Hotwords, pieces: Iterable[bytes]) -> list[int | None]:
+    """Return the smallest number of pieces that spells each phrase; None where none do."""
     known = {piece for piece in pieces if piece}
     longest = max(map(len, known), default=0)
-    return [phrase for phrase, _ in hotwords if not _spelt(b" " + letters_of(phrase).strip(), known, longest)]
+    return [_fewest(b" " + letters_of(phrase).strip(), known, longest) for phrase, _ in hotwords]
 
 
-def _spelt(letters: bytes, pieces: set[bytes], longest: int) -> bool:
-    """Return whether pieces spell letters, one after the other."""
-    reached = [True, *[False] * len(letters)]
+def _fewest(letters: bytes, pieces: set[bytes], longest: int) -> int | None:
+    fewest: list[int | None] = [0, *[None] * len(letters)]
     for end in range(1, len(letters) + 1):
-        starts = range(max(0, end - longest), end)
-        reached[end] = any(reached[start] and letters[start:end] in pieces for start in starts)
-    return reached[-1]
+        starts = (start for start in range(max(0, end - longest), end) if letters[start:end] in pieces)
+        fewest[end] = min((count + 1 for start in starts if (count := fewest[start]) is not None), default=None)
+    return fewest[-1]

@@ -28,7 +28,8 @@ def _whisper(name: str) -> str:
 
 
 def _help(name: str) -> str:
-    return f"{Request.help(name).capitalize() if name != 'lm' else Request.help(name)}."
+    text = Request.help(name)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def transcribe(

@@ -13,7 +13,7 @@ from layerdial.errors import UserError
 Hotwords = tuple[tuple[str, float], ...]
 """Phrases with their weights: 1 is the usual strength, 0 none."""
 
-_LARGEST_WEIGHT = 10.0
+_LARGEST_WEIGHT = 3.0  # at 4, a greedy search of Whisper writes nothing but hotwords
 _MOST = 10_000  # phrases: a list of names, not a dictionary
 _HOW = "a phrase a line, with a weight behind it if it has one: Jane Eyre :1.5"
 _NO_LETTER = re.compile(rb"[^a-z0-9\x80-\xff]+")
@@ -42,7 +42,7 @@ def read_hotwords(file: Path) -> dict[str, float]:
     """Return the phrases of a file and their weights, 1 where a line has none.
 
     Raises `UserError`, with the number of the line, for an empty line, a tab, a phrase without letters or given twice,
-    and a weight that is no number from 0 to 10.
+    and a weight that is no number from 0 to 3.
     """
     found: dict[str, float] = {}
     for number, line in enumerate(_lines(file), 1):

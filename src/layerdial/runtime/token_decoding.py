@@ -85,6 +85,11 @@ class TokenDecoding:
             request, self.tokenizer.tokens, trained_here=not self.session.facts.pads_input
         )
         changed = copy(self)
+        request.refuse_ctc_options(model)
+        if request.hotwords is not None:
+            from layerdial.text.hotwords import hotwords_of
+
+            changed.rules = self.rules.with_hotwords(hotwords_of(request.hotwords), self.tokenizer)
         changed.search = TokenSearch(use, request.beams or 1)
         return changed
 

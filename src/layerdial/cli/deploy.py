@@ -27,6 +27,11 @@ def _whisper(name: str) -> str:
     return f"Whisper: {Request.help(name)}."
 
 
+def _help(name: str) -> str:
+    text = Request.help(name)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def transcribe(
     words: Annotated[
         list[str],
@@ -44,10 +49,14 @@ def transcribe(
     first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
     language: Annotated[Optional[str], typer.Option(help=_whisper("language"))] = None,  # noqa: UP045
     task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
-    beams: Annotated[Optional[int], typer.Option(help=_whisper("beams"))] = None,  # noqa: UP045
+    beams: Annotated[Optional[int], typer.Option(help=_help("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
     word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
+    hotwords: Annotated[Optional[Path], typer.Option(help=_help("hotwords"))] = None,  # noqa: UP045
+    lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
+    lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
+    word_bonus: Annotated[Optional[float], typer.Option(help=_help("word_bonus"))] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -57,12 +66,13 @@ def transcribe(
     load_own(plugin)
     from layerdial.evaluation.load import load_model
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files
+    from layerdial.runtime.commands import transcribe_files, with_search
 
     model, audio = split_words(words)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
     times = (timestamps or None, word_times or None)
     request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
+    request = with_search(request, hotwords, lm, lm_weight, word_bonus)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 
 

@@ -32,6 +32,7 @@ _REQUEST_TYPES = {  # the fields of a request that a command line can give
     "beams": int,
     "decoder_depth": int,
 }
+_SEARCH_TYPES: dict[str, type] = {"hotwords": Path, "lm": Path, "lm_weight": float, "word_bonus": float}
 
 
 def main() -> NoReturn:
@@ -92,13 +93,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files
+    from layerdial.runtime.commands import transcribe_files, with_search
     from layerdial.runtime.recognizer import OnnxRecognizer
 
     model, audio = split_words(options.words)
     _check_exported(Path(model))
     given = {name: vars(options)[name] for name in _REQUEST_TYPES}
     request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
+    request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
     return transcribe_files(OnnxRecognizer(model, options.threads), audio, request, options.json)
 
 
@@ -135,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     words = "audio files, behind a folder that layerdial export wrote or a name of `layerdial models` (else english)"
     transcribe.add_argument("words", metavar="[MODEL] AUDIO", nargs="+", help=words)
     for name, kind in _REQUEST_TYPES.items():
+        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
+    for name, kind in _SEARCH_TYPES.items():
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
     transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
     transcribe.add_argument("--words", dest="word_times", action="store_true", help=Request.help("words"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Req
         if result.reason:  # not among the texts, which scripts read
             print(f"layerdial: {path}: depth {result.depth}, {result.reason}", file=sys.stderr)
     return code
+
+
+def with_search(
+    request: Request, hotwords: Path | None, lm: Path | None, lm_weight: float | None, word_bonus: float | None
+) -> Request:
+    """Return a request with the phrases of a file of hotwords, and a language model."""
+    if all(value is None for value in (hotwords, lm, lm_weight, word_bonus)):
+        return request
+    from layerdial.text.hotwords import read_hotwords
+
+    phrases = None if hotwords is None else read_hotwords(hotwords)
+    file = None if lm is None else str(lm)
+    return replace(request, hotwords=phrases, lm=file, lm_weight=lm_weight, word_bonus=word_bonus)
 
 
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:

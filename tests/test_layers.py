@@ -18,8 +18,8 @@ SOURCE = Path(layerdial.__file__).parent
 LAYERS = (
     "errors subset",
     "utils",
-    "cost request ladder config text audio",
-    "recognizer transcript registry",
+    "cost request ladder config text audio transcript",
+    "recognizer registry",
     "runtime modules",
     "data",
     "models",

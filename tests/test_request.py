@@ -61,7 +61,7 @@ def test_constraints_are_what_leaves_the_depth_to_the_recogniser(
     assert Request(**asked).constraints == constraints
 
 
-@pytest.mark.parametrize("asked", [{"language": "de"}, {"task": "translate"}, {"timestamps": True}], ids=str)
+@pytest.mark.parametrize("asked", [{"language": "de"}, {"task": "translate"}, {"decoder_depth": 2}], ids=str)
 def test_what_only_a_decoder_can_do_is_refused_for_others(asked: dict[str, Any]) -> None:
     Request(depth=1, timestamps=False).refuse_decoder_options("small")
     with pytest.raises(UserError, match=f"{next(iter(asked))} is for encoder-decoder models such as Whisper; small is"):

@@ -23,11 +23,11 @@ from layerdial.errors import UserError
 from layerdial.ladder import Ladder
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
-from layerdial.transcript import Chunk, Segment, Transcribed, Transcript
+from layerdial.transcript import Chunk, Segment, Transcribed, Transcript, Word
 
 if TYPE_CHECKING:
     from layerdial.text.timestamps import Stamps, TimedTokens
-    from layerdial.text.token_rules import Written
+    from layerdial.text.token_rules import SpokenToken, Written
 
 Audio = AudioPath | NDArray[np.float32]
 """A file, `-` or another pipe, or samples (S,) at 16 kHz within [-1, 1]."""
@@ -225,41 +225,64 @@ class PieceResult:
 RecognizePiece = Callable[[NDArray[np.float32], float, float], PieceResult]
 RecognizeWith = Callable[[NDArray[np.float32], float, float, BlockSubset], PieceResult]
 Decode = Callable[[Sequence[int]], str]
+MakeWords = Callable[[Sequence[int], "Sequence[SpokenToken]"], "list[Word]"]
+"""Returns the words of tokens and their times, in seconds of the piece."""
 _LOOPED = "all blocks, because the text repeated itself"
 
 
 def recognize_pieces(
-    audio: Audio, recognize: RecognizePiece, decode: Decode, stamps: Stamps | None = None
+    audio: Audio,
+    recognize: RecognizePiece,
+    decode: Decode,
+    stamps: Stamps | None = None,
+    words: MakeWords | None = None,
 ) -> Transcribed:
     """Return the transcript of a file or of samples (S,) at 16 kHz, made of pieces of at most 30 s.
 
     `recognize(samples, begin, end)` is called with each piece and its seconds. Pieces end where it is quiet; with
-    `stamps`, which are in the transcripts then, where the last whole segment ends. Raises `UserError` as `pieces` does.
+    `stamps`, which are in the transcripts then, where the last whole segment ends. `words` are there if it makes them.
+    Raises `UserError` as `pieces` does.
     """
     if stamps is not None:
-        timed = _TimedPieces(recognize, decode, stamps)
+        timed = _TimedPieces(recognize, decode, stamps, words)
         take_pieces(audio, timed.take)
         return timed.transcribed()
-    results: list[PieceResult] = []
+    results, found = list[PieceResult](), list[Word]()
     begin = 0.0
     for samples in pieces(audio):
         end = begin + len(samples) / SAMPLE_RATE
         results.append(recognize(samples, begin, end))
+        written = results[-1].written
+        if words is not None and not written.is_silence:
+            found += _placed(words(written.tokens, written.spoken), begin, end)
         begin = end
     chunks = tuple(replace(result.chunk, cut=result.written.looped) for result in results)
     text = joined(result.written.text(decode) for result in results)
-    return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE))
+    return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE), words=tuple(found))
+
+
+def _placed(words: Iterable[Word], begin: float, end: float) -> list[Word]:
+    """Return words of a piece with the times of the recording, within the piece and one after the other."""
+    placed, last = list[Word](), begin
+    for word in words:
+        start = max(last, min(begin + word.start, end))
+        last = max(start, min(begin + word.end, end))
+        placed.append(replace(word, start=start, end=last))
+    return placed
 
 
 class _TimedPieces:
     """The pieces of a recording, one after the other, as far as their segments are whole."""
 
-    def __init__(self, recognize: RecognizePiece, decode: Decode, stamps: Stamps) -> None:
-        self._recognize, self._decode, self._stamps = recognize, decode, stamps
+    def __init__(
+        self, recognize: RecognizePiece, decode: Decode, stamps: Stamps, words: MakeWords | None = None
+    ) -> None:
+        self._recognize, self._decode, self._stamps, self._make_words = recognize, decode, stamps, words
         self._begin = 0.0
         self._texts: list[str] = []
         self._chunks: list[Chunk] = []
         self._segments: list[Segment] = []
+        self._words: list[Word] = []
 
     def take(self, samples: NDArray[np.float32], more: bool) -> int:
         """Recognise samples (S,) that follow the last piece; return how many of them make the next one.
@@ -267,37 +290,48 @@ class _TimedPieces:
         Where audio follows (`more`) that is up to the end of the last whole segment. If this is in the first third of
         30 s, the samples are cut where it is quiet, and recognised again.
         """
-        chunk, parts = self._recognized(samples)
+        chunk, parts, spoken = self._recognized(samples)
         n_done = len(samples)
         if more and parts:
             parts, n_done = _whole(parts, n_done)
             if n_done < WINDOW_SECONDS * SAMPLE_RATE // 3:
                 n_done = quiet_cut(samples)
-                chunk, parts = self._recognized(samples[:n_done])
-        self._add(chunk, parts, n_done / SAMPLE_RATE)
+                chunk, parts, spoken = self._recognized(samples[:n_done])
+        self._add(chunk, parts, spoken, n_done / SAMPLE_RATE)
         return n_done
 
-    def _recognized(self, samples: NDArray[np.float32]) -> tuple[Chunk, list[TimedTokens]]:
+    def _recognized(self, samples: NDArray[np.float32]) -> tuple[Chunk, list[TimedTokens], Sequence[SpokenToken]]:
         result = self._recognize(samples, self._begin, self._begin + len(samples) / SAMPLE_RATE)
         written = result.written
         chunk = replace(result.chunk, cut=written.looped)
-        return chunk, [] if written.is_silence else self._stamps.segments(written.tokens)
+        return chunk, [] if written.is_silence else self._stamps.segments(written.tokens), written.spoken
 
-    def _add(self, chunk: Chunk, parts: Sequence[TimedTokens], seconds: float) -> None:
-        """Add the segments of the next piece, which is so many seconds long."""
+    def _add(self, chunk: Chunk, parts: Sequence[TimedTokens], spoken: Sequence[SpokenToken], seconds: float) -> None:
+        """Add the segments and words of the next piece, which is so many seconds long."""
         begin = self._begin
         for part in parts:
             ends = part.start, seconds if part.end is None else part.end
             start, end = (begin + min(time, seconds) for time in ends)
             if text := self._decode(part.tokens):
                 self._segments.append(Segment(start, end, text))
+        if self._make_words is not None:
+            self._words += _placed(_words_of_parts(self._make_words, parts, spoken), begin, begin + seconds)
         self._texts.append(self._decode([token for part in parts for token in part.tokens]))
         self._chunks.append(replace(chunk, end=begin + seconds))
         self._begin += seconds
 
     def transcribed(self) -> Transcribed:
         seconds = max(self._begin, 1 / SAMPLE_RATE)
-        return Transcribed(joined(self._texts), tuple(self._chunks), seconds, tuple(self._segments))
+        text, segments, words = joined(self._texts), tuple(self._segments), tuple(self._words)
+        return Transcribed(text, tuple(self._chunks), seconds, segments, words)
+
+
+def _words_of_parts(
+    make_words: MakeWords, parts: Iterable[TimedTokens], spoken: Sequence[SpokenToken]
+) -> Iterator[Word]:
+    """Yield the words of each segment, which have the times of their places in the whole text."""
+    for part in parts:
+        yield from make_words(part.tokens, spoken[part.first : part.first + len(part.tokens)])
 
 
 def _whole(parts: Sequence[TimedTokens], n_samples: int) -> tuple[list[TimedTokens], int]:

@@ -22,9 +22,9 @@ class Request:
     At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
     depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
     `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
-    not the blank is below it. `language`, `task`, `decoder_depth` and `timestamps` are for encoder-decoder models,
-    `lm` and `word_bonus` for CTC models. `hotwords` are a list of phrases, or a mapping to weights. Raises `UserError`
-    for fields that exclude each other or are invalid.
+    not the blank is below it. `language`, `task` and `decoder_depth` are for encoder-decoder models, `lm` and
+    `word_bonus` for CTC models. `hotwords` are a list of phrases, or a mapping to weights. Raises `UserError` for
+    fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -43,6 +43,7 @@ class Request:
     )
     decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
     timestamps: bool | None = _option("write where each segment of the text begins and ends")
+    words: bool | None = _option("write when each word is spoken, and how sure it is")
     hotwords: Mapping[str, float] | Sequence[str] | None = _option(
         "a file of names and phrases to be preferred, one a line, with a weight behind it: Eyre :2"
     )
@@ -106,5 +107,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "decoder_depth", "timestamps")
+_OF_DECODERS = ("language", "task", "decoder_depth")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

@@ -124,13 +124,13 @@ def test_a_loop_is_found_whatever_timestamps_are_in_it() -> None:
 
 def test_a_text_between_two_timestamps_is_a_segment() -> None:
     text = [at(0.5), 1, 2, at(2.0), at(2.2), 3, at(4.0)]
-    assert STAMPS.segments(text) == [TimedTokens(0.5, 2.0, [1, 2]), TimedTokens(2.2, 4.0, [3])]
+    assert STAMPS.segments(text) == [TimedTokens(0.5, 2.0, [1, 2], 1), TimedTokens(2.2, 4.0, [3], 5)]
 
 
 def test_a_text_that_breaks_off_has_no_end() -> None:
     assert STAMPS.segments([at(0.5), 1, at(2.0), at(2.0), 3]) == [
-        TimedTokens(0.5, 2.0, [1]),
-        TimedTokens(2.0, None, [3]),
+        TimedTokens(0.5, 2.0, [1], 1),
+        TimedTokens(2.0, None, [3], 4),
     ]
     assert STAMPS.segments([1, 2]) == [TimedTokens(0.0, None, [1, 2])]
 

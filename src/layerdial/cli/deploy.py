@@ -52,6 +52,7 @@ def transcribe(
     beams: Annotated[Optional[int], typer.Option(help=_help("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
+    word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
     hotwords: Annotated[Optional[Path], typer.Option(help=_help("hotwords"))] = None,  # noqa: UP045
     lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
     lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
@@ -69,7 +70,8 @@ def transcribe(
 
     model, audio = split_words(words)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
-    request = Request(depth, None, *limits, language, task, beams, decoder_depth, timestamps or None)
+    times = (timestamps or None, word_times or None)
+    request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
     request = with_search(request, hotwords, lm, lm_weight, word_bonus)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
 

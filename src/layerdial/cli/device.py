@@ -99,7 +99,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     model, audio = split_words(options.words)
     _check_exported(Path(model))
     given = {name: vars(options)[name] for name in _REQUEST_TYPES}
-    request = Request(**given, timestamps=options.timestamps or None)
+    request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
     request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
     return transcribe_files(OnnxRecognizer(model, options.threads), audio, request, options.json)
 
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind in _SEARCH_TYPES.items():
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
     transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
+    transcribe.add_argument("--words", dest="word_times", action="store_true", help=Request.help("words"))
     transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

@@ -20,6 +20,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from layerdial.export.graph import FREE, blocks_to_branches, trace_module
 from layerdial.models.dynamic import Gates
 from layerdial.models.huggingface.whisper import WhisperNetwork
+from layerdial.models.huggingface.whisper_attention import alignment_heads, recorded_queries
 from layerdial.models.huggingface.whisper_encoder import longest_input
 from layerdial.modules.subsampling import frame_mask
 from layerdial.runtime.manifest import DecoderFacts
@@ -42,6 +43,7 @@ def decoder_facts(network: WhisperNetwork) -> DecoderFacts:
         most_tokens=network.most_tokens,
         longest=longest_input(network.encoder),
         pads_input=network.pads_input,
+        alignment_heads=alignment_heads(network.model),
     )
 
 
@@ -79,7 +81,7 @@ def _decoder_graph(network: WhisperNetwork) -> ir.Model:
     shapes: dict[str, Any] = {"tokens": {0: FREE, 1: FREE}, "frames": {0: FREE}, "decoder_gates": None}
     shapes |= {name: [{0: FREE, 2: FREE}] * facts.n_blocks for name in ("keys", "values", "past_keys", "past_values")}
     arguments = (tokens_BU, torch.tensor([n_frames, 50]), gates_L, *cached)
-    model = trace_module(_Writer(network), arguments, shapes, *decoder_ends(facts.n_blocks))
+    model = trace_module(_Writer(network), arguments, shapes, *decoder_ends(facts))
     blocks_to_branches(model, facts.n_blocks)
     _share_embeddings(model)
     return model
@@ -129,27 +131,32 @@ class _Writer(nn.Module):
         x_BUD = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[positions_U]
         causal = torch.arange(n_before + tokens.shape[1]) <= positions_U[:, None]
         masks = causal[None, None], frame_mask(frames, keys[0].shape[2])[:, None, None]
-        present_keys, present_values = list[Tensor](), list[Tensor]()
+        present_keys, present_values, queries = list[Tensor](), list[Tensor](), list[Tensor]()
         for i, block in enumerate(decoder.layers.blocks):
             past = past_keys[i], past_values[i]
-            ran_BUD, present = _run_block(block, x_BUD, masks, (keys[i], values[i]), past)
+            ran_BUD, query_BUD, present = _run_block(block, x_BUD, masks, (keys[i], values[i]), past)
             left = _in_heads(x_BUD, keys[i].shape[3])  # what is cached of a block that does not run is never read
             not_run = [torch.cat([before, left], dim=2) for before in past]
             gate = decoder_gates[i]
             present_keys.append(torch.where(gate, present[0], not_run[0]))
             present_values.append(torch.where(gate, present[1], not_run[1]))
+            queries.append(torch.where(gate, query_BUD, x_BUD))
             x_BUD = torch.where(gate, ran_BUD, x_BUD)
-        return self.network.head(decoder.layer_norm(x_BUD)), present_keys, present_values
+        return self.network.head(decoder.layer_norm(x_BUD)), present_keys, present_values, queries
 
 
 def _run_block(
     block: nn.Module, x_BUD: Tensor, masks: _Pair, memory: _Pair, past: _Pair
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return the output of one of the library's blocks, and its keys and values with those of the new tokens."""
+) -> tuple[Tensor, Tensor, _Pair]:
+    """Return the output of one of the library's blocks, the queries of its cross-attention, and keys and values.
+
+    These are of the earlier tokens and of the new ones.
+    """
     cache = _BlockCache(block.self_attn.layer_idx, memory, past)  # type: ignore[union-attr, arg-type]
     causal, frames = masks
-    x_BUD = block(x_BUD, causal, x_BUD, encoder_attention_mask=frames, past_key_values=cache, use_cache=True)
-    return x_BUD, cache.present
+    with recorded_queries(block) as queries:
+        x_BUD = block(x_BUD, causal, x_BUD, encoder_attention_mask=frames, past_key_values=cache, use_cache=True)
+    return x_BUD, queries[0], cache.present
 
 
 class _BlockCache(EncoderDecoderCache):  # type: ignore[misc]

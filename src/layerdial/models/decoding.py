@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -34,6 +34,7 @@ from layerdial.text.pieces import piece_table
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.token_fallback import decode_one, decode_with_fallback
 from layerdial.text.token_rules import NOTHING, TokenRules, Written
+from layerdial.text.token_words import words_of
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.transcript import Chunk, Transcribed
 
@@ -187,8 +188,11 @@ class TokenDecoding(_Decoding):
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
         """Return the transcript of audio of any length, cut where it is quiet, or where a segment ends."""
+        from layerdial.models.huggingface.whisper_attention import alignment_heads
+
         trained_here = not self.network.pads_input
-        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here)
+        heads = alignment_heads(self.network.model) if request.words else ()
+        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here, heads)
         request.refuse_ctc_options("this model")
         beams, rules = request.beams or 1, self.rules
         if request.hotwords is not None:
@@ -198,7 +202,8 @@ class TokenDecoding(_Decoding):
             return PieceResult(self._piece(samples, subset, decoder, beams, rules), Chunk(begin, end, subset))
 
         again = again_with_all_blocks(recognize, subset)
-        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps)
+        words = partial(words_of, ByteTable(self.tokenizer.tokens, self.tokenizer.end)) if heads else None
+        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
 
     def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int, rules: TokenRules) -> Written:
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)

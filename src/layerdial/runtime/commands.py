@@ -76,9 +76,10 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
 
 
 def _lines(result: Transcript) -> list[str]:
-    """Return the text, or a line for each segment with its seconds, where there are any."""
+    """Return the text, or a line for each word or segment with its seconds, where there are any."""
     timed = [f"[{segment.start:.2f} --> {segment.end:.2f}] {segment.text}" for segment in result.segments]
-    return timed or [result.text]
+    words = [f"[{word.start:.2f} --> {word.end:.2f}] {word.text}" for word in result.words]
+    return words or timed or [result.text]
 
 
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
@@ -94,6 +95,16 @@ def _row(path: Path, result: Transcript) -> dict[str, Any]:
         row["segments"] = [
             {"start": round(segment.start, 3), "end": round(segment.end, 3), "text": segment.text}
             for segment in result.segments
+        ]
+    if result.words:
+        row["words"] = [
+            {
+                "word": word.text,
+                "start": round(word.start, 3),
+                "end": round(word.end, 3),
+                "confidence": round(word.confidence, 3),
+            }
+            for word in result.words
         ]
     if len({chunk.subset for chunk in result.chunks}) > 1:
         row["chunks"] = [

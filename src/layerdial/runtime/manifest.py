@@ -41,7 +41,8 @@ class DecoderFacts:
 
     `prompt` are the tokens before a transcript, `end` the one after it. `suppressed` are never written, `not_first` not
     at its start. It writes at most `most_tokens`. The encoder takes at most `longest` frames of log-mel; with
-    `pads_input` every utterance is followed by silence up to that.
+    `pads_input` every utterance is followed by silence up to that. `alignment_heads` (block, head) say when words are
+    spoken (none in exports of earlier versions).
     """
 
     n_blocks: int
@@ -54,15 +55,20 @@ class DecoderFacts:
     most_tokens: int
     longest: int
     pads_input: bool
+    alignment_heads: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def parse(cls, stored: dict[str, Any]) -> DecoderFacts:
         """Return what a manifest has; `ValueError` or `KeyError` where it is damaged."""
         lists = {name: tuple(_ids(name, stored[name])) for name in ("prompt", "suppressed", "not_first")}
-        facts = cls(**{**stored, **lists})
+        heads = tuple((int(block), int(head)) for block, head in stored.get("alignment_heads", ()))
+        facts = cls(**{**stored, **lists, "alignment_heads": heads})
         for name in ("n_blocks", "n_heads", "head_width", "most_tokens", "longest"):
             _between(name, getattr(facts, name), 1, 1_000_000)
         _between("end", facts.end, 0, 1_000_000_000)
+        for block, head in heads:
+            _between("block of an alignment head", block, 0, facts.n_blocks - 1)
+            _between("alignment head", head, 0, facts.n_heads - 1)
         if type(facts.pads_input) is not bool or not facts.prompt:
             raise ValueError("pads_input is no truth value, or the prompt is empty")
         return facts

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.audio.whisper_mel import is_silent
+from layerdial.errors import UserError
 from layerdial.recognizer import (
     Audio,
     FeatureBatch,
@@ -34,6 +35,7 @@ from layerdial.text.prompt import DecoderUse
 from layerdial.text.speech_rate import usual_text
 from layerdial.text.token_fallback import decode_again, decode_once, decode_with_fallback
 from layerdial.text.token_rules import NOTHING, TokenRules, Written
+from layerdial.text.token_words import words_of
 from layerdial.transcript import Transcribed
 
 
@@ -81,9 +83,10 @@ class TokenDecoding:
         self.search = TokenSearch(self.session.default_use())
 
     def of(self, request: Request, model: str) -> TokenDecoding:
-        use = self.search.use.for_request(
-            request, self.tokenizer.tokens, trained_here=not self.session.facts.pads_input
-        )
+        facts = self.session.facts
+        if request.words and not facts.alignment_heads:
+            raise UserError(f"words: {model} was exported by an earlier version, without their times; export it again")
+        use = self.search.use.for_request(request, self.tokenizer.tokens, not facts.pads_input, facts.alignment_heads)
         changed = copy(self)
         request.refuse_ctc_options(model)
         if request.hotwords is not None:
@@ -152,7 +155,8 @@ class TokenDecoding:
             return piece(samples, begin, end, None)
 
         recognize_piece = by_request if subset is None else again_with_all_blocks(piece, subset)
-        return recognize_pieces(audio, recognize_piece, self.tokenizer.decode, self.search.use.stamps)
+        words = partial(words_of, self.tokenizer) if self.search.use.heads else None
+        return recognize_pieces(audio, recognize_piece, self.tokenizer.decode, self.search.use.stamps, words)
 
 
 def repeat_tokens(encoded: OnnxEncoded, n_tokens: int, rules: TokenRules | None = None) -> None:

@@ -1,6 +1,7 @@
 """The two graphs of an exported encoder-decoder model in ONNX Runtime: utterances in, logits of tokens out.
 
-Shapes: B batch, T mel frames, T' encoder frames, F mel bins, D width, H heads, U tokens of a step, V vocabulary.
+Shapes: B batch, T mel frames, T' encoder frames, F mel bins, D width, H heads, U tokens of a step, V vocabulary, A
+alignment heads (of one utterance: their queries and keys are (A, U or T', D/H)).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.whisper_mel import check_length, pad_with_silence
 from layerdial.errors import UserError
-from layerdial.runtime.manifest import DECODER, ENCODER, FILE, Manifest
+from layerdial.runtime.manifest import DECODER, ENCODER, FILE, DecoderFacts, Manifest
 from layerdial.runtime.session import Cancel, LoadedGraph, Session, check_ends, gates_of, model_id_of
 from layerdial.subset import BlockSubset
 from layerdial.text.prompt import DecoderUse
@@ -34,10 +35,12 @@ def encoder_ends(n_blocks: int) -> Ends:
     return ("x", "x_lens", "gates", "decoder_gates"), ("frames", *caches("keys", "values", n_blocks=n_blocks))
 
 
-def decoder_ends(n_blocks: int) -> Ends:
-    """Return the names of the inputs and outputs of a step of the decoder."""
+def decoder_ends(facts: DecoderFacts) -> Ends:
+    """Return the names of the inputs and outputs of a step of the decoder; earlier versions' have no queries."""
+    n_blocks = facts.n_blocks
     inputs = caches("keys", "values", "past_keys", "past_values", n_blocks=n_blocks)
-    outputs = caches("present_keys", "present_values", n_blocks=n_blocks)
+    queries = ("queries",) if facts.alignment_heads else ()
+    outputs = caches("present_keys", "present_values", *queries, n_blocks=n_blocks)
     return ("tokens", "frames", "decoder_gates", *inputs), ("logits", *outputs)
 
 
@@ -49,7 +52,7 @@ class TokenSession:
         self.manifest, self.facts, self.threads = manifest, manifest.decoder, threads
         n_blocks = self.facts.n_blocks
         files = folder / ENCODER, folder / DECODER
-        ends = encoder_ends(n_blocks), decoder_ends(n_blocks)
+        ends = encoder_ends(n_blocks), decoder_ends(self.facts)
         self.encoder, self.decoder = (
             LoadedGraph(file, threads, _checker(file, manifest, end)) for file, end in zip(files, ends, strict=True)
         )
@@ -136,6 +139,10 @@ class OnnxEncoded:
         """Return the same, which another thread stops by `cancel`."""
         return replace(self, cancel=cancel)
 
+    def keys(self) -> NDArray[np.float32]:
+        by_block = {block: self.memory[block].numpy()[0] for block in {block for block, _ in self.use.heads}}
+        return np.stack([by_block[block][head] for block, head in self.use.heads])
+
     def of(self, row: int) -> OnnxEncoded:
         return self.of_rows([row])
 
@@ -150,7 +157,11 @@ class OnnxSteps:
     def __init__(self, encoded: OnnxEncoded) -> None:
         self._encoded = encoded
         facts, session = encoded.session.facts, encoded.session
-        self._inputs, self._outputs = decoder_ends(facts.n_blocks)
+        self._inputs, outputs = decoder_ends(facts)
+        self._asked = dict.fromkeys(block for block, _ in encoded.use.heads)  # blocks, each once
+        self._queries = list[list[Any]]()
+        # what nobody asks for is not copied
+        self._outputs = [*outputs[: 1 + 2 * facts.n_blocks], *(f"queries_{block}" for block in self._asked)]
         self._gates = _value(gates_of(encoded.use.subset, facts.n_blocks, "decoder"))
         nothing = _value(np.zeros((len(encoded), facts.n_heads, 0, facts.head_width), np.float32))
         self._past = [nothing] * (2 * facts.n_blocks)
@@ -159,9 +170,21 @@ class OnnxSteps:
     def next(self, tokens_BU: NDArray[np.int64]) -> NDArray[np.float32]:
         given = (_value(tokens_BU), self._encoded.frames_B, self._gates, *self._encoded.memory, *self._past)
         feed = dict(zip(self._inputs, given, strict=True))
-        logits, *self._past = self._graph.run(self._outputs, feed, self._encoded.cancel)
+        logits, *made = self._graph.run(self._outputs, feed, self._encoded.cancel)
+        self._past, queries = made[: len(self._past)], made[len(self._past) :]
+        self._queries.append(queries)
         found: NDArray[np.float32] = logits.numpy()
         return found
+
+    def queries(self) -> NDArray[np.float32]:
+        width = self._encoded.session.facts.head_width
+        of_calls = zip(*self._queries, strict=True)
+        by_block = {
+            block: np.concatenate([one.numpy()[0] for one in calls])
+            for block, calls in zip(self._asked, of_calls, strict=True)
+        }
+        heads = self._encoded.use.heads
+        return np.stack([by_block[block][:, head * width : (head + 1) * width] for block, head in heads])
 
     def reorder(self, rows: Sequence[int]) -> None:
         if len(rows) != len(self._encoded):

@@ -23,11 +23,14 @@ _LATEST_START = 50  # the first is at most one second
 
 @dataclass(frozen=True)
 class TimedTokens:
-    """Tokens of text that are spoken from `start` to `end`, in seconds. `end` is None where the text breaks off."""
+    """Tokens of text that are spoken from `start` to `end`, in seconds. `end` is None where the text breaks off.
+
+    `first` is the place of the first of them in the whole text."""
 
     start: float
     end: float | None
     tokens: list[int]
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Stamps:
         elif text[-1] >= self.first:  # a text follows what opens
             logits_V[self.first :] = -np.inf
         logits_V[self.first : self._earliest(text, closes)] = -np.inf
-        if _log_sum(logits_V[self.first :]) > logits_V[: self.first].max():
+        if log_sum(logits_V[self.first :]) > logits_V[: self.first].max():
             logits_V[: self.first] = -np.inf
 
     def _earliest(self, text: Sequence[int], closes: bool) -> int:
@@ -77,20 +80,20 @@ class Stamps:
     def segments(self, text: Sequence[int]) -> list[TimedTokens]:
         """Return the segments of a text; stamps without text between them make none."""
         found, start, tokens = list[TimedTokens](), 0.0, list[int]()
-        for token in text:
+        for i, token in enumerate(text):
             if token < self.first:
                 tokens.append(token)
                 continue
             time = _STEP * (token - self.first)
             if tokens:
-                found.append(TimedTokens(start, time, tokens))
+                found.append(TimedTokens(start, time, tokens, i - len(tokens)))
             start, tokens = time, []
         if tokens:
-            found.append(TimedTokens(start, None, tokens))
+            found.append(TimedTokens(start, None, tokens, len(text) - len(tokens)))
         return found
 
 
-def _log_sum(logits: NDArray[np.float32]) -> float:
+def log_sum(logits: NDArray[np.float32]) -> float:
     """Return the logarithm of the sum of the exponentials; minus infinity where all are."""
     largest = logits.max(initial=-np.inf)
     return float(largest + np.log(np.exp(logits - largest).sum())) if np.isfinite(largest) else -math.inf

@@ -1,6 +1,6 @@
 """Greedy decoding by a decoder that writes tokens, whatever computes it.
 
-Shapes: B batch, U tokens of a step, V vocabulary.
+Shapes: B batch, U tokens of a step, V vocabulary, A alignment heads, T encoder frames, D width of a head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.text.prompt import DecoderUse
-from layerdial.text.token_rules import TokenRules, Written, longest_text
+from layerdial.text.token_rules import TokenRules, Written, among_all, longest_text
 
 
 class Steps(Protocol):
@@ -24,6 +24,10 @@ class Steps(Protocol):
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Go on with these rows, of which some may come several times. Only for one utterance."""
+        ...
+
+    def queries(self) -> NDArray[np.float32]:
+        """Return what the `heads` of a use ask the audio for, with each token so far (A, U, D); not after `reorder`."""
         ...
 
 
@@ -49,11 +53,17 @@ class Encoded(Protocol):
         """Return one utterance of the batch."""
         ...
 
+    def keys(self) -> NDArray[np.float32]:
+        """Return what the `heads` of its use find the audio by (A, T, D), for one utterance."""
+        ...
 
-def decode_greedily(encoded: Encoded, seconds: Sequence[float], rules: TokenRules) -> list[Written]:
-    """Return the transcript of each utterance, given how long each one is."""
+
+def decode_greedily(
+    encoded: Encoded, seconds: Sequence[float], rules: TokenRules, steps: Steps | None = None
+) -> list[Written]:
+    """Return the transcript of each utterance, given how long each is; `steps` are a decoder without tokens yet."""
     rows = [_Row(longest_text(encoded.most_tokens, s), rules) for s in seconds]
-    steps, first = encoded.begin(), True
+    steps, first, own = steps or encoded.begin(), True, bool(encoded.use.heads)
     tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
     no_speech = [0.0] * len(encoded)
     while not all(row.done for row in rows):
@@ -63,8 +73,10 @@ def decode_greedily(encoded: Encoded, seconds: Sequence[float], rules: TokenRule
         texts = [row.tokens for row in rows]
         logp_BV = rules.log_probs(logits_BUV[:, -1], texts)
         best_B = (logp_BV + rules.bonuses(texts)).argmax(axis=-1)
-        for row, token, logp_V in zip(rows, best_B.tolist(), logp_BV, strict=True):
+        for i, (row, token, logp_V) in enumerate(zip(rows, best_B.tolist(), logp_BV, strict=True)):
             row.add(token, float(logp_V[token]))
+            if own:
+                row.logps.append(among_all(token, logits_BUV[i, -1], logp_V))
         tokens_BU, first = best_B[:, None], False
     return [row.written(silent) for row, silent in zip(rows, no_speech, strict=True)]
 
@@ -75,7 +87,7 @@ class _Row:
     def __init__(self, most: int, rules: TokenRules) -> None:
         self.most, self.rules = most, rules
         self.tokens: list[int] = []
-        self.logp = 0.0
+        self.logp, self.logps = 0.0, list[float]()
         self.steps = 0
         self.done = self.looped = False
         self.phrase: tuple[int, ...] = ()
@@ -95,4 +107,5 @@ class _Row:
             self.done = self.looped = True
 
     def written(self, no_speech: float) -> Written:
-        return Written(self.tokens, self.logp / max(1, self.steps), no_speech, self.looped, self.phrase, self.steps)
+        mean, logps = self.logp / max(1, self.steps), tuple(self.logps[: len(self.tokens)])
+        return Written(self.tokens, mean, no_speech, self.looped, self.phrase, self.steps, logps)

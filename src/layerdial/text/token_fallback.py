@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from layerdial.text.token_beams import decode_with_beams
 from layerdial.text.token_decoding import Encoded, decode_greedily
 from layerdial.text.token_rules import TokenRules, Written
+from layerdial.text.token_times import decode_timed, timed_again
 
 _BEAMS = 5
 
@@ -33,12 +34,12 @@ def decode_one(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) 
 def decode_once(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
     """Return what one search finds for one utterance, greedy or with `beams`.
 
-    It has timestamps where the decoder is asked for them.
+    It has timestamps, and each token its time, where the decoder is asked for them.
     """
     rules = rules.with_stamps(encoded.use.stamps, seconds)
-    if beams == 1:
-        return decode_greedily(encoded, [seconds], rules)[0]
-    return decode_with_beams(encoded, seconds, rules, beams)
+    if beams > 1:
+        return timed_again(encoded, seconds, decode_with_beams(encoded, seconds, rules, beams))
+    return decode_timed(encoded, seconds, rules) if encoded.use.heads else decode_greedily(encoded, [seconds], rules)[0]
 
 
 def decode_again(encoded: Encoded, seconds: float, rules: TokenRules, found: Written) -> Written:
@@ -46,7 +47,7 @@ def decode_again(encoded: Encoded, seconds: float, rules: TokenRules, found: Wri
     rules = rules.with_stamps(encoded.use.stamps, seconds)
     for other in _others(encoded, seconds, rules, found):
         if other.is_good:
-            return other
+            return timed_again(encoded, seconds, other)
     return found
 
 

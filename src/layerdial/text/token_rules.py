@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.text.timestamps import Stamps
+from layerdial.text.timestamps import Stamps, log_sum
 
 if TYPE_CHECKING:
     from layerdial.text.byte_level import ByteTable
@@ -117,12 +117,29 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
+def among_all(token: int, logits_V: NDArray[np.float32], logp_V: NDArray[np.float32]) -> float:
+    """Return the log-probability of a token among all; `logp_V` are those among the tokens that may be written."""
+    allowed = float(logits_V[token]) - float(logp_V[token])
+    forbidden = log_sum(logits_V[np.isneginf(logp_V)])
+    return float(logits_V[token]) - float(np.logaddexp(allowed, forbidden))
+
+
+@dataclass(frozen=True)
+class SpokenToken:
+    """When a token is spoken, in seconds of the audio, and its log-probability among all tokens of the vocabulary."""
+
+    start: float
+    end: float
+    logp: float
+
+
 @dataclass(frozen=True)
 class Written:
     """The tokens of a transcript without its end, their mean log-probability (with the end), and what was noticed.
 
     `no_speech` is the probability that nobody speaks. `looped`: the text repeated itself, and was cut after the
-    `phrase`; or it was longer than a text can be. `n_steps` is how often the decoder ran for it.
+    `phrase`; or it was longer than a text can be. `n_steps` is how often the decoder ran for it. Where words are asked
+    for, each token has its log-probability among all (`logps`), and its time.
     """
 
     tokens: list[int]
@@ -131,6 +148,8 @@ class Written:
     looped: bool
     phrase: tuple[int, ...] = ()
     n_steps: int = 0
+    logps: tuple[float, ...] = ()
+    spoken: tuple[SpokenToken, ...] = ()
 
     @property
     def is_good(self) -> bool:

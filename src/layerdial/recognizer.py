@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, AudioPath
+from layerdial.audio.pauses import outside, quiet_stretches
 from layerdial.audio.whisper_mel import is_silent
 from layerdial.audio.windows import WINDOW_SECONDS, pieces, quiet_cut, take_pieces, windows
 from layerdial.cost import Cost
@@ -254,20 +255,21 @@ def recognize_pieces(
         results.append(recognize(samples, begin, end))
         written = results[-1].written
         if words is not None and not written.is_silence:
-            found += _placed(words(written.tokens, written.spoken), begin, end)
+            found += _placed(words(written.tokens, written.spoken), samples, begin)
         begin = end
     chunks = tuple(replace(result.chunk, cut=result.written.looped) for result in results)
     text = joined(result.written.text(decode) for result in results)
     return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE), words=tuple(found))
 
 
-def _placed(words: Iterable[Word], begin: float, end: float) -> list[Word]:
-    """Return words of a piece with the times of the recording, within the piece and one after the other."""
-    placed, last = list[Word](), begin
+def _placed(words: Iterable[Word], samples: NDArray[np.float32], begin: float) -> list[Word]:
+    """Return words of a piece (S,) with the times of the recording: within it, one after the other, not in pauses."""
+    placed, quiet, seconds, last = list[Word](), quiet_stretches(samples), len(samples) / SAMPLE_RATE, 0.0
     for word in words:
-        start = max(last, min(begin + word.start, end))
-        last = max(start, min(begin + word.end, end))
-        placed.append(replace(word, start=start, end=last))
+        start, end = outside((word.start, word.end), quiet)
+        start = max(last, min(start, seconds))
+        last = max(start, min(end, seconds))
+        placed.append(replace(word, start=begin + start, end=begin + last))
     return placed
 
 
@@ -297,7 +299,7 @@ class _TimedPieces:
             if n_done < WINDOW_SECONDS * SAMPLE_RATE // 3:
                 n_done = quiet_cut(samples)
                 chunk, parts, spoken = self._recognized(samples[:n_done])
-        self._add(chunk, parts, spoken, n_done / SAMPLE_RATE)
+        self._add(chunk, parts, spoken, samples[:n_done])
         return n_done
 
     def _recognized(self, samples: NDArray[np.float32]) -> tuple[Chunk, list[TimedTokens], Sequence[SpokenToken]]:
@@ -306,16 +308,18 @@ class _TimedPieces:
         chunk = replace(result.chunk, cut=written.looped)
         return chunk, [] if written.is_silence else self._stamps.segments(written.tokens), written.spoken
 
-    def _add(self, chunk: Chunk, parts: Sequence[TimedTokens], spoken: Sequence[SpokenToken], seconds: float) -> None:
-        """Add the segments and words of the next piece, which is so many seconds long."""
-        begin = self._begin
+    def _add(
+        self, chunk: Chunk, parts: Sequence[TimedTokens], spoken: Sequence[SpokenToken], samples: NDArray[np.float32]
+    ) -> None:
+        """Add the segments and words of the next piece (S,)."""
+        begin, seconds = self._begin, len(samples) / SAMPLE_RATE
         for part in parts:
             ends = part.start, seconds if part.end is None else part.end
             start, end = (begin + min(time, seconds) for time in ends)
             if text := self._decode(part.tokens):
                 self._segments.append(Segment(start, end, text))
         if self._make_words is not None:
-            self._words += _placed(_words_of_parts(self._make_words, parts, spoken), begin, begin + seconds)
+            self._words += _placed(_words_of_parts(self._make_words, parts, spoken), samples, begin)
         self._texts.append(self._decode([token for part in parts for token in part.tokens]))
         self._chunks.append(replace(chunk, end=begin + seconds))
         self._begin += seconds

@@ -15,6 +15,8 @@ from layerdial.text.cross_attention import FRAMES_PER_SECOND, first_frames
 from layerdial.text.token_decoding import Encoded, Steps, decode_greedily
 from layerdial.text.token_rules import SpokenToken, TokenRules, Written, log_softmax
 
+_LATE = 0.08  # seconds that a decoder reads on before it writes the next token, as measured (docs/words.md)
+
 
 def decode_timed(encoded: Encoded, seconds: float, rules: TokenRules) -> Written:
     """Return the greedy transcript of one utterance, with the time of each token."""
@@ -45,6 +47,6 @@ def _timed(encoded: Encoded, steps: Steps, seconds: float, found: Written) -> Wr
     keys_ATD = encoded.keys()[:, :n_frames]
     queries_AUD = steps.queries()[:, before : before + n_tokens + 1]  # and what follows the last token, if it ran
     ends = [*first_frames(queries_AUD, keys_ATD).tolist(), keys_ATD.shape[1]][: n_tokens + 1]
-    times = pairwise(frame / FRAMES_PER_SECOND for frame in ends)
+    times = pairwise(max(0.0, frame / FRAMES_PER_SECOND - _LATE) for frame in ends)
     spoken = tuple(SpokenToken(*time, logp) for time, logp in zip(times, found.logps, strict=True))
     return replace(found, spoken=spoken)

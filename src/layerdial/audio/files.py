@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from layerdial.audio.channels import AudioPath, Channel
 from layerdial.audio.containers import layout
 from layerdial.audio.decoder import Decoder, open_source
 from layerdial.audio.layout import AudioProblem, Layout
-from layerdial.audio.piped import AudioPath, PipedAudio, hold
+from layerdial.audio.piped import PipedAudio, hold
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ __all__ = [
     "AudioInfo",
     "AudioPath",
     "AudioProblem",
+    "Channel",
     "PipedAudio",
     "change_speed",
+    "channels_of",
     "check_is_file",
     "hold",
     "open_audio",
@@ -93,6 +96,17 @@ def probe(path: AudioPath) -> AudioInfo:
     """
     with _opened(path) as file:
         return _info_of(file, path)
+
+
+def channels_of(path: str | Path | PipedAudio) -> dict[str, Channel]:
+    """Return the channels of a recording by the names of their speakers. Raises `AudioProblem` as `probe` does.
+
+    What comes through a pipe is read here, and held.
+    """
+    with _naming(path):
+        path = hold(path)
+    count = probe(path).channels
+    return {channel.name(count): channel for channel in (Channel(path, i + 1) for i in range(count))}
 
 
 def verify(path: AudioPath) -> AudioInfo:
@@ -177,6 +191,7 @@ def _mono_blocks(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield blocks (S,) of at most `most` samples in all, from where `file` stands, which is sample `first`."""
     at_once = max(1, _BLOCK_VALUES // file.channels)
+    chosen = path.index(file.channels) if isinstance(path, Channel) else 0 if file.channels == 1 else None
     done = 0
     while most is None or done < most:
         wanted = at_once if most is None else min(at_once, most - done)
@@ -185,7 +200,7 @@ def _mono_blocks(
             return
         _check_finite(block, path, first + done)
         done += len(block)
-        yield block[:, 0] if file.channels == 1 else _mix_down(block, path)
+        yield _mix_down(block, path) if chosen is None else np.ascontiguousarray(block[:, chosen])
 
 
 def _guarded(path: AudioPath, action: Callable[[], _Result]) -> _Result:
@@ -219,15 +234,30 @@ def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> 
 
 def _opened(path: AudioPath) -> Decoder:
     """Return a decoder of what is at `path`. Raises `AudioProblem` with the reason where there is none."""
-    import soundfile
-
-    try:
-        held = hold(path)
+    recording = path.recording if isinstance(path, Channel) else path
+    with _naming(path):
+        held = hold(recording)
         if isinstance(held, Path) and held.is_dir():
             raise AudioProblem(f"{path} is a folder; give an audio file ({_FORMATS})")
         source = held.content if isinstance(held, PipedAudio) else held
         found = _layout_of(source, held)
         decoder = Decoder(source, found)
+    with ExitStack() as stack:
+        stack.callback(decoder.close)
+        _check_bounds(decoder, path)
+        stack.pop_all()
+    if found.note:
+        _log.warning("%s: %s", path, found.note)
+    return decoder
+
+
+@contextmanager
+def _naming(path: AudioPath) -> Iterator[None]:
+    """Turn what goes wrong with a file that is opened into an `AudioProblem` that names it."""
+    import soundfile
+
+    try:
+        yield
     except FileNotFoundError:
         raise AudioProblem(f"{path} does not exist; give an audio file ({_FORMATS})") from None
     except OSError as error:
@@ -236,22 +266,21 @@ def _opened(path: AudioPath) -> Decoder:
         raise AudioProblem(f"{path} is not audio that can be read ({_reason(error)}); give {_FORMATS}") from None
     except ValueError as error:
         raise AudioProblem(f"{path}: {error}") from None
-    _check_bounds(decoder, path)
-    if found.note:
-        _log.warning("%s: %s", path, found.note)
-    return decoder
 
 
 def _check_bounds(decoder: Decoder, path: AudioPath) -> None:
-    """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory."""
+    """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory.
+
+    Also for a channel that the recording does not have.
+    """
     if not LOWEST_RATE <= decoder.samplerate <= HIGHEST_RATE:
-        decoder.close()
         raise AudioProblem(
             f"{path} is at {decoder.samplerate} Hz by its header; speech is at {LOWEST_RATE} to {HIGHEST_RATE} Hz"
         )
     if decoder.channels > MOST_CHANNELS:
-        decoder.close()
         raise AudioProblem(f"{path} has {decoder.channels} channels; {MOST_CHANNELS} is the most")
+    if isinstance(path, Channel):
+        path.index(decoder.channels)
 
 
 def _layout_of(source: Path | bytes, name: Path | PipedAudio) -> Layout:

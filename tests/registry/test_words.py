@@ -43,7 +43,8 @@ def here(published: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("org/name a.wav", "english", ["org/name", "a.wav"]),
         ("recordings.wav a.wav", "recordings.wav", ["a.wav"]),
         ("calls", "english", ["calls"]),
-        ("calls a.wav", "english", ["calls", "a.wav"]),
+        ("calls a.wav", "calls", ["a.wav"]),
+        ("a.wav calls", "english", ["a.wav", "calls"]),
         ("edge calls", "edge", ["calls"]),
     ],
 )

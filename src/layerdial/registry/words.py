@@ -15,12 +15,12 @@ from layerdial.registry.find import is_model_folder
 def split_words(words: Sequence[str]) -> tuple[str, list[Path]]:
     """Return the model and the audio files of `[MODEL] AUDIO...`; the model is `english` where the line has none.
 
-    The first word is audio if it is a file (or `-`, or a pipe), ends as names of audio files do, or is a folder that
-    holds such files and no model; else it is the model. Raises `UserError` for a word that can be both, and where no
+    The first word is audio if it is a file (or `-`, or a pipe), ends as names of audio files do, or is a folder of
+    such files without a model and the only word; else it is the model. Raises `UserError` for a word that can be both, and where no
     audio is left.
     """
     first, *rest = words
-    if _is_audio(first):
+    if _is_audio(first) or (not rest and _holds_audio(Path(first))):
         _check_no_model(first, rest)
         audio = [Path(word) for word in words]
         if not any(path.exists() for path in audio if str(path) != "-") and "-" not in words:
@@ -41,7 +41,6 @@ def _is_audio(word: str) -> bool:
         word == "-"
         or (path.exists() and not path.is_dir())
         or bool(EXTENSIONS.fullmatch(path.suffix) and not path.is_dir())
-        or _holds_audio(path)
     )
 
 

@@ -16,8 +16,8 @@ def split_words(words: Sequence[str]) -> tuple[str, list[Path]]:
     """Return the model and the audio files of `[MODEL] AUDIO...`; the model is `english` where the line has none.
 
     The first word is audio if it is a file (or `-`, or a pipe), ends as names of audio files do, or is a folder of
-    such files without a model and the only word; else it is the model. Raises `UserError` for a word that can be both, and where no
-    audio is left.
+    such files without a model and the only word; else it is the model. Raises `UserError` for a word that can be both,
+    and where no audio is left.
     """
     first, *rest = words
     if _is_audio(first) or (not rest and _holds_audio(Path(first))):

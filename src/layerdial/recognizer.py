@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from layerdial.text.token_rules import SpokenToken, Written
 
 Audio = AudioPath | NDArray[np.float32]
-"""A file, `-` or another pipe, or samples (S,) at 16 kHz within [-1, 1]."""
+"""A file, `-` or another pipe, one `Channel` of either, or samples (S,) at 16 kHz within [-1, 1]."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="[MODEL] AUDIO...",
-            help="Audio files, behind a model or none: a model folder, an exported folder, a hub id, or a name of "
-            "`layerdial models` (english if left out).",
+            help="Audio files or folders, behind a model or none: a model folder, an exported folder, a hub id, or a "
+            "name of `layerdial models` (english if left out).",
         ),
     ],
     depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
@@ -57,7 +57,22 @@ def transcribe(
     lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
     lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
     word_bonus: Annotated[Optional[float], typer.Option(help=_help("word_bonus"))] = None,  # noqa: UP045
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    format_: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv; text if left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="--format json.")] = False,
+    output_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Write a file for each recording into this folder."),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out what has its file in --output-dir.")
+    ] = False,
+    channel: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="left, right, a number from 1 on, or each, with its name; all channels mixed if left out."),
+    ] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     plugin: PluginOption = None,
@@ -67,13 +82,16 @@ def transcribe(
     from layerdial.evaluation.load import load_model
     from layerdial.registry.words import split_words
     from layerdial.runtime.commands import transcribe_files, with_search
+    from layerdial.runtime.outputs import Output, format_of, plan
 
     model, audio = split_words(words)
+    output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
+    jobs = plan(audio, output)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
     times = (timestamps or None, word_times or None)
     request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
     request = with_search(request, hotwords, lm, lm_weight, word_bonus)
-    raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
 
 
 def export(

@@ -1,4 +1,4 @@
-"""Words of an encoder-decoder model: torch and the export give the same, in order, within the audio, all of the text."""
+"""Words of an encoder-decoder model: torch and the export give the same, in order, in the audio, all of the text."""
 
 from __future__ import annotations
 

@@ -153,10 +153,9 @@ def test_rates_that_no_speech_has_are_refused_by_all_who_read(tmp_path: Path, ra
             read(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("header", [{"rate": 0}, {"channels": 0}])
-def test_a_rate_of_nothing_is_said(tmp_path: Path, header: dict[str, int]) -> None:
-    (tmp_path / "a.wav").write_bytes(wav(**header))
-    with pytest.raises(AudioProblem, match="its header says 0 Hz, or no channels"):
+def test_a_rate_of_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(rate=0))
+    with pytest.raises(AudioProblem, match="its header says 0 Hz"):
         probe(tmp_path / "a.wav")
 
 

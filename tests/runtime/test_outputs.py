@@ -121,7 +121,7 @@ def test_two_recordings_never_share_a_file(calls: Path) -> None:
     output = Output("srt", calls.parent / "out")
     soundfile.write(calls / "a.flac", np.zeros(1600), 16000)
     for audio in ([calls], [calls / "a.wav", calls / "monday" / "a.wav"], [calls / "a.wav", calls / "a.flac"]):
-        with pytest.raises(UserError, match=r"calls/\S*a\.\w+ and \S+ would both be written to \S+out/a.srt; give"):
+        with pytest.raises(UserError, match=r"calls/\S*a\.\w+ and \S+ would both be written to \S+out/a.srt; take two"):
             plan(audio, output)
     assert not (calls.parent / "out").exists()
     assert len(plan([calls / "a.wav", calls / "a.wav"], output)) == 1

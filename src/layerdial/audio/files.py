@@ -318,5 +318,5 @@ def _reason(error: Exception) -> str:
     if "does not exist" in words:  # what it says of an MP3 without a frame
         return "no audio was found in it"
     if "SF_INFO struct incomplete" in words:
-        return "its header says 0 Hz, or no channels"
+        return "its header says 0 Hz"
     return " ".join(words.split()).rstrip(".")

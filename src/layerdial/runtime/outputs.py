@@ -75,10 +75,7 @@ def plan(audio: Sequence[Path], output: Output) -> list[Job]:
     first: dict[Path | None, Path] = {}
     for job in jobs:
         if (other := first.setdefault(job.target, job.audio)) != job.audio:
-            raise UserError(
-                f"{other} and {job.audio} would both be written to {job.target}; give the folder that they are in, or "
-                "transcribe them into two"
-            )
+            raise UserError(f"{other} and {job.audio} would both be written to {job.target}; take two folders")
     check_writable(output.folder)
     return list(dict.fromkeys(jobs))
 

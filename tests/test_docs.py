@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -39,6 +40,7 @@ from layerdial.text.tokenizer import load_tokenizer
 from layerdial.utils.shipped import find_shipped
 from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
+from tiny_media import write_media
 from tiny_registry import entry_of
 from tiny_whisper import save_like_base
 
@@ -139,6 +141,11 @@ def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / clip).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place / clip, speak("low high low", 1), 16000)
     write_corpus(place / "runs" / "demo" / "cuts" / "dev.cuts.jsonl.gz", sentences(4))
+    (place / "calls").mkdir()
+    sides = np.stack([speak("low high", 1), speak("high low", 2)], axis=1)
+    for clip in ("call.wav", "calls/monday.wav"):
+        soundfile.write(place / clip, sides, 16000)
+    write_media(place / "talk.mp4", speak("low high low", 1)[:, None], 16000, "aac", "mp4", video=True)
     for split in ("train", "dev", "test"):
         write_audio_folder(place / "mine" / split, SPEAKERS)
         write_corpus(place / "data" / "given" / f"{split}.cuts.jsonl.gz", sentences(4))

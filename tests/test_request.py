@@ -28,6 +28,10 @@ from layerdial.subset import BlockSubset
         ({"confidence": 1.1}, r"confidence is 1\.1; give a number from 0 to 1"),
         ({"confidence": -0.1}, r"confidence is -0\.1; give a number from 0 to 1"),
         ({"confidence": math.nan}, "confidence is nan; give a number from 0 to 1"),
+        ({"lm_weight": 0.5}, "lm_weight is of a language model; give lm too"),
+        ({"lm": "a.arpa", "lm_weight": -1}, "lm_weight is -1; give a number of 0 or more"),
+        ({"lm": "a.arpa", "word_bonus": math.nan}, "word_bonus is nan; give a number"),
+        ({"word_bonus": 1}, "word_bonus is of a beam search; give beams, hotwords or lm too"),
         ({"task": "sing"}, "task is 'sing'; choose transcribe or translate"),
         ({"first_depth": 2}, "first_depth is what runs before another depth; give confidence too"),
     ],
@@ -57,7 +61,7 @@ def test_constraints_are_what_leaves_the_depth_to_the_recogniser(
     assert Request(**asked).constraints == constraints
 
 
-@pytest.mark.parametrize("asked", [{"language": "de"}, {"task": "translate"}, {"timestamps": True}], ids=str)
+@pytest.mark.parametrize("asked", [{"language": "de"}, {"task": "translate"}, {"decoder_depth": 2}], ids=str)
 def test_what_only_a_decoder_can_do_is_refused_for_others(asked: dict[str, Any]) -> None:
     Request(depth=1, timestamps=False).refuse_decoder_options("small")
     with pytest.raises(UserError, match=f"{next(iter(asked))} is for encoder-decoder models such as Whisper; small is"):

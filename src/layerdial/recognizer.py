@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from layerdial.text.token_rules import SpokenToken, Written
 
 Audio = AudioPath | NDArray[np.float32]
-"""A file, `-` or another pipe, or samples (S,) at 16 kHz within [-1, 1]."""
+"""A file, `-` or another pipe, one `Channel` of either, or samples (S,) at 16 kHz within [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -170,22 +170,27 @@ class Recognizer(Protocol):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """The result of one window: the best token of each frame, and the chunk with the blocks and the reason."""
+    """The result of one window: the best token of each frame, and the chunk with the blocks and the reason.
+
+    `logp_TV` are the log-probabilities of all tokens, for a beam search.
+    """
 
     frame_ids: Sequence[int]
     chunk: Chunk
+    logp_TV: NDArray[np.float32] | None = None
 
 
 Recognize = Callable[[NDArray[np.float32], float, float], WindowResult]
 
 
 def recognize_windows(
-    audio: Audio, features: Features, recognize: Recognize
+    audio: Audio, features: Features, recognize: Recognize, take: Callable[[NDArray[np.float32]], object] | None = None
 ) -> tuple[list[int], tuple[Chunk, ...], float]:
     """Return the best token of every frame of a file or of samples (S,) at 16 kHz, the chunks, the seconds of audio.
 
     `recognize(samples, start, end)` is called with each window's samples, context included, and the seconds of the
-    stretch that counts. Raises `UserError` as `windows` does.
+    stretch that counts. `take` gets the log-probabilities (T, V) of all frames, window by window. Raises `UserError` as
+    `windows` does.
     """
     frame_ids: list[int] = []
     chunks: list[Chunk] = []
@@ -197,7 +202,11 @@ def recognize_windows(
         # windows are cut at whole frames, so these divisions leave nothing over
         whole = counted == len(window.samples)
         last = len(result.frame_ids) if whole else counted // features.samples_per_frame
-        frame_ids += result.frame_ids[window.n_before // features.samples_per_frame : last]
+        kept = slice(window.n_before // features.samples_per_frame, last)
+        frame_ids += result.frame_ids[kept]
+        if take is not None:
+            assert result.logp_TV is not None
+            take(result.logp_TV[kept])
         chunks.append(result.chunk)
         n_samples += window.n_kept
     return frame_ids, tuple(chunks), max(n_samples, 1) / SAMPLE_RATE  # one sample at a higher rate resamples to none

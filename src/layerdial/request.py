@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +22,9 @@ class Request:
     At most one of the first five; with none all blocks run. `subset` is used as it is, `depth` is the ladder's. If no
     depth meets a constraint, the shallowest runs, and the transcript's `reason` gives that. With `confidence`,
     `first_depth` runs first. The other blocks follow only where the mean posterior of the frames whose best token is
-    not the blank is below it. `language`, `task`, `beams`, `decoder_depth`, `timestamps` and `words` are for
-    encoder-decoder models. Raises `UserError` for fields that exclude each other or are invalid.
+    not the blank is below it. `language`, `task` and `decoder_depth` are for encoder-decoder models, `lm` and
+    `word_bonus` for CTC models. `hotwords` are a list of phrases, or a mapping to weights. Raises `UserError` for
+    fields that exclude each other or are invalid.
     """
 
     depth: int | None = _option("how many blocks run; all if left out")
@@ -36,10 +38,18 @@ class Request:
     first_depth: int | None = _option("with --confidence: the depth to begin with; the shallowest if left out")
     language: str | None = _option("what is spoken, such as de; the checkpoint's own, or English, if left out")
     task: str | None = _option("transcribe, or translate into English; the checkpoint's own if left out")
-    beams: int | None = _option("how many transcripts are followed at a time; 1, greedy, if left out")
+    beams: int | None = _option(
+        "how many transcripts are followed at a time; 1, greedy, if left out (CTC with hotwords or lm: 8)"
+    )
     decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
     timestamps: bool | None = _option("write where each segment of the text begins and ends")
     words: bool | None = _option("write when each word is spoken, and how sure it is")
+    hotwords: Mapping[str, float] | Sequence[str] | None = _option(
+        "a file of names and phrases to be preferred, one a line, with a weight behind it: Eyre :2"
+    )
+    lm: str | None = _option("CTC models: an n-gram language model of words, ARPA or a KenLM binary")
+    lm_weight: float | None = _option("with lm: the factor of its log-probabilities; 0.5 if left out")
+    word_bonus: float | None = _option("CTC models, with beams: added for each word; with lm 1, else 0, if left out")
 
     def __post_init__(self) -> None:
         exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}
@@ -55,20 +65,41 @@ class Request:
             raise UserError("first_depth is what runs before another depth; give confidence too")
         if self.beams is not None and self.beams < 1:
             raise UserError(f"beams is {self.beams}; give 1 or more")
+        self._check_weights()
         if self.task not in (None, "transcribe", "translate"):
             raise UserError(f"task is {self.task!r}; choose transcribe or translate")
         for name in self.constraints if self.timestamps else ():
             raise UserError(f"timestamps and {name} exclude each other; give depth")
+
+    def _check_weights(self) -> None:
+        if self.lm_weight is not None and not 0 <= self.lm_weight < float("inf"):
+            raise UserError(f"lm_weight is {self.lm_weight}; give a number of 0 or more")
+        if self.lm_weight is not None and self.lm is None:
+            raise UserError("lm_weight is of a language model; give lm too")
+        if self.word_bonus is not None and not abs(self.word_bonus) < float("inf"):
+            raise UserError(f"word_bonus is {self.word_bonus}; give a number")
+        if self.word_bonus is not None and self.lm is None and self.hotwords is None and (self.beams or 1) == 1:
+            raise UserError("word_bonus is of a beam search; give beams, hotwords or lm too")
 
     @property
     def constraints(self) -> tuple[str, ...]:
         """The fields given that leave the depth to the recogniser."""
         return tuple(name for name in (*_LIMITS, "confidence") if getattr(self, name) is not None)
 
+    @property
+    def searches(self) -> bool:
+        """Whether a CTC model needs a beam search for it."""
+        return self.hotwords is not None or self.lm is not None or (self.beams or 1) > 1
+
     def refuse_decoder_options(self, model: str) -> None:
         """Raise `UserError` for what only encoder-decoder models can do, where `model` is none."""
         for name in (name for name in _OF_DECODERS if getattr(self, name) not in (None, False)):
             raise UserError(f"{name} is for encoder-decoder models such as Whisper; {model} is a CTC model")
+
+    def refuse_ctc_options(self, model: str) -> None:
+        """Raise `UserError` for what only CTC models can do, where `model` writes token by token."""
+        for name in (name for name in ("lm", "word_bonus") if getattr(self, name) is not None):
+            raise UserError(f"{name} is for CTC models; {model} has a decoder, which is a language model itself")
 
     @classmethod
     def help(cls, name: str) -> str:
@@ -76,5 +107,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "beams", "decoder_depth", "timestamps", "words")
+_OF_DECODERS = ("language", "task", "decoder_depth", "timestamps", "words")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from layerdial.audio import files as audio
+from layerdial.audio.channels import Channel
 from layerdial.audio.files import AudioProblem, change_speed, probe, read_audio, read_segment, to_target_rate, verify
 from layerdial.errors import UserError
 
@@ -39,6 +40,28 @@ def test_every_format_reads_back_whole(tmp_path: Path, noise: np.ndarray, name: 
     assert (info.frames, info.rate, info.channels, info.seconds) == (48000, 16000, 1, 3.0)
     if name in ("a.wav", "a.flac", "a.sph"):
         np.testing.assert_allclose(samples, noise, atol=1 / 32768)
+
+
+@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF"])
+@pytest.mark.parametrize(
+    ("subtype", "tolerance"),
+    [
+        *(("PCM_U8", 1 / 127), ("PCM_S8", 1 / 127), ("PCM_16", 1 / 32000), ("PCM_24", 1e-6), ("PCM_32", 1e-6)),
+        *(("FLOAT", 0), ("DOUBLE", 0), ("ULAW", 0.02), ("ALAW", 0.02)),
+    ],
+)
+def test_every_kind_of_wav_equals_its_source(
+    tmp_path: Path, noise: np.ndarray, format: str, subtype: str, tolerance: float
+) -> None:
+    if not soundfile.check_format(format, subtype):
+        pytest.skip(f"there is no {format} of {subtype}")
+    both = np.stack([noise, noise[::-1]], axis=1)
+    soundfile.write(tmp_path / "a.wav", both, 8000, format=format, subtype=subtype)
+    assert verify(tmp_path / "a.wav").frames == len(noise)
+    for number, column in ((1, 0), (2, 1)):
+        samples, rate = read_audio(Channel(tmp_path / "a.wav", number))
+        np.testing.assert_allclose(samples, both[:, column], atol=tolerance)
+        assert rate == 8000
 
 
 @pytest.mark.parametrize("part", [0.95, 0.6, 0.1])

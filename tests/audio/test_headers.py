@@ -153,6 +153,12 @@ def test_rates_that_no_speech_has_are_refused_by_all_who_read(tmp_path: Path, ra
             read(tmp_path / "a.wav")
 
 
+def test_a_rate_of_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(rate=0))
+    with pytest.raises(AudioProblem, match="its header says 0 Hz"):
+        probe(tmp_path / "a.wav")
+
+
 def test_a_tiny_rate_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav(bytes(512 * 1024), rate=1))
     tracemalloc.start()

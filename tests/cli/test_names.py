@@ -15,7 +15,7 @@ from layerdial.utils.files import json_text
 from tiny import command, speak
 from tiny_corpora import write_table
 
-NAMES = (b"caf\xe9.wav", b"\xff\xfe.wav", "日本.wav".encode(), b"tab\tbed.wav")
+NAMES = (b"caf\xe9.wav", b"\xff\xfe.wav", "日本.wav".encode(), b"tab\tbed.wav", b"new\nline.wav")
 
 
 def write_odd(folder: Path) -> list[Path]:
@@ -34,11 +34,11 @@ def test_a_list_of_files_is_worked_to_its_end(
     monkeypatch.setattr("tiny._ENCODING", encoding)
     paths = write_odd(tmp_path / "in")
     missing = tmp_path / os.fsdecode(b"not-h\xe8re.wav")
-    ended = command("transcribe", learnt, missing, *paths, tmp_path, *paths)
+    ended = command("transcribe", learnt, missing, *paths, tmp_path / "in", *paths)
     lines = ended.out.splitlines()
-    assert len(lines) == 8 and all(line.endswith("low high") for line in lines), ended.err
-    assert ended.code == 2 and len(ended.err.splitlines()) == 2  # one for each that failed
-    assert "not-h\\udce8re.wav does not exist" in ended.err and "is a folder" in ended.err
+    assert len(lines) == 15 and all(line.endswith("low high") for line in lines), ended.err
+    assert ended.code == 2 and len(ended.err.splitlines()) == 1
+    assert "not-h\\udce8re.wav does not exist" in ended.err
     ended = command("transcribe", learnt, "--json", missing, *paths)
     rows = [json.loads(line) for line in ended.out.splitlines()]
     assert [os.fsencode(row["file"]) for row in rows] == [os.fsencode(path) for path in paths] and ended.code == 2

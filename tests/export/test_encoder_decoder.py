@@ -98,7 +98,9 @@ def test_the_manifest_says_how_close_each_depth_is(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("wishes", [{}, {"decoder_depth": 1}, {"beams": 3}], ids=str)
+@pytest.mark.parametrize(
+    "wishes", [{}, {"decoder_depth": 1}, {"beams": 3}, {"hotwords": ["abc d"], "beams": 2}], ids=str
+)
 def test_the_text_is_that_of_torch_at_every_depth(pair: Pair, depth: int, wishes: dict[str, Any]) -> None:
     request = Request(depth=depth, **wishes)
     for length in LENGTHS[:2]:

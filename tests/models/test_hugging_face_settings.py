@@ -15,9 +15,9 @@ from layerdial.config.network import HuggingFaceConfig
 from layerdial.config.recipe import OptimConfig, Recipe
 from layerdial.config.strict import parse
 from layerdial.errors import UserError
-from layerdial.export.tokens import piece_table
 from layerdial.models.huggingface.checkpoint import load_hugging_face, load_processor, new_hugging_face
 from layerdial.models.huggingface.processor import HuggingFaceFeatures, HuggingFaceTokenizer, character_processor
+from layerdial.text.pieces import piece_table
 from layerdial.training.optim import make_optimizer
 from layerdial.training.reference import Reference
 from layerdial.training.setup import make_student

@@ -237,8 +237,8 @@ def test_all_commands_that_measure_take_it(tmp_path: Path) -> None:
 
 
 def test_options_of_a_decoder_are_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="beams"):
-        load_model(folder).answer(samples(16000), Request(beams=2))
+    with pytest.raises(UserError, match="decoder_depth"):
+        load_model(folder).answer(samples(16000), Request(decoder_depth=2))
 
 
 # ---------------------------------------------------------------------------------------------------------- export

@@ -20,7 +20,8 @@ def here(published: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for folder in ("edge", "recordings.wav", "org"):
         (here / folder).mkdir(parents=True)
     (here / "edge" / "manifest.json").touch()
-    for file in ("a.wav", "b.wav", "speech", "org/name"):
+    (here / "calls" / "monday").mkdir(parents=True)
+    for file in ("a.wav", "b.wav", "speech", "org/name", "calls/monday/1.wav"):
         (here / file).touch()
     monkeypatch.chdir(here)
     return here
@@ -41,6 +42,10 @@ def here(published: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("runs/none/model a.wav", "runs/none/model", ["a.wav"]),
         ("org/name a.wav", "english", ["org/name", "a.wav"]),
         ("recordings.wav a.wav", "recordings.wav", ["a.wav"]),
+        ("calls", "english", ["calls"]),
+        ("calls a.wav", "calls", ["a.wav"]),
+        ("a.wav calls", "english", ["a.wav", "calls"]),
+        ("edge calls", "edge", ["calls"]),
     ],
 )
 def test_the_first_word_is_the_model_unless_it_is_audio(words: str, model: str, audio: list[str]) -> None:
@@ -52,7 +57,7 @@ def test_the_first_word_is_the_model_unless_it_is_audio(words: str, model: str, 
     [
         ("english", "there is no audio after the model english; give files: layerdial transcribe english AUDIO"),
         ("edge", "there is no audio after the model edge; give files: layerdial transcribe edge AUDIO"),
-        ("recordings.wav", "recordings.wav is a folder; give the audio files in it"),
+        ("recordings.wav", "recordings.wav is a folder without audio files, by their names, and without a model"),
         ("nothing", "nothing does not exist; give audio files, with or without a model before them"),
         ("missing.wav", "missing.wav does not exist; give audio files"),
         ("a.wav english", "english is a model; it comes before the audio: layerdial transcribe english a.wav"),

@@ -20,6 +20,7 @@ from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.models.cost import subset_cost
 from layerdial.models.torch_recognizer import TorchRecognizer
+from layerdial.request import Request
 from layerdial.runtime import Recognizer
 from tiny import sentences, speak
 from tiny_runtime import EVERY_SUBSET, LADDER, LONG_AUDIO, NEVER_MS, SAMPLES, TEXT
@@ -64,6 +65,26 @@ def test_posteriors_are_those_of_torch(edge: Recognizer, heavy: TorchRecognizer)
             theirs, lengths, _ = heavy.network(torch.from_numpy(inputs)[None], torch.from_numpy(lengths_B), subset)
         assert frames_B.tolist() == lengths.tolist() == [ours.shape[1]]
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("wishes", [{"beams": 8}, {"hotwords": ["low high"]}, {"hotwords": {"middle": 1}, "beams": 4}])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_beam_searches_are_those_of_torch(
+    edge: Recognizer, heavy: TorchRecognizer, wishes: dict[str, Any], depth: int
+) -> None:
+    ours, theirs = (model.answer(SAMPLES, Request(depth, **wishes)).text for model in (edge, heavy))
+    assert ours == theirs
+    assert depth < 3 or ours == TEXT
+
+
+def test_a_beam_search_of_long_audio_loses_no_word_at_a_seam(edge: Recognizer) -> None:
+    assert edge.answer(LONG_AUDIO, Request(beams=8)).text == edge.transcribe(LONG_AUDIO).text
+
+
+def test_hotwords_that_no_token_spells_are_named(edge: Recognizer, heavy: TorchRecognizer) -> None:
+    for model in (edge, heavy):
+        with pytest.raises(UserError, match="cannot spell the hotwords 'Quilter'"):
+            model.answer(SAMPLES, Request(hotwords=["low", "Quilter"]))
 
 
 def test_features_are_bit_for_bit_those_of_torch(edge: Recognizer, heavy: TorchRecognizer) -> None:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from layerdial.errors import UserError
-from layerdial.export.tokens import piece_table
+from layerdial.text.pieces import piece_table
 from layerdial.text.tokenizer import PieceTable, TokenizerKind, build_tokenizer, join_pieces, read_tokens
 
 LINES = ["the quick brown fox jumps over the lazy dog", "don't stop at 7 o'clock"] * 8

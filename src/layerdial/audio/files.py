@@ -1,7 +1,8 @@
 """Reading, checking and resampling of audio files, with errors that name the file.
 
 Samples are float32 in [-1, 1]. libsndfile (through `soundfile`) reads WAV, FLAC, Ogg Vorbis and Opus, MP3 and
-uncompressed SPHERE; soxr resamples. Neither ffmpeg nor sph2pipe is needed.
+uncompressed SPHERE; PyAV, where it is installed, M4A, MP4, WebM and AMR. soxr resamples. Neither ffmpeg nor sph2pipe is
+needed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from layerdial.audio.channels import AudioPath, Channel
 from layerdial.audio.containers import layout
 from layerdial.audio.decoder import Decoder, open_source
 from layerdial.audio.layout import AudioProblem, Layout
-from layerdial.audio.piped import AudioPath, PipedAudio, hold
+from layerdial.audio.media import MediaDecoder, media_format
+from layerdial.audio.piped import PipedAudio, hold
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +36,10 @@ __all__ = [
     "AudioInfo",
     "AudioPath",
     "AudioProblem",
+    "Channel",
     "PipedAudio",
     "change_speed",
+    "channels_of",
     "check_is_file",
     "hold",
     "open_audio",
@@ -51,12 +56,12 @@ MOST_CHANNELS = 256
 
 EXTENSIONS = re.compile(
     r"\.(wave?|rf64|w64|bwf|flac|og[ga]|opus|spx|mp[1234]|mpga|sph|nist|aif[fc]?|au|snd|caf|voc|wv|sd2|raw|pcm|m4a|aac|"
-    r"wma|webm|mka|amr|ac3|g722|gsm|ul|al)",
+    r"wma|webm|mka|mkv|m4[bv]|mov|3g[2p]|amr|awb|ac3|g722|gsm|ul|al)",
     re.IGNORECASE,
 )
 """What names of audio files end with, whether or not such files can be read here."""
 
-_FORMATS = "WAV, FLAC, Ogg, Opus, MP3 or SPHERE"
+_FORMATS = "WAV, FLAC, Ogg, Opus, MP3, M4A, MP4, WebM, AMR or SPHERE"
 _LENGTH_TOLERANCE = 0.025  # seconds, as in lhotse: encoders and headers may disagree by a fraction of a frame
 _BLOCK_VALUES = 1 << 18  # read at once, of all channels
 _log = logging.getLogger(__name__)
@@ -93,6 +98,17 @@ def probe(path: AudioPath) -> AudioInfo:
     """
     with _opened(path) as file:
         return _info_of(file, path)
+
+
+def channels_of(path: str | Path | PipedAudio) -> dict[str, Channel]:
+    """Return the channels of a recording by the names of their speakers. Raises `AudioProblem` as `probe` does.
+
+    What comes through a pipe is read here, and held.
+    """
+    with _naming(path):
+        path = hold(path)
+    count = probe(path).channels
+    return {channel.name(count): channel for channel in (Channel(path, i + 1) for i in range(count))}
 
 
 def verify(path: AudioPath) -> AudioInfo:
@@ -166,17 +182,18 @@ def open_audio(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float
         yield _info_of(file, path).rate, _mono_blocks(file, path)
 
 
-def _info_of(file: Decoder, path: AudioPath) -> AudioInfo:
+def _info_of(file: Decoder | MediaDecoder, path: AudioPath) -> AudioInfo:
     if file.frames == 0:
         raise AudioProblem(f"{path} holds no samples; give a recording of speech")
     return AudioInfo(frames=file.frames, rate=file.samplerate, channels=file.channels)
 
 
 def _mono_blocks(
-    file: Decoder, path: AudioPath, first: int = 0, most: int | None = None
+    file: Decoder | MediaDecoder, path: AudioPath, first: int = 0, most: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """Yield blocks (S,) of at most `most` samples in all, from where `file` stands, which is sample `first`."""
     at_once = max(1, _BLOCK_VALUES // file.channels)
+    chosen = path.index(file.channels) if isinstance(path, Channel) else 0 if file.channels == 1 else None
     done = 0
     while most is None or done < most:
         wanted = at_once if most is None else min(at_once, most - done)
@@ -185,7 +202,7 @@ def _mono_blocks(
             return
         _check_finite(block, path, first + done)
         done += len(block)
-        yield block[:, 0] if file.channels == 1 else _mix_down(block, path)
+        yield _mix_down(block, path) if chosen is None else np.ascontiguousarray(block[:, chosen])
 
 
 def _guarded(path: AudioPath, action: Callable[[], _Result]) -> _Result:
@@ -217,17 +234,39 @@ def _resample(samples: NDArray[np.float32], rate_in: float, rate_out: float) -> 
     return resampled
 
 
-def _opened(path: AudioPath) -> Decoder:
-    """Return a decoder of what is at `path`. Raises `AudioProblem` with the reason where there is none."""
-    import soundfile
+def _format_of(source: Path | bytes) -> str | None:
+    """Return the format of what PyAV reads."""
+    with open_source(source) as file:
+        return media_format(file.read(16))
 
-    try:
-        held = hold(path)
+
+def _opened(path: AudioPath) -> Decoder | MediaDecoder:
+    """Return a decoder of what is at `path`. Raises `AudioProblem` with the reason where there is none."""
+    recording = path.recording if isinstance(path, Channel) else path
+    with _naming(path):
+        held = hold(recording)
         if isinstance(held, Path) and held.is_dir():
             raise AudioProblem(f"{path} is a folder; give an audio file ({_FORMATS})")
         source = held.content if isinstance(held, PipedAudio) else held
-        found = _layout_of(source, held)
-        decoder = Decoder(source, found)
+        format = _format_of(source)
+        found = Layout() if format else _layout_of(source, held)
+        decoder = MediaDecoder(source, format, str(path)) if format else Decoder(source, found)
+    with ExitStack() as stack:
+        stack.callback(decoder.close)
+        _check_bounds(decoder, path)
+        stack.pop_all()
+    if found.note:
+        _log.warning("%s: %s", path, found.note)
+    return decoder
+
+
+@contextmanager
+def _naming(path: AudioPath) -> Iterator[None]:
+    """Turn what goes wrong with a file that is opened into an `AudioProblem` that names it."""
+    import soundfile
+
+    try:
+        yield
     except FileNotFoundError:
         raise AudioProblem(f"{path} does not exist; give an audio file ({_FORMATS})") from None
     except OSError as error:
@@ -236,22 +275,21 @@ def _opened(path: AudioPath) -> Decoder:
         raise AudioProblem(f"{path} is not audio that can be read ({_reason(error)}); give {_FORMATS}") from None
     except ValueError as error:
         raise AudioProblem(f"{path}: {error}") from None
-    _check_bounds(decoder, path)
-    if found.note:
-        _log.warning("%s: %s", path, found.note)
-    return decoder
 
 
-def _check_bounds(decoder: Decoder, path: AudioPath) -> None:
-    """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory."""
+def _check_bounds(decoder: Decoder | MediaDecoder, path: AudioPath) -> None:
+    """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory.
+
+    Also for a channel that the recording does not have.
+    """
     if not LOWEST_RATE <= decoder.samplerate <= HIGHEST_RATE:
-        decoder.close()
         raise AudioProblem(
             f"{path} is at {decoder.samplerate} Hz by its header; speech is at {LOWEST_RATE} to {HIGHEST_RATE} Hz"
         )
     if decoder.channels > MOST_CHANNELS:
-        decoder.close()
         raise AudioProblem(f"{path} has {decoder.channels} channels; {MOST_CHANNELS} is the most")
+    if isinstance(path, Channel):
+        path.index(decoder.channels)
 
 
 def _layout_of(source: Path | bytes, name: Path | PipedAudio) -> Layout:
@@ -275,8 +313,10 @@ def _check_finite(samples: NDArray[np.float32], path: AudioPath, first: int) -> 
 
 
 def _reason(error: Exception) -> str:
-    """Return libsndfile's own message, without the path, which layerdial's messages give."""
-    words = getattr(error, "error_string", None) or str(error)
+    """Return libsndfile's or FFmpeg's own message, without the path, which layerdial's messages give."""
+    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     if "does not exist" in words:  # what it says of an MP3 without a frame
         return "no audio was found in it"
+    if "SF_INFO struct incomplete" in words:
+        return "its header says 0 Hz"
     return " ".join(words.split()).rstrip(".")

@@ -24,11 +24,7 @@ class PipedAudio:
         return self.name
 
 
-AudioPath = str | Path | PipedAudio
-"""What names audio: a path, or what a pipe gave."""
-
-
-def hold(path: AudioPath) -> Path | PipedAudio:
+def hold(path: str | Path | PipedAudio) -> Path | PipedAudio:
     """Return `path`, or, where it is a pipe, which can be read only once, what comes out of it.
 
     Raises `AudioProblem` for more than `LARGEST` bytes, `OSError` for what cannot be read.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE, AudioPath, PipedAudio, open_audio, to_target_rate
+from layerdial.audio.files import SAMPLE_RATE, AudioPath, open_audio, to_target_rate
 from layerdial.errors import UserError
 
 WINDOW_SECONDS = 30
@@ -96,7 +95,7 @@ def _quietest(samples: NDArray[np.float32], start: int, end: int) -> int:
 
 
 def _blocks(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    return _file_blocks(audio) if isinstance(audio, str | Path | PipedAudio) else _array_blocks(audio)
+    return _file_blocks(audio) if isinstance(audio, AudioPath) else _array_blocks(audio)
 
 
 def _file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:

@@ -64,6 +64,8 @@ for _command in (
     deploy.export,
     deploy.profile,
     deploy.average,
+    deploy.difference,
+    deploy.join,
     deploy.prune,
     demo.demo,
     demo.bench,
@@ -116,6 +118,7 @@ def _how_to_go_on(words: Sequence[str]) -> str:
         return f"{kept} (train: with --resume)"
     resumed = words[:1] in (["search"], ["demo"], ["bench"], ["pseudo-label"])
     resumed = resumed or words[:2] in (["prepare", "demo"], ["prepare", "speak"])
+    resumed = resumed or (words[:1] == ["transcribe"] and "--skip-existing" in words)
     if resumed or (words[:1] == ["sweep"] and any(word.split("=")[0] == "--out" for word in words)):
         return kept
     return ""

@@ -1,4 +1,4 @@
-"""`layerdial transcribe`, `export`, `profile`, `average` and `prune`: models in use, and on devices."""
+"""`layerdial transcribe`, `export`, `profile`, and what makes a model of others: `average`, `join`, `prune` ..."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ def _whisper(name: str) -> str:
     return f"Whisper: {Request.help(name)}."
 
 
+def _help(name: str) -> str:
+    text = Request.help(name)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def transcribe(
     words: Annotated[
         list[str],
         typer.Argument(
             metavar="[MODEL] AUDIO...",
-            help="Audio files, behind a model or none: a model folder, an exported folder, a hub id, or a name of "
-            "`layerdial models` (english if left out).",
+            help="Audio files or folders, behind a model or none: a model folder, an exported folder, a hub id, or a "
+            "name of `layerdial models` (english if left out).",
         ),
     ],
     depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
@@ -44,11 +49,30 @@ def transcribe(
     first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
     language: Annotated[Optional[str], typer.Option(help=_whisper("language"))] = None,  # noqa: UP045
     task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
-    beams: Annotated[Optional[int], typer.Option(help=_whisper("beams"))] = None,  # noqa: UP045
+    beams: Annotated[Optional[int], typer.Option(help=_help("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
     word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    hotwords: Annotated[Optional[Path], typer.Option(help=_help("hotwords"))] = None,  # noqa: UP045
+    lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
+    lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
+    word_bonus: Annotated[Optional[float], typer.Option(help=_help("word_bonus"))] = None,  # noqa: UP045
+    format_: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv; text if left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="--format json.")] = False,
+    output_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Write a file for each recording into this folder."),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out what has its file in --output-dir.")
+    ] = False,
+    channel: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="left, right, a number from 1 on, or each, with its name; all channels mixed if left out."),
+    ] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     plugin: PluginOption = None,
@@ -57,13 +81,17 @@ def transcribe(
     load_own(plugin)
     from layerdial.evaluation.load import load_model
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files
+    from layerdial.runtime.commands import transcribe_files, with_search
+    from layerdial.runtime.outputs import Output, format_of, plan
 
     model, audio = split_words(words)
+    output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
+    jobs = plan(audio, output)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
     times = (timestamps or None, word_times or None)
     request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
-    raise typer.Exit(transcribe_files(load_model(model, device, threads), audio, request, as_json))
+    request = with_search(request, hotwords, lm, lm_weight, word_bonus)
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
 
 
 def export(
@@ -164,6 +192,32 @@ def average(
     average_models(models, out, cuts)
     print(f"model: {out} (the mean of {len(models)})")
     print(f"next:  layerdial sweep {out} DEV_CUTS --out runs/average")
+
+
+def difference(
+    model: ModelArgument,
+    start: Annotated[Path, typer.Argument(metavar="START", help="The model that its training began with.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the difference.")],
+) -> None:
+    """Write the weights of MODEL that are not those of START, in fp16: a small folder to share."""
+    from layerdial.models.difference import write_difference
+
+    count = write_difference(model, start, out)
+    print(f"difference: {out} ({count} tensors)")
+    print(f"next:       layerdial join {start} {out} JOINED")
+
+
+def join(
+    start: Annotated[Path, typer.Argument(metavar="START", help="The model that was changed: a folder or a hub id.")],
+    difference: Annotated[Path, typer.Argument(metavar="DIFFERENCE", help="A folder that layerdial difference wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the whole model.")],
+) -> None:
+    """Write the model that START becomes with the weights in DIFFERENCE."""
+    from layerdial.models.difference import join_difference
+
+    network = join_difference(start, difference, out)
+    print(f"model: {out} ({network.n_blocks} blocks)")
+    print(f"next:  layerdial transcribe {out} AUDIO")
 
 
 def prune(

@@ -32,6 +32,7 @@ _REQUEST_TYPES = {  # the fields of a request that a command line can give
     "beams": int,
     "decoder_depth": int,
 }
+_SEARCH_TYPES: dict[str, type] = {"hotwords": Path, "lm": Path, "lm_weight": float, "word_bonus": float}
 
 
 def main() -> NoReturn:
@@ -92,14 +93,19 @@ def _run(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files
+    from layerdial.runtime.commands import transcribe_files, with_search
+    from layerdial.runtime.outputs import Output, format_of, plan
     from layerdial.runtime.recognizer import OnnxRecognizer
 
     model, audio = split_words(options.words)
+    chosen = format_of(options.format, options.json)
+    output = Output(chosen, options.output_dir, options.skip_existing, options.channel)
+    jobs = plan(audio, output)
     _check_exported(Path(model))
     given = {name: vars(options)[name] for name in _REQUEST_TYPES}
     request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
-    return transcribe_files(OnnxRecognizer(model, options.threads), audio, request, options.json)
+    request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
+    return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -132,13 +138,15 @@ def _parser() -> argparse.ArgumentParser:
         help="Print what is said in audio files of any rate and length.",
         usage="layerdial transcribe [options] [MODEL] AUDIO...",
     )
-    words = "audio files, behind a folder that layerdial export wrote or a name of `layerdial models` (else english)"
+    words = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
     transcribe.add_argument("words", metavar="[MODEL] AUDIO", nargs="+", help=words)
     for name, kind in _REQUEST_TYPES.items():
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
+    for name, kind in _SEARCH_TYPES.items():
+        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
     transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
     transcribe.add_argument("--words", dest="word_times", action="store_true", help=Request.help("words"))
-    transcribe.add_argument("--json", action="store_true", help="one JSON object a file")
+    _add_output(transcribe)
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")
     profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
@@ -147,6 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser
+
+
+def _add_output(transcribe: argparse.ArgumentParser) -> None:
+    transcribe.add_argument("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv")
+    transcribe.add_argument("--json", action="store_true", help="--format json")
+    transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="write a file for each recording there")
+    transcribe.add_argument("--skip-existing", action="store_true", help="leave out what has its file there")
+    transcribe.add_argument("--channel", help="left, right, a number from 1 on, or each, with its name; else mixed")
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

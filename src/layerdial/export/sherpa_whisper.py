@@ -228,7 +228,7 @@ def _stack_caches(model: ir.Model, facts: DecoderFacts) -> None:
 
 def _give_caches(model: ir.Model, facts: DecoderFacts, shape: list[int | str]) -> None:
     """Make the outputs logits, and keys and values of as many tokens as fit, of which the last are zero."""
-    logits, *present = model.graph.outputs
+    logits, *present = list(model.graph.outputs)[: 1 + 2 * facts.n_blocks]  # behind them are queries, for word times
     tape, outputs = ir_tape.Tape(), [logits]
     for half, name in zip((present[: facts.n_blocks], present[facts.n_blocks :]), _CACHES, strict=True):
         stacked = _stack(tape, half)

@@ -20,7 +20,6 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx
-from layerdial.export.tokens import byte_table, piece_table
 from layerdial.ladder import Ladder, depths_of, select
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
@@ -31,6 +30,7 @@ from layerdial.runtime.session import Session, is_exported
 from layerdial.runtime.token_session import TokenSession, open_session
 from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
+from layerdial.text.pieces import byte_table, piece_table
 from layerdial.text.tokenizer import PieceTable
 from layerdial.utils.checksums import checksums
 from layerdial.utils.files import model_name, read_json, replacing

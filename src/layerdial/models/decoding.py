@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -27,6 +27,10 @@ from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.byte_level import ByteTable
 from layerdial.text.ctc import batch_texts, greedy_ctc
+from layerdial.text.ctc_beams import Pieces
+from layerdial.text.ctc_decoder import ctc_decoder
+from layerdial.text.hotwords import hotwords_of
+from layerdial.text.pieces import piece_table
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.token_fallback import decode_one, decode_with_fallback
 from layerdial.text.token_rules import NOTHING, TokenRules, Written
@@ -82,7 +86,12 @@ class _Decoding:
 
 
 class CtcDecoding(_Decoding):
-    """Greedy CTC."""
+    """CTC: greedy, or by the beam search of a request."""
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        table, silent = piece_table(self.tokenizer)
+        return Pieces(table.tokens, silent)
 
     def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         return self._texts(*self._posteriors(batch, subset))
@@ -106,14 +115,19 @@ class CtcDecoding(_Decoding):
 
     def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
         request.refuse_decoder_options("this model")
+        decoder = ctc_decoder(request, self._pieces, "this model") if request.searches else None
+        search = decoder.begin() if decoder else None
 
         def recognize(samples: Any, begin: float, end: float) -> WindowResult:
             batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
             logp_BTV, _ = self._posteriors(batch, subset)
-            return WindowResult(logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset))
+            ids, chunk = logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset)
+            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if search else None)
 
-        frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize)
-        return Transcribed(self.tokenizer.decode(greedy_ctc(frame_ids)), chunks, seconds)
+        take = search.feed if search else None
+        frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize, take)
+        labels = search.finish() if search else greedy_ctc(frame_ids)
+        return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
 
     def _posteriors(self, batch: FeatureBatch, subset: Blocks) -> tuple[Tensor, Tensor]:
         self.network.eval()
@@ -137,6 +151,10 @@ class TokenDecoding(_Decoding):
         settings = network.model.generation_config
         never, not_first = settings.suppress_tokens or (), settings.begin_suppress_tokens or ()
         self.rules = TokenRules.of(never, not_first, tokenizer.tokens, tokenizer.end)
+
+    @cached_property
+    def _bytes(self) -> ByteTable:
+        return ByteTable(self.tokenizer.tokens, self.tokenizer.end)
 
     def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         self.network.eval()
@@ -175,16 +193,19 @@ class TokenDecoding(_Decoding):
         trained_here = not self.network.pads_input
         heads = alignment_heads(self.network.model) if request.words else ()
         decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here, heads)
-        beams = request.beams or 1
+        request.refuse_ctc_options("this model")
+        beams, rules = request.beams or 1, self.rules
+        if request.hotwords is not None:
+            rules = rules.with_hotwords(hotwords_of(request.hotwords), self._bytes)
 
         def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:
-            return PieceResult(self._piece(samples, subset, decoder, beams), Chunk(begin, end, subset))
+            return PieceResult(self._piece(samples, subset, decoder, beams, rules), Chunk(begin, end, subset))
 
         again = again_with_all_blocks(recognize, subset)
         words = partial(words_of, ByteTable(self.tokenizer.tokens, self.tokenizer.end)) if heads else None
         return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
 
-    def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int) -> Written:
+    def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int, rules: TokenRules) -> Written:
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
         if is_silent(batch.inputs[0]):
             return NOTHING
@@ -192,7 +213,7 @@ class TokenDecoding(_Decoding):
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
             seconds = batch.inputs.shape[1] / self.network.features.per_second
-            return decode_one(self._encoded(memory, decoder), seconds, self.rules, beams)
+            return decode_one(self._encoded(memory, decoder), seconds, rules, beams)
 
     def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
         seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]

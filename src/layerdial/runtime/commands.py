@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder
@@ -14,32 +17,116 @@ from layerdial.recognizer import Recognizer
 from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest
+from layerdial.runtime.outputs import Job, Output
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
+from layerdial.runtime.speakers import Listener, Said, cues_of, turns_of
 from layerdial.transcript import Transcript
-from layerdial.utils.files import check_writable
-from layerdial.utils.printing import printable_json
+from layerdial.utils.files import check_writable, json_text, write_text
+from layerdial.utils.printing import one_line, printable_json
+
+if TYPE_CHECKING:
+    from layerdial.utils.progress import Update
 
 
-def transcribe_files(recognizer: Recognizer, audio: Sequence[Path], request: Request, as_json: bool) -> int:
-    """Print a line for each file, or a JSON object. Return 2 if a file could not be read, else 0."""
+def transcribe_files(recognizer: Recognizer, jobs: Sequence[Job], request: Request, output: Output) -> int:
+    """Print or write the transcript of each recording. Return 2 if one could not be made, else 0."""
     recognizer.subset(request.depth)  # a depth that does not exist is reported before any work
-    code = 0
-    for path in audio:
-        try:
-            result = recognizer.answer(path, request)
-        except UserError as error:
-            code = 2
-            print(f"layerdial: {error}", file=sys.stderr)
-            continue
-        if as_json:
-            print(printable_json(_row(path, result)))
-            continue
-        for line in _lines(result):
-            print((f"{path}: " if len(audio) > 1 else "") + line)
-        if result.reason:  # not among the texts, which scripts read
-            print(f"layerdial: {path}: depth {result.depth}, {result.reason}", file=sys.stderr)
-    return code
+    listener = Listener(recognizer, request, output)
+    ends = Counter[str]()
+    said = set[str]()  # what the model refuses, it refuses for each file
+    with _progress(len(jobs), output) as update:
+        for number, job in enumerate(jobs, start=1):
+            try:
+                ends[_transcribe(listener, job, request, output, len(jobs) > 1)] += 1
+            except UserError as error:
+                ends["failed"] += 1
+                if (line := one_line(str(error))) not in said:
+                    said.add(line)
+                    print(f"layerdial: {line}", file=sys.stderr)
+            update(number)
+    if output.folder is not None:
+        print(f"written: {output.folder} ({', '.join(f'{count} {name}' for name, count in ends.items())})")
+    return 2 if ends["failed"] else 0
+
+
+def _transcribe(listener: Listener, job: Job, request: Request, output: Output, several: bool) -> str:
+    """Transcribe one recording; return "written" or "there already"."""
+    if output.skip_existing and job.target is not None and job.target.exists():
+        return "there already"
+    said = listener.transcripts(job.audio)
+    if job.target is not None:
+        write_text(job.target, _content(job.audio, said, request, output, in_file=True))
+    elif several and output.format == "text":
+        for line in _text_lines(said, request):
+            print(f"{one_line(str(job.audio))}: {line}")
+    else:
+        print(_content(job.audio, said, request, output, in_file=False), end="")
+    if output.format != "json":  # not among the texts, which scripts read
+        for reason in dict.fromkeys(one.transcript.reason for one in said if one.transcript.reason):
+            depth = said[0].transcript.depth
+            print(f"layerdial: {one_line(str(job.audio))}: depth {depth}, {reason}", file=sys.stderr)
+    return "written"
+
+
+def _progress(count: int, output: Output) -> AbstractContextManager[Update]:
+    """Return a bar over several recordings, where no texts go to the same terminal."""
+    if count == 1 or (output.folder is None and (sys.stdout.isatty() or not sys.stderr.isatty())):
+        return nullcontext(lambda done: None)
+    from layerdial.utils.progress import progress
+
+    return progress("transcribing", count)
+
+
+def _content(path: Path, said: Sequence[Said], request: Request, output: Output, in_file: bool) -> str:
+    """Return the transcript of a recording in a format."""
+    if output.format == "text":
+        return "".join(f"{line}\n" for line in _text_lines(said, request))
+    if output.format == "json":
+        row = _row(path, said[0].transcript) if output.channel != "each" else _row_of_each(path, said)
+        return (json_text(row, indent=2) if in_file else printable_json(row)) + "\n"
+    from layerdial.text.subtitles import srt, tsv, vtt
+
+    return {"srt": srt, "vtt": vtt, "tsv": tsv}[output.format](cues_of(said))
+
+
+def _text_lines(said: Sequence[Said], request: Request) -> list[str]:
+    """Return the lines of a transcript, or by time those of all speakers, with their names."""
+    if not said[0].speaker:
+        return _lines(said[0].transcript)
+    return [
+        (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps else "")
+        + f"{turn.speaker}: {turn.segment.text}"
+        for turn in turns_of(said)
+    ]
+
+
+def _row_of_each(path: Path, said: Sequence[Said]) -> dict[str, Any]:
+    """Return the segments of all speakers by time, and the row of each speaker."""
+    turns: list[dict[str, Any]] = [
+        {
+            "start": round(t.segment.start, 3),
+            "end": round(t.segment.end, 3),
+            "text": t.segment.text,
+            "speaker": t.speaker,
+        }
+        for t in turns_of(said)
+    ]
+    rows = [{"speaker": one.speaker, **_row(path, one.transcript)} for one in said]
+    return {"file": str(path), "text": " ".join(turn["text"] for turn in turns), "segments": turns, "channels": rows}
+
+
+def with_search(
+    request: Request, hotwords: Path | None, lm: Path | None, lm_weight: float | None, word_bonus: float | None
+) -> Request:
+    """Return a request with the phrases of a file of hotwords, and a language model."""
+    if all(value is None for value in (hotwords, lm, lm_weight, word_bonus)):
+        return request
+    from layerdial.text.hotwords import read_hotwords
+
+    phrases = None if hotwords is None else read_hotwords(hotwords)
+    file = None if lm is None else str(lm)
+    return replace(request, hotwords=phrases, lm=file, lm_weight=lm_weight, word_bonus=word_bonus)
 
 
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from copy import copy
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,8 @@ from layerdial.transcript import Chunk, Transcribed
 if TYPE_CHECKING:
     from layerdial.runtime.token_session import TokenSession
     from layerdial.text.byte_level import ByteTable
+    from layerdial.text.ctc_beams import Pieces
+    from layerdial.text.ctc_decoder import CtcDecoder
 
 RecognizeStretch = Callable[[NDArray[np.float32], float, float, BlockSubset | None], tuple[PassResult, Chunk]]
 """Recognises samples from one second to another, with blocks that take the place of the request's if given."""
@@ -85,21 +88,35 @@ def tokens_of(folder: Path, manifest: Manifest, blank: bool) -> list[str]:
 
 
 class CtcDecoding:
-    """Greedy CTC."""
+    """CTC: greedy, or by the beam search of a request."""
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         self.features: Features = read_features(manifest.features)
         self.session = Session(folder, manifest, threads)
         self.tokenizer = PieceTable(tokens_of(folder, manifest, blank=True), manifest.silent_tokens)
+        self._silent = manifest.silent_tokens
+        self._decoder: CtcDecoder | None = None
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        from layerdial.text.ctc_beams import Pieces
+
+        return Pieces(self.tokenizer.tokens, self._silent)
 
     def of(self, request: Request, model: str) -> CtcDecoding:
         request.refuse_decoder_options(model)
-        return self
+        if not request.searches:
+            return self
+        from layerdial.text.ctc_decoder import ctc_decoder  # much that a greedy request does not need
+
+        changed = copy(self)
+        changed._decoder = ctc_decoder(request, self._pieces, model)
+        return changed
 
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
         logp_BTV, _ = self.session.posteriors(inputs[None], np.array([len(inputs)]), subset, cancel)
         frame_ids = logp_BTV[0].argmax(axis=-1)
-        return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset)
+        return PassResult(frame_ids.tolist(), confidence_of(logp_BTV[0], frame_ids), subset, logp_TV=logp_BTV[0])
 
     @property
     def rows(self) -> int:
@@ -121,10 +138,13 @@ class CtcDecoding:
     def transcribe(self, audio: Audio, recognize: RecognizeStretch, subset: BlockSubset | None) -> Transcribed:
         def recognize_window(samples: NDArray[np.float32], begin: float, end: float) -> WindowResult:
             result, chunk = recognize(samples, begin, end, None)
-            return WindowResult(result.frame_ids, chunk)
+            return WindowResult(result.frame_ids, chunk, result.logp_TV)
 
-        ids, chunks, seconds = recognize_windows(audio, self.features, recognize_window)
-        return Transcribed(self.tokenizer.decode(greedy_ctc(ids)), chunks, seconds)
+        search = self._decoder.begin() if self._decoder else None
+        take = search.feed if search else None
+        ids, chunks, seconds = recognize_windows(audio, self.features, recognize_window, take)
+        labels = search.finish() if search else greedy_ctc(ids)
+        return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
 
 
 def confidence_of(logp_TV: NDArray[np.float32], frame_ids: NDArray[np.int64]) -> float:

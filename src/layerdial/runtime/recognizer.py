@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial.audio.channels import AudioPath, hold_all
 from layerdial.audio.features import Features
-from layerdial.audio.files import SAMPLE_RATE, PipedAudio, hold, probe
+from layerdial.audio.files import SAMPLE_RATE, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
@@ -151,8 +152,8 @@ class OnnxRecognizer:
         decoding, scheduler = self.decoding.of(request, self.name), None
         if request.constraints:  # may measure where there is no profile; that is not part of the request
             scheduler = Scheduler(decoding.begin, self.controller, self.n_blocks, rows=decoding.rows)
-        if request.deadline_ms is not None and isinstance(audio, str | Path):
-            audio = hold(audio)  # looked at twice, and a pipe can be read once
+        if request.deadline_ms is not None and isinstance(audio, AudioPath):
+            audio = hold_all(audio)  # looked at twice, and a pipe can be read once
         start = time.perf_counter()
         constraint = self._constraint(audio, request, start)
 
@@ -289,4 +290,4 @@ def _fixed(subset: Blocks) -> BlockSubset:
 
 
 def _seconds_of(audio: Audio) -> float:
-    return probe(audio).seconds if isinstance(audio, str | Path | PipedAudio) else np.size(audio) / SAMPLE_RATE
+    return probe(audio).seconds if isinstance(audio, AudioPath) else np.size(audio) / SAMPLE_RATE

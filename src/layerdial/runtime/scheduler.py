@@ -69,7 +69,8 @@ class PassResult:
     """The result of one pass: the best token of each frame, and the mean posterior of those that are not blank.
 
     A decoder's is what it has `written`, and the geometric mean of the posteriors of its tokens; before it has run, its
-    `search`. `ran` is false where the audio is silent and nothing was computed.
+    `search`. `logp_TV` are a CTC model's log-probabilities. `ran` is false where the audio is silent and nothing was
+    computed.
     """
 
     frame_ids: list[int]
@@ -79,6 +80,7 @@ class PassResult:
     written: Written | None = None
     search: Search | None = None
     ran: bool = True
+    logp_TV: NDArray[np.float32] | None = None
 
     @property
     def loops(self) -> bool:

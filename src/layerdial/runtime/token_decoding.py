@@ -88,6 +88,11 @@ class TokenDecoding:
             raise UserError(f"words: {model} was exported by an earlier version, without their times; export it again")
         use = self.search.use.for_request(request, self.tokenizer.tokens, not facts.pads_input, facts.alignment_heads)
         changed = copy(self)
+        request.refuse_ctc_options(model)
+        if request.hotwords is not None:
+            from layerdial.text.hotwords import hotwords_of
+
+            changed.rules = self.rules.with_hotwords(hotwords_of(request.hotwords), self.tokenizer)
         changed.search = TokenSearch(use, request.beams or 1)
         return changed
 

@@ -16,17 +16,23 @@ from layerdial.text.token_rules import TokenRules, Written, longest_text
 
 @dataclass(frozen=True)
 class _Beam:
-    """The tokens of a transcript so far, and the sum of their log-probabilities."""
+    """The tokens of a transcript so far, the sum of their log-probabilities, and the bonus of hotwords."""
 
     tokens: tuple[int, ...] = ()
     logp: float = 0.0
     row: int = 0  # of the batch in which it was last decoded
     looped: bool = False
+    bonus: float = 0.0
 
     @property
     def mean(self) -> float:
         """Return the mean log-probability of a finished transcript, its end included."""
         return self.logp / (len(self.tokens) + 1)
+
+    @property
+    def score(self) -> float:
+        """Return the mean with the bonus of hotwords, by which transcripts are compared."""
+        return (self.logp + self.bonus) / (len(self.tokens) + 1)
 
 
 def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams: int) -> Written:
@@ -49,7 +55,7 @@ def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams
         if running:
             steps.reorder([beam.row for beam in running])
             tokens_KU = np.array([[beam.tokens[-1]] for beam in running])
-    best = max(finished, key=lambda beam: (not beam.looped, beam.mean))
+    best = max(finished, key=lambda beam: (not beam.looped, beam.score))
     return Written(list(best.tokens), best.mean, no_speech, best.looped, n_steps=n_steps)
 
 
@@ -57,17 +63,21 @@ def _extended(
     running: list[_Beam], logp_KV: NDArray[np.float32], beams: int, rules: TokenRules, most: int
 ) -> tuple[list[_Beam], list[_Beam]]:
     """Return the best beams with one token more, and those that ended: by themselves, in a loop, or by their length."""
-    total = (logp_KV + np.array([[beam.logp] for beam in running], np.float32)).ravel()
+    bonus_KV = rules.bonuses([beam.tokens for beam in running])
+    bonus_KV = bonus_KV + np.array([[beam.bonus] for beam in running], np.float32)
+    total = (logp_KV + bonus_KV + np.array([[beam.logp] for beam in running], np.float32)).ravel()
     places = _largest(total, 2 * beams)
     going, ended = list[_Beam](), list[_Beam]()
-    for logp, place in zip(total[places].tolist(), places.tolist(), strict=True):
+    for score, place in zip(total[places].tolist(), places.tolist(), strict=True):
         row, token = divmod(place, logp_KV.shape[1])
-        if logp == -np.inf or len(going) == beams:
+        bonus = float(bonus_KV[row, token if rules.bias else 0])
+        logp = score - bonus
+        if score == -np.inf or len(going) == beams:
             break
         if token == rules.end:
-            ended.append(replace(running[row], logp=logp))
+            ended.append(replace(running[row], logp=logp, bonus=bonus))
             continue
-        beam = _Beam((*running[row].tokens, token), logp, row)
+        beam = _Beam((*running[row].tokens, token), logp, row, bonus=bonus)
         phrase = rules.loop_in(beam.tokens)
         if phrase is not None:
             ended.append(replace(beam, tokens=tuple(rules.without_loop(beam.tokens, phrase)), looped=True))

@@ -70,8 +70,9 @@ def decode_greedily(
         logits_BUV = steps.next(tokens_BU)
         if first:
             no_speech = rules.nobody_speaks(logits_BUV[:, 0])
-        logp_BV = rules.log_probs(logits_BUV[:, -1], [row.tokens for row in rows])
-        best_B = logp_BV.argmax(axis=-1)
+        texts = [row.tokens for row in rows]
+        logp_BV = rules.log_probs(logits_BUV[:, -1], texts)
+        best_B = (logp_BV + rules.bonuses(texts)).argmax(axis=-1)
         for i, (row, token, logp_V) in enumerate(zip(rows, best_B.tolist(), logp_BV, strict=True)):
             row.add(token, float(logp_V[token]))
             if own:

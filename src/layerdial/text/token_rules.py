@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.text.timestamps import Stamps, log_sum
+
+if TYPE_CHECKING:
+    from layerdial.text.byte_level import ByteTable
+    from layerdial.text.hotwords import Hotwords
+    from layerdial.text.token_bias import TokenBias
 
 _TOKENS_PER_SECOND = 12  # more than anybody says: a text that is longer for its audio is a loop
 _FEWEST_TOKENS = 16
@@ -26,7 +32,7 @@ class TokenRules:
     """Which tokens a transcript may have: never those of `never` (V,) bool, at its start not those of `not_first`.
 
     `end` ends it. `no_speech` is the token whose probability, right after the start, says that nobody speaks. With
-    `stamps` a text has timestamps.
+    `stamps` a text has timestamps; with `bias` tokens that spell hotwords have a bonus.
     """
 
     never: NDArray[np.bool_]
@@ -34,6 +40,7 @@ class TokenRules:
     end: int
     no_speech: int | None
     stamps: Stamps | None = None
+    bias: TokenBias | None = None
 
     @classmethod
     def of(cls, suppressed: Iterable[int], not_first: Iterable[int], tokens: Sequence[str], end: int) -> TokenRules:
@@ -61,6 +68,18 @@ class TokenRules:
         for forbidden in (never, not_first):
             forbidden[stamps.first : stamps.last + 1] = False
         return replace(self, never=never, not_first=not_first, stamps=stamps)
+
+    def with_hotwords(self, hotwords: Hotwords, tokenizer: ByteTable) -> TokenRules:
+        """Return rules that prefer tokens which spell hotwords."""
+        from layerdial.text.token_bias import token_bias
+
+        return replace(self, bias=token_bias(hotwords, tokenizer, self.end))
+
+    def bonuses(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Return the change (B, V) of the bonus of each text by each token that may follow; (1, 1) without hotwords."""
+        if self.bias is None:
+            return np.zeros((1, 1), np.float32)
+        return np.stack([self.bias.changes(text) for text in texts])
 
     def log_probs(self, logits_BV: NDArray[np.float32], texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return log-probabilities (B, V) of the tokens that may follow each text so far, else minus infinity."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import unicodedata
 from typing import Any
 
 
@@ -25,3 +26,8 @@ def printable_json(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     return text
+
+
+def one_line(text: str) -> str:
+    """Return `text` with its line breaks and other signs that a terminal obeys as their codes; names may have them."""
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)

@@ -62,6 +62,7 @@ def _progress_bars() -> Any:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),  # what is printed into a file would go to the terminal instead
     )
 
 

@@ -47,10 +47,10 @@ def test_punctuation_that_stands_alone_is_joined_to_its_neighbour() -> None:
 
 
 def test_where_no_spaces_are_written_each_token_is_a_word() -> None:
-    assert spans(made_of("今天", "天", "气", "，", "我")) == [
+    assert spans(made_of("今天", "天", "气", "，", "我")) == [  # noqa: RUF001
         ("今天", 0, 1),
         ("天", 1, 2),
-        ("气，", 2, 3),
+        ("气，", 2, 3),  # noqa: RUF001
         ("我", 4, 5),
     ]
     assert spans(made_of("「", "は", "い", "」", "と")) == [("「は", 1, 2), ("い」", 2, 3), ("と", 4, 5)]

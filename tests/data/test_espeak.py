@@ -113,3 +113,15 @@ def test_samples_never_clip(seed: int) -> None:
     samples = synthesise(Utterance("stop", "en+iven2", 220, 80), seed=seed)
     assert samples.dtype == np.float32 and np.isfinite(samples).all()
     assert 0.09 < np.abs(samples).max() < 0.9
+
+
+def test_words_have_the_times_of_their_phonemes() -> None:
+    from layerdial.data.synthesis.timed import speak_timed
+
+    samples, words = speak_timed("turn off the light, please call one of the men", "en-us+f2")
+    assert (samples == speak("turn off the light, please call one of the men", "en-us+f2")).all()
+    assert [word.text for word in words] == ["turn", "off", "the", "light,", "please", "call", "one", "of the", "men"]
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(samples) / 22050
+    pause = samples[round(words[3].end * 22050) + 400 : round(words[4].start * 22050) - 1500]
+    assert len(pause) > 1000 and np.abs(pause).max() < 0.02 < np.abs(samples).max()

@@ -3,7 +3,7 @@
 Some heads of the decoder's cross-attention follow the audio: the alignment heads. The mean of their attention is taken
 for the probability that a step reads a frame. Torch and ONNX Runtime give queries and keys; all else is here.
 openai-whisper aligns the same heads by dynamic time warping of normalised, median-filtered weights; on speech with
-known times the path of log-probabilities is nearer, and cheaper (docs/words.md).
+known times the path of log-probabilities is nearer, and cheaper (docs/whisper.md).
 
 Shapes: A alignment heads, U steps of the decoder, T encoder frames, D width of a head.
 """

@@ -120,7 +120,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def among_all(token: int, logits_V: NDArray[np.float32], logp_V: NDArray[np.float32]) -> float:
     """Return the log-probability of a token among all; `logp_V` are those among the tokens that may be written."""
     allowed = float(logits_V[token]) - float(logp_V[token])
-    forbidden = log_sum(logits_V[np.isneginf(logp_V)])
+    forbidden = log_sum(logits_V[logp_V == -np.inf])
     return float(logits_V[token]) - float(np.logaddexp(allowed, forbidden))
 
 

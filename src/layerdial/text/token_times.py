@@ -15,7 +15,7 @@ from layerdial.text.cross_attention import FRAMES_PER_SECOND, first_frames
 from layerdial.text.token_decoding import Encoded, Steps, decode_greedily
 from layerdial.text.token_rules import SpokenToken, TokenRules, Written, log_softmax
 
-_LATE = 0.08  # seconds that a decoder reads on before it writes the next token, as measured (docs/words.md)
+_LATE = 0.08  # seconds that a decoder reads on before it writes the next token, as measured (docs/whisper.md)
 
 
 def decode_timed(encoded: Encoded, seconds: float, rules: TokenRules) -> Written:

@@ -28,6 +28,8 @@ _WITHOUT_SPACES = (  # code points of scripts that do not write spaces between w
     (0x20000, 0x3FFFF),
 )
 
+_SPOKEN = "LMN"  # Unicode's letters, marks on them, and numbers
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -39,7 +41,7 @@ class _Part:
 
     @classmethod
     def of(cls, text: str, tokens: tuple[int, ...]) -> _Part:
-        return cls(text, tokens, tokens if any(letter.isalnum() for letter in text) else ())
+        return cls(text, tokens, tokens if any(unicodedata.category(letter)[0] in _SPOKEN for letter in text) else ())
 
     @property
     def opens(self) -> bool:

@@ -22,7 +22,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ _SPEEDS = (80, 450)  # words per minute that the library accepts
 _PITCHES = (0, 100)
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_PHONEME_EVENTS = 0x0001
 _INITIALIZE_DONT_EXIT = 0x8000  # report a missing data folder instead of ending the process
 _CHARS_UTF8 = 1
 _LONGEST_PATH = 120
@@ -120,15 +121,28 @@ def speak(text: str, voice: str = "en", speed: int = 175, pitch: int = 50, pitch
     speed: words per minute, 80 to 450; pitch: 0 to 100, 50 is the voice's own; pitch_range: 0 is monotone, 50 natural.
     Raises UserError where the wheel is missing, the voice unknown or a number outside its range.
     """
+    return speak_with_events(text, lambda address: None, voice, speed, pitch, pitch_range)
+
+
+def speak_with_events(
+    text: str,
+    take: Callable[[int | None], object],
+    voice: str = "en",
+    speed: int = 175,
+    pitch: int = 50,
+    pitch_range: int = 50,
+) -> Floats:
+    """Return what `speak` does, and call `take` with the address of the library's events of each stretch of sound."""
     check_voice(voice)
     _check_range("speed", speed, _SPEEDS)
     _check_range("pitch", pitch, _PITCHES)
     _check_range("pitch range", pitch_range, _PITCHES)
     parts: list[npt.NDArray[np.int16]] = []
 
-    def collect(wave: Any, count: int, _events: object) -> int:
+    def collect(wave: Any, count: int, events: int | None) -> int:
         if wave and count > 0:  # the buffer is the library's own and is used again
             parts.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        take(events)
         return 0
 
     with _ONE_AT_A_TIME:
@@ -143,7 +157,7 @@ def _say(callback: Any, text: str, voice: str, parameters: dict[int, int]) -> No
     path, data = _paths()
     library = ctypes.CDLL(path)
     try:
-        flags = _INITIALIZE_DONT_EXIT
+        flags = _INITIALIZE_DONT_EXIT | _INITIALIZE_PHONEME_EVENTS
         if library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), flags) != NATIVE_RATE:
             raise UserError(f"{data}: espeak-ng cannot read its voice data; reinstall espeakng-loader")
         try:

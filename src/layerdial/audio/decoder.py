@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,25 @@ from layerdial.audio.quiet import without_decoder_notes
 _MP3_RUN_UP = 12 * 1152  # samples
 
 
-class Decoder:
+class OpenFiles:
+    """What is open for a decoder, and closed where its `with` ends."""
+
+    _stack: ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._stack.close()
+
+
+class Decoder(OpenFiles):
     """The samples of one recording, be it one stream or several that follow each other.
 
     Raises what `soundfile` raises, and `ValueError` where streams that follow each other do not fit together.
@@ -42,18 +60,6 @@ class Decoder:
                 raise ValueError(f"it holds recordings of several kinds one after the other ({found}); split it")
             self.frames = sum(int(part.frames) for part in self._parts)
             self._stack, self._at = stack.pop_all(), 0
-
-    def __enter__(self) -> Decoder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close what is open."""
-        self._stack.close()
 
     def seek(self, frame: int) -> None:
         """Go to a frame of the whole; behind the end there is nothing to read."""

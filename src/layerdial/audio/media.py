@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.decoder import open_source
+from layerdial.audio.decoder import OpenFiles, open_source
 from layerdial.audio.layout import AudioProblem
 from layerdial.errors import UserError, needing
 
@@ -43,7 +42,7 @@ def media_format(head: bytes) -> str | None:
     return "aac" if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else None
 
 
-class MediaDecoder:
+class MediaDecoder(OpenFiles):
     """The samples of the first sound track of a file, as `Decoder` gives those of others.
 
     Raises `ValueError` with what is wrong, and `AudioProblem` where PyAV is missing.
@@ -63,18 +62,6 @@ class MediaDecoder:
             self.frames = self._count()
         except av.FFmpegError as error:
             raise ValueError(f"it is damaged or truncated ({error.strerror})") from None
-
-    def __enter__(self) -> MediaDecoder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close what is open."""
-        self._stack.close()
 
     def _container(self, stack: ExitStack) -> Any:
         import av

@@ -40,7 +40,8 @@ def write_difference(model: Path, start: Path, out: Path) -> int:
     if len(changed) in (0, len(state)):
         found = "the weights of" if not changed else "no weight in common with"
         raise UserError(f"{model} has {found} {start}; give the model that its training began with")
-    description = {"format": _FORMAT, "start": start.name, "takes_any_length": not _pads(network)}
+    any_length = not getattr(network, "pads_input", False)
+    description = {"format": _FORMAT, "start": start.name, "takes_any_length": any_length}
     with replacing(out) as temporary:
         temporary.mkdir(parents=True)
         save_tensors(temporary / _TENSORS, {name: tensor.half() for name, tensor in changed.items()})
@@ -74,10 +75,6 @@ def join_difference(start: Path, difference: Path, out: Path) -> Network:
 def _load(model: Path) -> tuple[Path, Network, Tokenizer]:
     folder = resolve_model(model)
     return folder, *load_network(folder)
-
-
-def _pads(network: Network) -> bool:
-    return bool(getattr(network, "pads_input", False))
 
 
 def _sizes(state: Mapping[str, Tensor], without: Mapping[str, Tensor]) -> dict[str, float]:

@@ -95,7 +95,7 @@ def _text_lines(said: Sequence[Said], request: Request) -> list[str]:
     if not said[0].speaker:
         return _lines(said[0].transcript)
     return [
-        (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps else "")
+        (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps or request.words else "")
         + f"{turn.speaker}: {turn.segment.text}"
         for turn in turns_of(said)
     ]

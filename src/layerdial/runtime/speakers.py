@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layerdial.audio.channels import AudioPath, Channel
 from layerdial.audio.files import AudioProblem, channels_of
@@ -17,8 +17,6 @@ from layerdial.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
     from layerdial.text.subtitles import Cue
-
-_TIMES = ("timestamps",)  # the fields of a request for times, from the best to the least
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,13 @@ class Listener:
 
 
 def _with_times(request: Request, output: Output) -> list[Request]:
-    """Return the request with each kind of times. Raises `UserError` for a constraint, which excludes them."""
+    """Return the request for times of words, and that for segments alone, for models without the former.
+
+    Raises `UserError` for a constraint, which excludes times.
+    """
     for name in request.constraints:
         raise UserError(f"{_needing_times(output)} needs times, which exclude {name}; give depth")
-    return [request if getattr(request, name) else replace(request, **_field(name)) for name in _TIMES]
-
-
-def _field(name: str) -> dict[str, Any]:
-    return {name: True}
+    return [replace(request, words=True), replace(request, timestamps=True)]
 
 
 def _refusal(error: UserError, output: Output) -> UserError:

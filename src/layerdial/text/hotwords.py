@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,5 +92,4 @@ def _checked_phrase(phrase: Any) -> str:
 def _checked_weight(phrase: str, weight: Any) -> float:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= _LARGEST_WEIGHT:
         raise UserError(f"the weight of {phrase!r} is {weight!r}; give a number from 0 to {_LARGEST_WEIGHT:g}")
-    assert math.isfinite(weight)
     return float(weight)

@@ -31,7 +31,10 @@ FULL = BlockSubset.full(2)
 
 @dataclass
 class Sides:
-    """A recogniser of calls: the left side speaks first, and the sides in turns; it notes what it is asked."""
+    """A recogniser of calls: the left side speaks first, and the sides in turns; it notes what it is asked.
+
+    It knows times of segments alone.
+    """
 
     asked: list[Request] = field(default_factory=list)
 
@@ -39,6 +42,8 @@ class Sides:
         return FULL
 
     def answer(self, audio: Any, request: Request) -> Transcript:
+        if request.words:
+            raise UserError("words: this model has no times of words")
         self.asked.append(request)
         read_audio(audio)
         first = 0.0 if isinstance(audio, Channel) and audio.number == 1 else 2.0

@@ -24,7 +24,7 @@ import numpy as np
 
 from layerdial.runtime.controller import DepthController
 from layerdial.serving.scheduler import QueueScheduler
-from serving_clock import Arrival, InTurn, Outcome, Switching, Utterance, arrivals, simulate
+from serving_clock import Arrival, DeadlinesAlone, FirstAlone, InTurn, Outcome, Switching, Utterance, arrivals, simulate
 from serving_live import live
 from serving_picture import draw
 from serving_speech import controller, measured, peer, spoken
@@ -95,6 +95,8 @@ def policies(depths: Sequence[int], workers: int) -> dict[str, Policy]:
     least, full = depths[0], depths[-1]
     found = {
         DYNAMIC: Policy(QueueScheduler, least),
+        "depth by deadlines alone": Policy(DeadlinesAlone, least),
+        "depth by the first one's slack": Policy(FirstAlone, least),
         UNBOUNDED: Policy(partial(in_turn, depth=full), least),
         BOUNDED: Policy(partial(in_turn, depth=full, bound=BOUND * workers), least),
         EXACT: Policy(QueueScheduler, full),

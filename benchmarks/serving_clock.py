@@ -84,6 +84,21 @@ class Switching(InTurn):
         return self._shallow if self._is_shallow else self._deep
 
 
+class DeadlinesAlone(QueueScheduler):
+    """Without regard to what is about to come: the deepest at which everything that waits is in time."""
+
+    AHEAD, AIM = 0.0, 1.0
+
+
+class FirstAlone(QueueScheduler):
+    """The deepest for which the slack of the first request is enough, as SlackFit of SuperServe chooses."""
+
+    def _level(self, tickets: Sequence[Ticket], next_one: Ticket, now: float) -> int:
+        left_s = (next_one.deadline - now) / self.slowdown(now)
+        fitting = [level for level in self.levels if next_one.work_s[next_one.depth_at(level)] <= left_s]
+        return max(fitting, default=self.levels[0])
+
+
 def arrivals(
     utterances: Sequence[Utterance],
     rate: float,

@@ -301,3 +301,25 @@ def test_deeper_than_the_shallowest_never_makes_another_late() -> None:
             assert now <= dispatch.ticket.deadline + 1e-9
             queue.leave(dispatch.ticket)
             assert not queue._late(queue._everything(), now - 1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------------ levels
+
+
+@pytest.mark.parametrize(
+    ("rates", "levels"),
+    [
+        ((0.5, 0.3, 0.2, 0.15), (1, 2, 3, 4)),  # each block brings less than the one before
+        ((0.99, 0.98, 0.9, 0.5), (1, 4)),  # only all of them together bring something
+        ((0.5, 0.45, 0.2, 0.15), (1, 3, 4)),
+        ((None, None, None, None), (1, 2, 3, 4)),
+    ],
+)
+def test_a_depth_that_a_mix_of_others_beats_is_not_shared(rates: tuple[float | None, ...], levels: object) -> None:
+    costs = queue_of().controller.costs
+    options = [DepthOption(depth, BlockSubset.prefix(N, depth), rate) for depth, rate in enumerate(rates, 1)]
+    queue = QueueScheduler(DepthController(costs, options), 1)
+    assert queue.levels == levels
+    queue.admit(ticket(0, 0.0, 0.5, least=3), 0.0)  # what a request asks for holds nevertheless
+    dispatch = queue.next(0.0)
+    assert dispatch is not None and dispatch.depth == 3

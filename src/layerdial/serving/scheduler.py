@@ -16,6 +16,7 @@ from layerdial.audio.windows import WINDOW_SECONDS
 from layerdial.runtime.controller import DepthController
 from layerdial.serving.arrivals import Arrivals
 from layerdial.serving.jobs import Refused
+from layerdial.serving.levels import shared_levels
 
 
 @dataclass(eq=False)
@@ -70,7 +71,7 @@ class QueueScheduler:
     def __init__(self, controller: DepthController, workers: int) -> None:
         self.controller = controller
         self.workers = workers
-        self.levels = tuple(option.depth for option in controller.options)
+        self.levels = shared_levels(controller)
         self._arrivals = Arrivals(self.levels)
         self._waiting = list[Ticket]()
         self._running = dict[int, Ticket]()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from layerdial.subset import BlockSubset
 
@@ -90,3 +91,19 @@ class Transcript:
     @property
     def depth(self) -> int:
         return self.subset.depth
+
+    def moved(self, seconds: float) -> Transcript:
+        """Return it with all its times so many seconds later, as those of a stretch that begins there."""
+        return replace(
+            self,
+            chunks=tuple(_moved(chunk, seconds) for chunk in self.chunks),
+            segments=tuple(_moved(segment, seconds) for segment in self.segments),
+            words=tuple(_moved(word, seconds) for word in self.words),
+        )
+
+
+_Timed = TypeVar("_Timed", Chunk, Segment, Word)
+
+
+def _moved(part: _Timed, seconds: float) -> _Timed:
+    return replace(part, start=part.start + seconds, end=part.end + seconds)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from layerdial.cli.listening import HELP, run_listen
 from layerdial.cli.options import DeviceOption, PluginOption, ThreadsOption, load_own, with_request_options
+
+if TYPE_CHECKING:
+    from layerdial.recognizer import Recognizer
 from layerdial.registry.entries import DEFAULT
 from layerdial.request import Request
 
@@ -38,4 +41,7 @@ def listen(
     load_own(plugin)
     from layerdial.evaluation.load import load_model
 
-    run_listen(lambda: load_model(model, device, threads), request, file, microphone, list_them, pause, as_json, out)
+    def load(name: str) -> Recognizer:
+        return load_model(name, device, threads)
+
+    run_listen(model, load, request, file, microphone, list_them, pause, as_json, out)

@@ -102,14 +102,14 @@ def _transcribe(options: argparse.Namespace) -> int:
 def _listen(options: argparse.Namespace) -> None:
     from layerdial.cli.listening import run_listen
 
-    def load() -> Recognizer:
+    def load(model: str) -> Recognizer:
         from layerdial.runtime.recognizer import OnnxRecognizer
 
-        _check_exported(Path(options.model))
-        return OnnxRecognizer(options.model, options.threads)
+        _check_exported(Path(model))
+        return OnnxRecognizer(model, options.threads)
 
     given = (options.file, options.microphone, options.list_them, options.pause, options.json, options.out)
-    run_listen(load, request_of(vars(options)), *given)
+    run_listen(options.model, load, request_of(vars(options)), *given)
 
 
 def _models(options: argparse.Namespace) -> int:

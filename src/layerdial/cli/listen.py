@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -11,6 +11,9 @@ from layerdial.cli.listening import HELP, run_listen
 from layerdial.cli.options import DeviceOption, PluginOption, ThreadsOption, load_own, with_request_options
 from layerdial.registry import DEFAULT
 from layerdial.request import Request
+
+if TYPE_CHECKING:
+    from layerdial.recognizer import Recognizer
 
 
 @with_request_options
@@ -38,4 +41,7 @@ def listen(
     load_own(plugin)
     from layerdial.evaluation.load import load_model
 
-    run_listen(lambda: load_model(model, device, threads), request, file, microphone, list_them, pause, as_json, out)
+    def load(name: str) -> Recognizer:
+        return load_model(name, device, threads)
+
+    run_listen(model, load, request, file, microphone, list_them, pause, as_json, out)

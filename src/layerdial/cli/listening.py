@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerdial.errors import UserError
+
 if TYPE_CHECKING:
     from layerdial.recognizer import Recognizer
     from layerdial.request import Request
@@ -22,7 +24,8 @@ HELP = {
 
 
 def run_listen(
-    load: Callable[[], Recognizer],
+    model: str,
+    load: Callable[[str], Recognizer],
     request: Request,
     file: Path | None,
     microphone: str | None,
@@ -31,14 +34,22 @@ def run_listen(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Listen with the model that `load` returns, after a check of all else; or list the microphones."""
+    """Listen with `load(model)`, after a check of all else; or list the microphones.
+
+    Raises `UserError` as `dictate` does, for audio in the place of the model, and where it would be written to.
+    """
     if list_them:
         from layerdial.audio.microphone import list_microphones
 
         print("\n".join(list_microphones()))
         return
+    from layerdial.audio.files import EXTENSIONS
     from layerdial.runtime.dictation import Dictation, dictate, open_sound
 
+    if Path(model).is_file() and EXTENSIONS.fullmatch(Path(model).suffix):
+        raise UserError(f"{model} is a recording, not a model; to play it: layerdial listen --from {model}")
+    if out is not None and out.exists() and file is not None and file.exists() and out.samefile(file):
+        raise UserError(f"--out {out} is the file that is played; give another")
     dictation = Dictation(pause, as_json, out)
     sound = open_sound(file, microphone)
-    dictate(load(), sound, request, dictation)
+    dictate(load(model), sound, request, dictation)

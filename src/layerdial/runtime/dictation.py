@@ -50,6 +50,8 @@ def open_sound(file: Path | None, microphone: str | None) -> Sound:
     if file is not None and microphone is not None:
         raise UserError("give --from or --microphone, not both")
     if file is not None:
+        if str(file) == "-":
+            raise UserError("--from plays a file, not a pipe; for a pipe: layerdial transcribe -")
         return PlayedFile(file)
     from layerdial.audio.microphone import Microphone
 

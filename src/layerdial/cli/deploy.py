@@ -57,6 +57,7 @@ def transcribe(
     lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
     lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
     word_bonus: Annotated[Optional[float], typer.Option(help=_help("word_bonus"))] = None,  # noqa: UP045
+    vad: Annotated[Optional[bool], typer.Option("--vad/--no-vad", help=_help("vad"))] = None,  # noqa: UP045
     format_: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv; text if left out."),
@@ -89,7 +90,7 @@ def transcribe(
     jobs = plan(audio, output)
     limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
     times = (timestamps or None, word_times or None)
-    request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
+    request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times, vad=vad)
     request = with_search(request, hotwords, lm, lm_weight, word_bonus)
     raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
 

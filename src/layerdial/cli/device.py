@@ -103,7 +103,8 @@ def _transcribe(options: argparse.Namespace) -> int:
     jobs = plan(audio, output)
     _check_exported(Path(model))
     given = {name: vars(options)[name] for name in _REQUEST_TYPES}
-    request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
+    times = {"timestamps": options.timestamps or None, "words": options.word_times or None}
+    request = Request(**given, **times, vad=options.vad)
     request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
     transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
     transcribe.add_argument("--words", dest="word_times", action="store_true", help=Request.help("words"))
+    transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

@@ -213,7 +213,7 @@ def memory(options: argparse.Namespace) -> None:
         path = Path(folder, "hour.wav")
         write_hour(spoken, path)
         print("| an hour of audio | peak memory in MB | minutes |\n|---|---|---|")
-        for words in (["--no-vad"], ["--vad"], ["--vad", "--words"]):
+        for words in (["--vad", "--words"], ["--vad"], ["--no-vad"]):
             command = [
                 sys.executable,
                 "-m",

@@ -19,7 +19,7 @@ LAYERS = (
     "errors subset",
     "utils",
     "cost request ladder config text audio transcript",
-    "recognizer registry word_places",
+    "recognizer registry word_places calibration",
     "ctc_transcript",
     "runtime modules",
     "data",

@@ -108,5 +108,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "decoder_depth", "timestamps", "words")
+_OF_DECODERS = ("language", "task", "decoder_depth")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

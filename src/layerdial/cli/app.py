@@ -60,6 +60,7 @@ for _command in (
     train.pseudo_label,
     evaluate.search,
     evaluate.sweep,
+    evaluate.calibrate,
     deploy.transcribe,
     listen.listen,
     deploy.export,

@@ -100,6 +100,27 @@ def sweep(
     print(f"next:    layerdial transcribe {model} AUDIO --depth {max(1, rows[-1]['depth'] // 2)}")
 
 
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A folder that layerdial export wrote, or a name of it.")
+    ],
+    cuts: CutsArgument,
+    depths: Annotated[str, typer.Option(help="For example 3,4; all if left out.")] = "",
+    normalizer: NormalizerOption = "basic",
+) -> None:
+    """Make the confidence of words that of being right, by dev data; stored beside the model, and used from then on."""
+    from layerdial.calibration import FILE
+    from layerdial.evaluation.calibrate import PICTURE, calibrate_model
+
+    folder, found = calibrate_model(model, cuts, _parse_depths(depths), normalizer)  # type: ignore[arg-type]
+    for curve in found.curves:
+        errors = f"{curve.error_before:.3f} before, {curve.error_after:.3f} calibrated on other speakers"
+        print(f"depth {curve.depth:2}  expected calibration error {errors}  ({curve.words} words)")
+    print(f"calibration: {folder / FILE}")
+    print(f"picture:     {folder / PICTURE}")
+    print(f"next:        layerdial transcribe {model} AUDIO --words --json")
+
+
 def _parse_depths(text: str) -> list[int] | None:
     if not text:
         return None

@@ -166,8 +166,13 @@ def finish_axes(axes: Any, rates: Sequence[float], title: str, **names: str) -> 
         axes.set_ylim(bottom=0 if min(rates) > 0.05 * max(rates) else -0.06 * max(max(rates), 1.0))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(left=0)
-    axes.set_xlabel(names["x"], color=_INK)
-    axes.set_ylabel(names["y"], color=_INK)
+    style_axes(axes, title, names["x"], names["y"])
+
+
+def style_axes(axes: Any, title: str, x: str, y: str = "") -> None:
+    """Set grid, colours, title and the names of both axes."""
+    axes.set_xlabel(x, color=_INK)
+    axes.set_ylabel(y, color=_INK)
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
     axes.grid(True, axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerdial.audio.whisper_mel import is_silent
+from layerdial.ctc_transcript import CtcUse, transcribe_ctc
 from layerdial.errors import UserError
 from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
@@ -21,15 +22,13 @@ from layerdial.recognizer import (
     again_with_all_blocks,
     collate_features,
     recognize_pieces,
-    recognize_windows,
     texts_of,
 )
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.byte_level import ByteTable
-from layerdial.text.ctc import batch_texts, greedy_ctc
+from layerdial.text.ctc import batch_texts
 from layerdial.text.ctc_beams import Pieces
-from layerdial.text.ctc_decoder import ctc_decoder
 from layerdial.text.hotwords import hotwords_of
 from layerdial.text.pieces import piece_table
 from layerdial.text.prompt import DecoderUse
@@ -118,21 +117,16 @@ class CtcDecoding(_Decoding):
         return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
 
     def transcriber(self, subset: Any, request: Request) -> Transcribe:
-        request.refuse_decoder_options("this model")
-        decoder = ctc_decoder(request, self._pieces, "this model") if request.searches else None
+        use = CtcUse.of(request, lambda: self._pieces, "this model")
 
         def recognize(samples: Any, begin: float, end: float) -> WindowResult:
             batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
             logp_BTV, _ = self._posteriors(batch, subset)
             ids, chunk = logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset)
-            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if decoder else None)
+            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if use.needs_log_probs else None)
 
         def transcribe(audio: Audio) -> Transcribed:
-            search = decoder.begin() if decoder else None
-            take = search.feed if search else None
-            frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize, take)
-            labels = search.finish() if search else greedy_ctc(frame_ids)
-            return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
+            return transcribe_ctc(audio, self.network.features, recognize, self.tokenizer.decode, use)
 
         return transcribe
 

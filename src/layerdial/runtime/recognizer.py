@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from layerdial.audio.channels import AudioPath, hold_all
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
+from layerdial.calibration import Calibration
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, depths_of, select
@@ -125,6 +127,14 @@ class OnnxRecognizer:
         batch = collate_features([""], [silence], [""], seconds)
         self.pass_over(batch, BlockSubset.full(self.n_blocks))()
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What makes confidence of words that of the model's share of right ones, if `layerdial calibrate` was run.
+
+        Raises `UserError` where it is damaged or of another model.
+        """
+        return Calibration.beside(self.folder, self.manifest.model_id)
+
     # ------------------------------------------------------------------------------------------------ one request
 
     def transcribe(
@@ -174,6 +184,8 @@ class OnnxRecognizer:
             made = transcribe_speech(audio, lambda piece: transcribe(piece.samples, piece.begin, piece.pause))
         else:
             made = transcribe(audio)
+        if made.words and self.calibration is not None:
+            made = self.calibration.applied(made)
         asked = constraint.subset or self.subset()
         return Transcript.of(made, time.perf_counter() - start, asked)
 

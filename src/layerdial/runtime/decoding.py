@@ -98,7 +98,7 @@ class CtcDecoding:
         self._decoder: CtcDecoder | None = None
 
     @cached_property
-    def _pieces(self) -> Pieces:
+    def pieces(self) -> Pieces:
         from layerdial.text.ctc_beams import Pieces
 
         return Pieces(self.tokenizer.tokens, self._silent)
@@ -110,7 +110,7 @@ class CtcDecoding:
         from layerdial.text.ctc_decoder import ctc_decoder  # much that a greedy request does not need
 
         changed = copy(self)
-        changed._decoder = ctc_decoder(request, self._pieces, model)
+        changed._decoder = ctc_decoder(request, self.pieces, model)
         return changed
 
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
@@ -129,8 +129,15 @@ class CtcDecoding:
         return None
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        if self._decoder is not None:
+            return [self.tokenizer.decode(self._decoder.labels(logp_TV)) for logp_TV in self.log_probs(batch, subset)]
         logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
+
+    def log_probs(self, batch: FeatureBatch, subset: BlockSubset) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities (T, V) of each utterance of a batch."""
+        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
+        return [logp_TV[:length] for logp_TV, length in zip(logp_BTV, frames_B.tolist(), strict=True)]
 
     def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
         return partial(self.session.posteriors, batch.inputs, batch.lengths_B, subset)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.text.ctc_beams import CtcSearch, Pieces, Scoring
@@ -27,6 +30,12 @@ class CtcDecoder:
 
     def begin(self) -> CtcSearch:
         return CtcSearch(self.scoring, self.beams)
+
+    def labels(self, logp_TV: NDArray[np.float32]) -> list[int]:
+        """Return the labels of the best text of log-probabilities (T, V)."""
+        search = self.begin()
+        search.feed(logp_TV)
+        return search.finish()
 
 
 def ctc_decoder(request: Request, pieces: Pieces, model: str) -> CtcDecoder | None:

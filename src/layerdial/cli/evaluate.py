@@ -19,6 +19,14 @@ from layerdial.cli.options import (
     load_own,
 )
 from layerdial.errors import UserError
+from layerdial.request import Request
+
+_SEARCHED = "Measure this search too:"
+
+
+def _weight(name: str) -> str:
+    text = Request.help(name)
+    return f"{text[0].upper()}{text[1:]}; what tune-decoder chose, where it did."
 
 
 def search(
@@ -65,14 +73,23 @@ def sweep(
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
     normalizer: NormalizerOption = "basic",
+    beams: Annotated[Optional[int], typer.Option(help=f"{_SEARCHED} {Request.help('beams')}.")] = None,  # noqa: UP045
+    hotwords: Annotated[Optional[Path], typer.Option(help=f"{_SEARCHED} {Request.help('hotwords')}.")] = None,  # noqa: UP045
+    lm: Annotated[Optional[Path], typer.Option(help=f"{_SEARCHED} {Request.help('lm')}.")] = None,  # noqa: UP045
+    lm_weight: Annotated[Optional[float], typer.Option(help=_weight("lm_weight"))] = None,  # noqa: UP045
+    word_bonus: Annotated[Optional[float], typer.Option(help=_weight("word_bonus"))] = None,  # noqa: UP045
     plugin: PluginOption = None,
 ) -> None:
-    """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
+    """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped.
+
+    With --lm, --hotwords or --beams each depth is measured by a greedy search and by that one.
+    """
     load_own(plugin)
     from rich.console import Console
 
     from layerdial.evaluation.run import sweep_model
     from layerdial.evaluation.tables import compare_table, latest_rows, sweep_table
+    from layerdial.runtime.commands import with_search
     from layerdial.utils.rows import read_rows
 
     if against and not out:
@@ -81,7 +98,7 @@ def sweep(
     rows = sweep_model(
         model,
         cuts,
-        _parse_depths(depths),
+        parse_numbers("--depths", depths),
         select,
         out,
         method,
@@ -90,6 +107,7 @@ def sweep(
         seed,
         threads,
         normalizer=normalizer,  # type: ignore[arg-type]
+        request=with_search(Request(beams=beams), hotwords, lm, lm_weight, word_bonus),
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
@@ -100,10 +118,11 @@ def sweep(
     print(f"next:    layerdial transcribe {model} AUDIO --depth {max(1, rows[-1]['depth'] // 2)}")
 
 
-def _parse_depths(text: str) -> list[int] | None:
+def parse_numbers(option: str, text: str) -> list[int] | None:
+    """Return the numbers of an option such as `2,4,12`, none of an empty text."""
     if not text:
         return None
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--depths {text!r} is not a list of numbers such as 2,4,12") from None
+        raise UserError(f"{option} {text!r} is not a list of numbers such as 2,4,12") from None

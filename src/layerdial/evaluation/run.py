@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
 from layerdial.evaluation.latency import Times
 from layerdial.evaluation.load import load_model
@@ -18,6 +21,7 @@ from layerdial.evaluation.search import Metric, most_evaluations, search_ladder
 from layerdial.evaluation.sweep import sweep
 from layerdial.ladder import Ladder, select_all
 from layerdial.registry.find import model_folder
+from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
 from layerdial.text.normalisers import Normalizer, normalizer_of
@@ -32,7 +36,7 @@ PREVIOUS_LADDER = "ladder.previous.json"
 _log = logging.getLogger(__name__)
 
 
-def _resolve(model: Path) -> tuple[Path, str]:
+def resolve(model: Path) -> tuple[Path, str]:
     """Return the folder of a model, and a hash of its weights."""
     model = model_folder(model)
     if is_exported(model):
@@ -63,7 +67,7 @@ def search_model(
     from layerdial.data.batching import FeatureBatches
 
     normalizer_of(normalizer)
-    folder, weights = _resolve(folder)
+    folder, weights = resolve(folder)
     recognizer = load_model(folder, device)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if metric == "loss" and not recognizer.has_loss:
@@ -118,13 +122,14 @@ def sweep_model(
     timing: Times | None = None,
     batches: FeatureBatches | None = None,
     normalizer: Normalizer = "basic",
+    request: Request | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`."""
     from layerdial.data.batching import FeatureBatches
 
     normalizer_of(normalizer)
     name = folder
-    folder, weights = _resolve(folder)
+    folder, weights = resolve(folder)
     recognizer = load_model(folder, device, threads)
     rule = select or ("ladder" if recognizer.ladder else "even")
     subsets = select_all(rule, depths, recognizer.n_blocks, recognizer.ladder, seed)
@@ -136,6 +141,8 @@ def sweep_model(
         "cuts": str(cuts),
         "cuts_contents": contents(cuts),
     }
+    if request is not None and request.searches:  # what it cannot do is said before the work
+        recognizer.answer(np.zeros(SAMPLE_RATE, np.float32), request)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:
         check_writable(out)
@@ -151,5 +158,6 @@ def sweep_model(
                 title=f"{model_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
                 progress=update,
                 normalizer=normalizer,
+                request=request,
             )
         )

@@ -102,7 +102,7 @@ class CtcDecoding(_Decoding):
         request.refuse_decoder_options("this model")
         decoder = ctc_decoder(request, self.pieces, "this model")
         assert decoder is not None
-        return [self.tokenizer.decode(decoder.labels(logp_TV)) for logp_TV in self.log_probs(batch, subset)]
+        return [self.tokenizer.decode(decoder.labels_of(logp_TV)) for logp_TV in self.log_probs(batch, subset)]
 
     def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
         """Return the log-probabilities (T, V) of each utterance of a batch."""

@@ -130,7 +130,9 @@ class CtcDecoding:
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
         if self._decoder is not None:
-            return [self.tokenizer.decode(self._decoder.labels(logp_TV)) for logp_TV in self.log_probs(batch, subset)]
+            return [
+                self.tokenizer.decode(self._decoder.labels_of(logp_TV)) for logp_TV in self.log_probs(batch, subset)
+            ]
         logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
 

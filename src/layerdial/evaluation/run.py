@@ -18,6 +18,7 @@ from layerdial.errors import UserError
 from layerdial.evaluation.latency import Times
 from layerdial.evaluation.load import load_model
 from layerdial.evaluation.search import Metric, most_evaluations, search_ladder
+from layerdial.evaluation.searches import searches_of
 from layerdial.evaluation.sweep import sweep
 from layerdial.ladder import Ladder, select_all
 from layerdial.registry.find import model_folder
@@ -141,12 +142,13 @@ def sweep_model(
         "cuts": str(cuts),
         "cuts_contents": contents(cuts),
     }
-    if request is not None and request.searches:  # what it cannot do is said before the work
-        recognizer.answer(np.zeros(SAMPLE_RATE, np.float32), request)
+    searches = searches_of(request)
+    for asked in filter(None, searches):  # what it cannot do is said before the work
+        recognizer.answer(np.zeros(SAMPLE_RATE, np.float32), asked)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:
         check_writable(out)
-    with progress(f"sweep {method or model_name(name)}", len(subsets)) as update:
+    with progress(f"sweep {method or model_name(name)}", len(subsets) * len(searches)) as update:
         return list(
             sweep(
                 recognizer,

@@ -15,6 +15,11 @@ SEARCH = "search"
 SEARCH_KEYS = (SEARCH, "search_sha256", "beams", "lm_weight", "word_bonus")  # identify a measurement
 
 
+def searches_of(request: Request | None) -> list[Request | None]:
+    """Return the searches that a sweep measures: the greedy one (None), and that of `request` if it is another."""
+    return [None] if request is None or not request.searches else [None, request]
+
+
 def search_labels(recognizer: Recognizer, request: Request | None, subset: Blocks) -> Row:
     """Return what a row says of a request's search with a subset: nothing where it is greedy.
 

@@ -14,7 +14,7 @@ from layerdial.evaluation.evaluate import Batches, Evaluation, evaluate
 from layerdial.evaluation.latency import Times, Timing
 from layerdial.evaluation.metrics import bootstrap_interval
 from layerdial.evaluation.plots import draw_sweep
-from layerdial.evaluation.searches import SEARCH, SEARCH_KEYS, search_labels
+from layerdial.evaluation.searches import SEARCH, SEARCH_KEYS, search_labels, searches_of
 from layerdial.evaluation.tables import latest_rows
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
@@ -43,7 +43,8 @@ def sweep(
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
 
-    With a `request` whose search is not greedy, a second row follows each, of the same subset with that search.
+    With a `request` whose search is not greedy, a second row follows each, of the same subset with that search. It has
+    the network's latency, and no `rtf`.
 
     `extra` is added to every row. `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
     `cuts_contents` (a hash) have a meaning here.
@@ -57,21 +58,23 @@ def sweep(
     subsets = list(dict.fromkeys(subsets))
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
-    requests = [None, request] if request is not None and request.searches else [None]
     wanted = [
         (subset, asked, labels | {"subset": subset.key} | search_labels(recognizer, asked, subset))
         for subset in subsets
-        for asked in requests
+        for asked in searches_of(request)
     ]
-    pending = list(dict.fromkeys(subset for subset, _, row in wanted if _measured_for(row) not in known))
+    missing = [subset for subset, _, row in wanted if _measured_for(row) not in known]
+    pending = list(dict.fromkeys(missing))
     if progress and pending:
-        progress(0, f"timing {len(pending)} subsets")
+        progress(len(wanted) - len(missing), f"timing {len(pending)} subsets")
     times = dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
     for done, (subset, asked, row) in enumerate(wanted, 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
             evaluation = evaluate(recognizer, batches, subset, normalizer, asked)
             made = row | measure_subset(recognizer, evaluation, subset) | times[subset]
+            if asked is not None:
+                del made["rtf"]  # which is of a greedy search
             made["rejected"] = len(batches.rejected)
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)
@@ -80,10 +83,7 @@ def sweep(
         if out and made not in rows:  # measured now, or before under another selection rule
             append_row(out / "sweep.jsonl", made)
         if progress:
-            progress(
-                done / len(requests),
-                f"depth {subset.depth}: WER {100 * made['wer']:.2f} %" if made["wer"] is not None else "",
-            )
+            progress(done, f"depth {subset.depth}: WER {100 * made['wer']:.2f} %" if made["wer"] is not None else "")
         yield made
     if out:
         same = ("cuts", "cuts_contents", _NORMALIZER)

@@ -13,6 +13,7 @@ from layerdial.cli.options import (
     ModelArgument,
     PluginOption,
     ThreadsOption,
+    help_of,
     load_own,
 )
 from layerdial.errors import UserError
@@ -25,11 +26,6 @@ def _constraint(name: str) -> str:
 
 def _whisper(name: str) -> str:
     return f"Whisper: {Request.help(name)}."
-
-
-def _help(name: str) -> str:
-    text = Request.help(name)
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def transcribe(
@@ -49,14 +45,14 @@ def transcribe(
     first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
     language: Annotated[Optional[str], typer.Option(help=_whisper("language"))] = None,  # noqa: UP045
     task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
-    beams: Annotated[Optional[int], typer.Option(help=_help("beams"))] = None,  # noqa: UP045
+    beams: Annotated[Optional[int], typer.Option(help=help_of("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
     timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
     word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
-    hotwords: Annotated[Optional[Path], typer.Option(help=_help("hotwords"))] = None,  # noqa: UP045
-    lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
-    lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
-    word_bonus: Annotated[Optional[float], typer.Option(help=_help("word_bonus"))] = None,  # noqa: UP045
+    hotwords: Annotated[Optional[Path], typer.Option(help=help_of("hotwords"))] = None,  # noqa: UP045
+    lm: Annotated[Optional[Path], typer.Option(help=help_of("lm"))] = None,  # noqa: UP045
+    lm_weight: Annotated[Optional[float], typer.Option(help=help_of("lm_weight"))] = None,  # noqa: UP045
+    word_bonus: Annotated[Optional[float], typer.Option(help=help_of("word_bonus"))] = None,  # noqa: UP045
     format_: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv; text if left out."),

@@ -16,17 +16,11 @@ from layerdial.cli.options import (
     PluginOption,
     ThreadsOption,
     WorkersOption,
+    help_of,
     load_own,
 )
 from layerdial.errors import UserError
 from layerdial.request import Request
-
-_SEARCHED = "Measure this search too:"
-
-
-def _weight(name: str) -> str:
-    text = Request.help(name)
-    return f"{text[0].upper()}{text[1:]}; what tune-decoder chose, where it did."
 
 
 def search(
@@ -73,11 +67,11 @@ def sweep(
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
     normalizer: NormalizerOption = "basic",
-    beams: Annotated[Optional[int], typer.Option(help=f"{_SEARCHED} {Request.help('beams')}.")] = None,  # noqa: UP045
-    hotwords: Annotated[Optional[Path], typer.Option(help=f"{_SEARCHED} {Request.help('hotwords')}.")] = None,  # noqa: UP045
-    lm: Annotated[Optional[Path], typer.Option(help=f"{_SEARCHED} {Request.help('lm')}.")] = None,  # noqa: UP045
-    lm_weight: Annotated[Optional[float], typer.Option(help=_weight("lm_weight"))] = None,  # noqa: UP045
-    word_bonus: Annotated[Optional[float], typer.Option(help=_weight("word_bonus"))] = None,  # noqa: UP045
+    beams: Annotated[Optional[int], typer.Option(help=help_of("beams"))] = None,  # noqa: UP045
+    hotwords: Annotated[Optional[Path], typer.Option(help=help_of("hotwords"))] = None,  # noqa: UP045
+    lm: Annotated[Optional[Path], typer.Option(help=help_of("lm"))] = None,  # noqa: UP045
+    lm_weight: Annotated[Optional[float], typer.Option(help=help_of("lm_weight"))] = None,  # noqa: UP045
+    word_bonus: Annotated[Optional[float], typer.Option(help=help_of("word_bonus"))] = None,  # noqa: UP045
     plugin: PluginOption = None,
 ) -> None:
     """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped.

@@ -9,8 +9,15 @@ from typing import Annotated, Optional
 import typer
 
 from layerdial.cli.evaluate import parse_numbers
-from layerdial.cli.options import DeviceOption, ModelArgument, NormalizerOption, PluginOption, WorkersOption, load_own
-from layerdial.request import Request
+from layerdial.cli.options import (
+    DeviceOption,
+    ModelArgument,
+    NormalizerOption,
+    PluginOption,
+    WorkersOption,
+    help_of,
+    load_own,
+)
 
 
 def ngram(
@@ -41,8 +48,8 @@ def ngram(
 def tune_decoder(
     model: ModelArgument,
     cuts: Annotated[Path, typer.Argument(metavar="DEV", help="A manifest of dev data, never of test data.")],
-    lm: Annotated[Path, typer.Option(help=f"{Request.help('lm')}.")],
-    hotwords: Annotated[Optional[Path], typer.Option(help=f"{Request.help('hotwords')}.")] = None,  # noqa: UP045
+    lm: Annotated[Path, typer.Option(help=help_of("lm"))],
+    hotwords: Annotated[Optional[Path], typer.Option(help=help_of("hotwords"))] = None,  # noqa: UP045
     depths: Annotated[str, typer.Option(help="For example 2,4,12; all if left out.")] = "",
     beams: Annotated[
         str, typer.Option(help="The numbers of beams to choose among, such as 4,8,16; 8 if left out.")

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from layerdial.request import Request
+
 ModelArgument = Annotated[
     Path,
     typer.Argument(
@@ -42,6 +44,12 @@ PluginOption = Annotated[
         help="A Python file that registers the network's family, if it is not built in; may be repeated.",
     ),
 ]
+
+
+def help_of(name: str) -> str:
+    """Return the help text of a field of a request, as a sentence."""
+    text = Request.help(name)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def load_own(plugins: list[str] | None) -> None:

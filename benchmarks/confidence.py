@@ -34,6 +34,7 @@ from layerdial.text.ctc_beams import CtcSearch, Scoring
 from layerdial.text.normalise import normalise
 from layerdial.text.token_decoding import decode_greedily
 
+LONGEST = 30.0  # seconds of an utterance: longer ones are left out
 SHARES = (0.05, 0.1, 0.2, 0.4)
 
 
@@ -128,7 +129,7 @@ class Measured:
         run = ctc_run if model.manifest.decoder is None else whisper_run
         self.depths, self.runs = depths, list[list[Run]]()
         texts = list[str]()
-        for cut in list(open_cuts(cuts))[:most]:
+        for cut in [cut for cut in open_cuts(cuts) if cut.duration <= LONGEST][:most]:
             samples = load_samples(cut)
             found = dict[int, Run]()
             for depth in depths:

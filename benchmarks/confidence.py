@@ -92,7 +92,7 @@ class Watched:
     def __init__(self, steps: Any) -> None:
         self._steps, self.entropy, self.margin = steps, list[float](), list[float]()
 
-    def next(self, tokens_BU: np.ndarray) -> np.ndarray:
+    def next(self, tokens_BU: Any) -> Any:
         logits = self._steps.next(tokens_BU)
         x = logits[0, -1].astype(np.float64)
         logp = x - (x.max() + math.log(np.exp(x - x.max()).sum()))
@@ -103,7 +103,7 @@ class Watched:
 
 
 def whisper_run(model: Recognizer, samples: np.ndarray, depth: int, shallower: Run | None) -> Run:
-    decoding = model.decoding.of(Request(depth, words=True), model.name)
+    decoding: Any = model.decoding.of(Request(depth, words=True), model.name)
     inputs, seconds, subset = model.features(samples), len(samples) / 16000, model.subset(depth)
     encoded = decoding.session.encode(inputs[None], np.array([len(inputs)]), subset, decoding.search.use)
     steps: Any = Watched(encoded.begin())
@@ -201,7 +201,7 @@ def report(test: Measured, dev: Measured, pairs: list[tuple[int, int]], ways: Se
             parts = captured(test, shallow, deep, test.sure_U(shallow, measure))
             print(f"  {measure:32s}", *(f"{part:6.0%}" for part in parts))
             for goes_on, share in itertools.product(ways, SHARES):
-                row = {"pair": [shallow, deep], "measure": measure, "share": share, "goes_on": goes_on}
+                row: dict[str, Any] = {"pair": [shallow, deep], "measure": measure, "share": share, "goes_on": goes_on}
                 row["chosen_by"] = compared(dev, dev, (shallow, deep), measure, share, goes_on)
                 rows.append(row | compared(test, dev, (shallow, deep), measure, share, goes_on))
     for goes_on in ways:
@@ -230,7 +230,7 @@ def main() -> None:
     options = parser.parse_args()
     model = Recognizer(options.model, threads=1)
     model.warm_up()
-    depths = depths_of(model.ladder, model.n_blocks)
+    depths = list(depths_of(model.ladder, model.n_blocks))
     test = Measured(model, options.cuts, depths, options.utterances)
     dev = Measured(model, options.choose, depths, options.utterances) if options.choose else test
     pairs = [(a, b) for a in depths for b in depths if a < b]

@@ -27,6 +27,7 @@ from layerdial.subset import Blocks, BlockSubset
 from layerdial.transcript import Chunk, Segment, Transcribed, Transcript, Word
 
 if TYPE_CHECKING:
+    from layerdial.text.ctc_beams import Pieces
     from layerdial.text.timestamps import Stamps, TimedTokens
     from layerdial.text.token_rules import SpokenToken, Written
 
@@ -148,8 +149,21 @@ class Recognizer(Protocol):
         """Return the transcript by the blocks or the constraint of `request`."""
         ...
 
-    def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        """Return the text of each utterance of a batch."""
+    def recognize(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        """Return the text of each utterance of a batch: greedy, or by the search of `request`."""
+        ...
+
+    def settled(self, request: Request, subset: Blocks | None = None) -> Request:
+        """Return a request with the weights that were tuned for its language model at its depth, or at `subset`."""
+        ...
+
+    @property
+    def pieces(self) -> Pieces:
+        """The texts of a CTC model's tokens. Raises `UserError` for other models."""
+        ...
+
+    def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
+        """Return a CTC model's log-probabilities (T, V) of each utterance. Raises `UserError` for other models."""
         ...
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:

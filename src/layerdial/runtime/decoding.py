@@ -98,14 +98,14 @@ class CtcDecoding:
         self._use = CtcUse()
 
     @cached_property
-    def _pieces(self) -> Pieces:
+    def pieces(self) -> Pieces:
         from layerdial.text.ctc_beams import Pieces
 
         return Pieces(self.tokenizer.tokens, self._silent)
 
     def of(self, request: Request, model: str) -> CtcDecoding:
         changed = copy(self)
-        changed._use = CtcUse.of(request, lambda: self._pieces, model)
+        changed._use = CtcUse.of(request, lambda: self.pieces, model)
         return changed
 
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
@@ -124,8 +124,17 @@ class CtcDecoding:
         return None
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        if self._use.decoder is not None:
+            return [
+                self.tokenizer.decode(self._use.decoder.labels_of(logp_TV)) for logp_TV in self.log_probs(batch, subset)
+            ]
         logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
+
+    def log_probs(self, batch: FeatureBatch, subset: BlockSubset) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities (T, V) of each utterance of a batch."""
+        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
+        return [logp_TV[:length] for logp_TV, length in zip(logp_BTV, frames_B.tolist(), strict=True)]
 
     def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
         return partial(self.session.posteriors, batch.inputs, batch.lengths_B, subset)

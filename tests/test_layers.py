@@ -20,7 +20,7 @@ LAYERS = (
     "utils",
     "cost request ladder config text audio transcript",
     "recognizer registry word_places calibration speech",
-    "ctc_transcript",
+    "ctc_transcript ctc_words",
     "runtime modules",
     "data",
     "models",

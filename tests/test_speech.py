@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from layerdial.runtime import Recognizer
 from layerdial.speech import Piece, transcribe_speech
 from layerdial.subset import BlockSubset
 from layerdial.transcript import Chunk, Segment, Transcribed, Word
+from tiny import Ended, in_child
 from tiny_runtime import NEVER_MS, controlled
 from tiny_speech import RATE, recording
 from tiny_whisper import Pair
@@ -135,3 +138,21 @@ def test_what_is_not_audio_is_said(edge: Recognizer, tmp_path: Path) -> None:
         edge.answer(tmp_path / "a.wav", Request(vad=True))
     with pytest.raises(UserError, match="empty"):
         edge.answer(np.zeros(0, np.float32), Request(vad=True))
+
+
+@pytest.mark.parametrize("cli", ["app", "device"])
+def test_both_command_lines_say_that_nobody_speaks(cli: str, exported: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", SILENCE[: 2 * SECOND], SECOND)
+    main = import_module(f"layerdial.cli.{cli}").main
+
+    def run(*words: str) -> Ended:
+        def action() -> None:
+            sys.argv = ["layerdial", "transcribe", str(exported), str(tmp_path / "a.wav"), *words]
+            main()
+
+        return in_child(action)
+
+    ended = run("--vad")
+    assert (ended.code, ended.out) == (0, "\n")
+    assert ended.err == f"layerdial: {tmp_path / 'a.wav'}: no speech was found, so nothing was computed\n"
+    assert run("--no-vad").err == run().err == ""

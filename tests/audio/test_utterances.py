@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from layerdial.audio.noise import coloured_noise
 from layerdial.audio.utterances import Pauses, Segmenter, Stretch
@@ -54,6 +55,18 @@ def test_probabilities_do_not_depend_on_the_parts() -> None:
     assert detector.feed(samples[:100]).shape == (0,)
     detector.reset()
     np.testing.assert_array_equal(whole[:-1], detector.feed(samples))
+
+
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_probabilities_are_those_of_the_library() -> None:
+    """Of its model in torch, which takes one frame after the other."""
+    silero_vad = pytest.importorskip("silero_vad")
+    samples = recording()[0][: 250 * FRAME]
+    theirs = silero_vad.load_silero_vad().audio_forward(torch.from_numpy(samples[None]), sr=SECOND)[0]
+    ours = VoiceDetector().feed(samples)
+    assert ours.max() > 0.9 and ours.min() < 0.1
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("longest", [2.0, 3.5])

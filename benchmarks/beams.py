@@ -55,6 +55,16 @@ def made_posteriors(text: str, frames: int, tokens: list[str], rng: np.random.Ge
     return logp_TV
 
 
+def base_size_model(whisper: Path, texts: list[str], int8: bool) -> tuple[list[str], Recognizer]:
+    """Return the tokens and the exported model of an encoder under a random head."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = build_tokenizer("char", texts)
+        network, _ = with_ctc_head(whisper, tokenizer)
+        save_model(Path(folder) / "model", network, tokenizer, {})
+        export_model(Path(folder) / "model", Path(folder) / "edge", "int8" if int8 else "float32")
+        return tokenizer.tokens, Recognizer(Path(folder) / "edge", threads=1)
+
+
 def seconds_of(action: Callable[[], object]) -> float:
     start = time.process_time()
     action()
@@ -72,12 +82,7 @@ def main() -> None:
     cuts = [
         (load_samples(cut), normalise(cut_text(cut))) for cut in list(open_cuts(options.cuts))[: options.utterances]
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = build_tokenizer("char", [text for _, text in cuts])
-        network, _ = with_ctc_head(options.whisper, tokenizer)
-        save_model(Path(folder) / "model", network, tokenizer, {})
-        export_model(Path(folder) / "model", Path(folder) / "edge", "int8" if options.int8 else "float32")
-        model = Recognizer(Path(folder) / "edge", threads=1)
+    tokens, model = base_size_model(options.whisper, [text for _, text in cuts], options.int8)
     model.warm_up()
     rng = np.random.default_rng(0)
     words = sorted({word for _, text in cuts for word in text.split() if len(word) > 5})[:100]
@@ -88,7 +93,7 @@ def main() -> None:
     greedy_s, search_s, likely, only_blank, frames = 0.0, dict.fromkeys(asked, 0.0), 0, 0, 0
     for samples, text in cuts:
         n_frames = round(50 * len(samples) / 16000)
-        logp_TV = made_posteriors(text, n_frames, tokenizer.tokens, rng)
+        logp_TV = made_posteriors(text, n_frames, tokens, rng)
         actions: list[Callable[[], object]] = [partial(model.answer, samples, Request())]
         actions += [partial(decoder.labels_of, logp_TV) for decoder in decoders.values() if decoder is not None]
         turns = [[seconds_of(action) for action in actions] for _ in range(TURNS)]

@@ -1,13 +1,13 @@
 """What a measure of confidence is worth: the utterances of which a shallow depth is least sure, run again deeper.
 
-    python benchmarks/confidence.py MODEL CUTS [--choose CUTS] [--shallow N] [--deep N] [--utterances N] [--rows FILE]
+    python benchmarks/confidence.py MODEL CUTS [--choose CUTS] [--depths N,N] [--utterances N] [--rows FILE]
 
-MODEL is exported, CTC or Whisper. Of each measure: which part of the errors that the deeper run avoids is avoided by
-running again 5, 10, 20 and 40 % of the audio (by chance: as much as is run again). Then, at equal mean computation, the
-errors of the cascade and those of the cheapest mixture of fixed depths, with the interval of the difference. Measure,
-share and threshold are chosen on the cuts of `--choose`, or else on the same ones. Computation is millions
-of multiply-accumulates, as `layerdial sweep` counts them. "Going on": the deeper run of a CTC model begins where the
-shallow one ended, which the runtime cannot do.
+MODEL is a CTC model, or Whisper exported. Of each measure: which part of the errors that the deeper run avoids is
+avoided by running again 5, 10, 20 and 40 % of the audio (by chance: as much as is run again). Then, at equal mean
+computation, the errors of the cascade and those of the cheapest mixture of fixed depths, with the interval of the
+difference. Measure, share and threshold are chosen on the cuts of `--choose`, or else on the same ones. Computation is
+millions of multiply-accumulates, as `layerdial sweep` counts them. "Going on": the deeper run of a CTC model begins
+where the shallow one ended, which the runtime cannot do.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
+from layerdial.evaluation.load import load_model
 from layerdial.evaluation.metrics import bootstrap_interval, count_errors
 from layerdial.ladder import depths_of
 from layerdial.recognizer import collate_features
@@ -47,7 +48,7 @@ class Run:
     sure: dict[str, float]
 
 
-def ctc_run(model: Recognizer, samples: np.ndarray, depth: int, shallower: Run | None) -> Run:
+def ctc_run(model: Any, samples: np.ndarray, depth: int, shallower: Run | None) -> Run:
     """Recognise an utterance; `shallower` is its run at half the depth, with which this one may disagree."""
     subset, seconds = model.subset(depth), len(samples) / 16000
     logp_TV = model.log_probs(collate_features([""], [model.features(samples)], [""], seconds), subset)[0]
@@ -102,7 +103,7 @@ class Watched:
         return logits
 
 
-def whisper_run(model: Recognizer, samples: np.ndarray, depth: int, shallower: Run | None) -> Run:
+def whisper_run(model: Any, samples: np.ndarray, depth: int, shallower: Run | None) -> Run:
     decoding: Any = model.decoding.of(Request(depth, words=True), model.name)
     inputs, seconds, subset = model.features(samples), len(samples) / 16000, model.subset(depth)
     encoded = decoding.session.encode(inputs[None], np.array([len(inputs)]), subset, decoding.search.use)
@@ -122,11 +123,15 @@ def whisper_run(model: Recognizer, samples: np.ndarray, depth: int, shallower: R
     return Run(text, model.cost(subset).macs_per_second * seconds / 1e6, sure)
 
 
+def has_decoder(model: Any) -> bool:
+    return isinstance(model, Recognizer) and model.manifest.decoder is not None
+
+
 class Measured:
     """Runs of every depth on every utterance, with their errors (D, U), words (U,) and computation (D, U)."""
 
-    def __init__(self, model: Recognizer, cuts: Path, depths: list[int], most: int | None) -> None:
-        run = ctc_run if model.manifest.decoder is None else whisper_run
+    def __init__(self, model: Any, cuts: Path, depths: list[int], most: int | None) -> None:
+        run = whisper_run if has_decoder(model) else ctc_run
         self.depths, self.runs = depths, list[list[Run]]()
         texts = list[str]()
         for cut in [cut for cut in open_cuts(cuts) if cut.duration <= LONGEST][:most]:
@@ -223,19 +228,18 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("cuts", type=Path)
     parser.add_argument("--choose", type=Path)
-    parser.add_argument("--shallow", type=int)
-    parser.add_argument("--deep", type=int)
+    parser.add_argument("--depths")
     parser.add_argument("--utterances", type=int)
     parser.add_argument("--rows", type=Path)
     options = parser.parse_args()
-    model = Recognizer(options.model, threads=1)
-    model.warm_up()
+    model: Any = load_model(options.model, threads=1)
     depths = list(depths_of(model.ladder, model.n_blocks))
+    if options.depths:
+        depths = [int(depth) for depth in options.depths.split(",")]
     test = Measured(model, options.cuts, depths, options.utterances)
     dev = Measured(model, options.choose, depths, options.utterances) if options.choose else test
     pairs = [(a, b) for a in depths for b in depths if a < b]
-    pairs = [(a, b) for a, b in pairs if options.shallow in (None, a) and options.deep in (None, b)]
-    ways = (False, True) if model.manifest.decoder is None else (False,)
+    ways = (False,) if has_decoder(model) else (False, True)
     rows = report(test, dev, pairs, ways)
     if options.rows:
         options.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))

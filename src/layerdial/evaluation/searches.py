@@ -38,6 +38,7 @@ def search_labels(recognizer: Recognizer, request: Request | None, subset: Block
 
 def _name(request: Request) -> str:
     parts = [f"lm {Path(request.lm).name}"] if request.lm is not None else []
-    parts += [f"{len(request.hotwords)} hotwords"] if request.hotwords is not None else []
+    if request.hotwords is not None:
+        parts.append(f"{len(request.hotwords)} hotword{'s' * (len(request.hotwords) != 1)}")
     parts += [f"{request.beams} beams"] if request.beams is not None else []
     return ", ".join(parts)

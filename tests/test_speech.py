@@ -142,7 +142,7 @@ def test_what_is_not_audio_is_said(edge: Recognizer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cli", ["app", "device"])
 def test_both_command_lines_say_that_nobody_speaks(cli: str, exported: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", SILENCE[: 2 * SECOND], SECOND)
+    soundfile.write(tmp_path / "a.wav", SILENCE[: 2 * RATE], RATE)
     main = import_module(f"layerdial.cli.{cli}").main
 
     def run(*words: str) -> Ended:

@@ -95,10 +95,10 @@ def _quietest(samples: NDArray[np.float32], start: int, end: int) -> int:
 
 
 def _blocks(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    return _file_blocks(audio) if isinstance(audio, AudioPath) else _array_blocks(audio)
+    return file_blocks(audio) if isinstance(audio, AudioPath) else _array_blocks(audio)
 
 
-def _file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:
+def file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:
     """Yield mono blocks at 16 kHz. The resampler keeps its state from block to block."""
     import soxr
 

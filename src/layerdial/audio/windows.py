@@ -80,9 +80,8 @@ def take_pieces(audio: AudioPath | NDArray[np.float32], take: Callable[[NDArray[
     take(held, False)
 
 
-def quiet_cut(samples: NDArray[np.float32]) -> int:
-    """Return the quietest place of the last third of the first 30 s of at least as many samples (S,)."""
-    longest = WINDOW_SECONDS * SAMPLE_RATE
+def quiet_cut(samples: NDArray[np.float32], longest: int = WINDOW_SECONDS * SAMPLE_RATE) -> int:
+    """Return the quietest place of the last third of the first `longest` of at least as many samples (S,)."""
     return _quietest(samples, longest * 2 // 3, longest)
 
 

@@ -19,7 +19,7 @@ from layerdial.request import Request
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
-_COMMANDS = ("transcribe", "profile", "models", "try")
+_COMMANDS = ("transcribe", "profile", "serve", "models", "try")
 _REQUEST_TYPES = {  # the fields of a request that a command line can give
     "depth": int,
     "deadline_ms": float,
@@ -33,10 +33,15 @@ _REQUEST_TYPES = {  # the fields of a request that a command line can give
     "decoder_depth": int,
 }
 _SEARCH_TYPES: dict[str, type] = {"hotwords": Path, "lm": Path, "lm_weight": float, "word_bonus": float}
+_SERVE_TYPES: dict[str, type] = {
+    **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
+    **{"language": str, "min_depth": int, "threads": int},
+}
+_SERVE_LISTS = ("name", "cors_origin")
 
 
 def main() -> NoReturn:
-    """Run the command line of a device, which has four commands and exported models only."""
+    """Run the command line of a device, which has five commands and exported models only."""
     show_every_name()
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
@@ -81,6 +86,8 @@ def _run(options: argparse.Namespace) -> int:
 
         _check_exported(options.out)
         profile_folder(options.out, options.threads or (), options.budget)
+    elif options.command == "serve":
+        _serve(options)
     elif options.command == "try":
         from layerdial.demo.trial import run_trial
 
@@ -106,6 +113,16 @@ def _transcribe(options: argparse.Namespace) -> int:
     request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
     request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from layerdial.serving.command import ServeOptions, serve
+    from layerdial.serving.limits import Limits
+
+    _check_exported(Path(options.model))
+    limits = Limits(**{name: vars(options)[name] for name in Limits.options()})
+    given = {name: vars(options)[name] for name in ("model", *_SERVE_TYPES, *_SERVE_LISTS)}
+    serve(ServeOptions(**given, limits=limits))
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -152,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
     profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
     profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
+    _add_serve(commands.add_parser("serve", help="Answer requests over HTTP, websockets and TCP."))
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser
@@ -163,6 +181,21 @@ def _add_output(transcribe: argparse.ArgumentParser) -> None:
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="write a file for each recording there")
     transcribe.add_argument("--skip-existing", action="store_true", help="leave out what has its file there")
     transcribe.add_argument("--channel", help="left, right, a number from 1 on, or each, with its name; else mixed")
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    from layerdial.serving.command import ServeOptions
+    from layerdial.serving.limits import Limits
+
+    serve.add_argument("model", nargs="?", default=DEFAULT, help="an exported folder, or a name of `layerdial models`")
+    for name, kind in _SERVE_TYPES.items():
+        default = getattr(ServeOptions, name)
+        serve.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=ServeOptions.help(name))
+    for name in _SERVE_LISTS:
+        serve.add_argument(f"--{name.replace('_', '-')}", action="append", default=[], help=ServeOptions.help(name))
+    for name, kind in Limits.options().items():
+        default = getattr(Limits(), name)
+        serve.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=Limits.help(name))
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

@@ -80,7 +80,7 @@ async def _health(request: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    if request.app.state.engine.stopping:
+    if request.app.state.engine.stop.is_set():
         return JSONResponse({"status": "stopping"}, 503)
     return JSONResponse({"status": "ready"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -14,9 +15,31 @@ _FULL = (
     b"Content-Length: %d\r\n\r\n%b"
 )
 _TOO_MANY = (
-    b'{"error": {"message": "the server has as many connections as it may", "type": "server_error", "param": null,'
-    b' "code": "overloaded"}}'
+    b'{"error": {"message": "the server has as many connections as it may", "type": "server_error", "param": null, '
+    b'"code": "overloaded"}}'
 )
+
+
+class _Timer:
+    """Calls something once, unless it is stopped before."""
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self._handle is not None
+
+    def start(self, seconds: float, action: Callable[[], object]) -> None:
+        """Call `action` after so many seconds, instead of what was to be called."""
+        self.stop()
+        self._handle = asyncio.get_running_loop().call_later(seconds, action)
+
+    def stop(self) -> None:
+        """Call nothing."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
 
 class Connection(H11Protocol):
@@ -27,48 +50,42 @@ class Connection(H11Protocol):
 
     head_s: float
     most: int
-    _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._head, self._rest = _Timer(), _Timer()
         if len(self.connections) >= self.most:
             self.transport = transport
             transport.write(_FULL % (len(_TOO_MANY), _TOO_MANY))
             transport.close()
             return
         super().connection_made(transport)
-        self._wait(self.head_s)
+        self._head.start(self.head_s, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._stop_waiting()
-        elif self._waiting is None:  # the head of a further request has begun
-            self._wait(self.head_s)
+            self._head.stop()
+            return
+        self._rest.stop()
+        if not self._head.runs:  # the head of a further request has begun
+            self._head.start(self.head_s, self.transport.abort)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            self._wait(_LINGER_S)
+            self._rest.start(_LINGER_S, self.transport.abort)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        self._stop_waiting()
+        self._head.stop()
         super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._head.stop()
+        self._rest.stop()
         if self.flow is not None:  # else it was one too many
             super().connection_lost(exc)
-
-    def _wait(self, seconds: float) -> None:
-        self._stop_waiting()
-        self._waiting = self.loop.call_later(seconds, self.transport.abort)
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
 
 
 def connection_class(head_s: float, most: int) -> type[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE, PipedAudio
 from layerdial.audio.windows import WINDOW_SECONDS, file_blocks, pieces
 from layerdial.errors import UserError
+from layerdial.ladder import depths_of
 from layerdial.request import Request
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.serving.jobs import Job, Refused, Served
@@ -59,11 +61,13 @@ class Engine:
         self.recognizer, self.pool, self.names, self.limits = recognizer, pool, names, limits
         self._language = language
         self.metrics = ServerMetrics(pool.metrics)
-        self.stopping = False
+        self.stop = asyncio.Event()  # set once the server takes no more requests
         self.active = 0  # requests that are answered now
+        self.created = int(time.time())
+        self.depths = tuple(depths_of(recognizer.ladder, recognizer.n_blocks))
         self._readers = ThreadPoolExecutor(_READERS, "layerdial reader")
         self._checkers = ThreadPoolExecutor(_READERS, "layerdial checker")  # short checks do not wait for long files
-        self._held_s = 0.0
+        self._held = 0  # samples of all requests
 
     def close(self) -> None:
         """End the threads, after what they do."""
@@ -114,7 +118,7 @@ class Engine:
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Count a request that is answered within. Raises `Problem` once the server stops."""
-        if self.stopping:
+        if self.stop.is_set():
             raise busy("the server is stopping; send the request again later", 5)
         self.active += 1
         try:
@@ -132,14 +136,21 @@ class Engine:
     @contextmanager
     def holding(self, n_samples: int) -> Iterator[None]:
         """Have so many samples in memory within. Raises `Problem` where those of all requests are too many."""
-        seconds = n_samples / SAMPLE_RATE
-        if self._held_s + seconds > _HELD * self.limits.max_audio_s:
-            raise busy("the server holds as much audio as it may; send the request again later", 5)
-        self._held_s += seconds
+        self.hold(n_samples)
         try:
             yield
         finally:
-            self._held_s -= seconds
+            self.release(n_samples)
+
+    def hold(self, n_samples: int) -> None:
+        """Count samples that are in memory from now on. Raises `Problem` where those of all requests are too many."""
+        if self._held + n_samples > _HELD * self.limits.max_audio_s * SAMPLE_RATE:
+            raise busy("the server holds as much audio as it may; send the request again later", 5)
+        self._held += n_samples
+
+    def release(self, n_samples: int) -> None:
+        """Count samples that are no longer in memory."""
+        self._held -= n_samples
 
     async def answer(self, samples: Samples, wish: Wish) -> Served:
         """Return the answer. Raises `Problem` for what is refused; cancelling gives its place free."""

@@ -41,7 +41,9 @@ def read_fields(fields: Mapping[str, list[str]], engine: Engine) -> Asked:
         raise _invalid("response_format", form, f"give {', '.join(FORMATS)}")
     stream = _flag(found, "stream")
     if stream and form not in ("json", "text"):
-        raise Problem(400, f"stream gives text alone, without {form}; give response_format json", "invalid_value", "stream")
+        raise Problem(
+            400, f"stream gives text alone, without {form}; give response_format json", "invalid_value", "stream"
+        )
     _refuse_what_is_not_done(found)
     granularities = _granularities(found, form)
     return Asked(_wish(found, form, engine), form, stream, granularities)
@@ -53,7 +55,9 @@ def _by_name(fields: Mapping[str, list[str]]) -> dict[str, list[str]]:
     for key, values in fields.items():
         name = key.removesuffix("[]")
         if name not in _KNOWN or (key != name and name not in _REPEATED):
-            raise Problem(400, f"there is no field {key[:80]!r}; there are {', '.join(_KNOWN)}", "unknown_parameter", key[:80])
+            raise Problem(
+                400, f"there is no field {key[:80]!r}; there are {', '.join(_KNOWN)}", "unknown_parameter", key[:80]
+            )
         found.setdefault(name, []).extend(values)
     for name, values in found.items():
         if len(values) > 1 and name not in _REPEATED:
@@ -99,7 +103,9 @@ def _refuse_what_is_not_done(found: Mapping[str, list[str]]) -> None:
     """Raise `Problem` for what OpenAI's service does and this one does not."""
     temperature = _number(found, "temperature", float)
     if temperature:
-        raise _unsupported("temperature", f"temperature is {temperature:g}; texts are not sampled here, so give 0 or none")
+        raise _unsupported(
+            "temperature", f"temperature is {temperature:g}; texts are not sampled here, so give 0 or none"
+        )
     if _one(found, "prompt"):
         raise _unsupported("prompt", "prompts are not taken here; for names and terms give hotwords")
     for name in found.get("include", ()):
@@ -143,7 +149,7 @@ def _number(found: Mapping[str, list[str]], name: str, kind: Callable[[str], _Nu
     except ValueError:
         value = None
     if value is None or not math.isfinite(value) or value < 0:
-        raise _invalid(name, text, "give a whole number" if kind is int else "give a number")
+        raise _invalid(name, text, "give a whole number" if kind is int else "give a number of 0 or more")
     return value
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from layerdial.runtime.speakers import Said, cues_of
@@ -115,8 +116,8 @@ def segments_of(transcript: Transcript) -> list[tuple[Segment, Sequence[Word]]]:
     pieces = pieces_of_words(transcript.text, transcript.words)
     words = [word for word in transcript.words if word.text.strip()]
     bounds = [0, *_ends(pieces), len(pieces)]
-    found = []
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    found: list[tuple[Segment, Sequence[Word]]] = []
+    for begin, end in pairwise(bounds):
         if begin < end:
             text = "".join(" " * piece.spaced + piece.text for piece in pieces[begin:end]).strip()
             found.append((Segment(pieces[begin].start, pieces[end - 1].end, text), words[begin:end]))

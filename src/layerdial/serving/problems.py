@@ -21,7 +21,8 @@ class Problem(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, " ".join(message.split()), code, param
+        self.status, self.message, self.code = status, _writable(" ".join(message.split())), code
+        self.param = param if param is None else _writable(param)
         self.headers = dict(headers or {})
 
     @property
@@ -41,6 +42,11 @@ class Problem(Exception):
 
 
 def busy(message: str, retry_after_s: float | None) -> Problem:
-    """Return what is said where there is no place for a request; none is promised later where `retry_after_s` is None."""
+    """Return what is said where there is no place for a request; after `retry_after_s` there may be one."""
     headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     return Problem(503, message, "overloaded", headers=headers)
+
+
+def _writable(text: str) -> str:
+    """Return a text, which may have a client's words, without halves of characters that UTF-8 has not."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -72,7 +72,7 @@ async def _answer(request: Request, engine: Engine) -> Response:
     return Response(body, media_type=CONTENT_TYPES[asked.response_format], headers=depth_headers(served))
 
 
-async def unless_gone(request: Request, answering: Coroutine[Any, Any, _Result]) -> _Result:
+async def unless_gone(request: Request, answering: Awaitable[_Result]) -> _Result:
     """Return the result, or cancel the work and raise `ClientGone` once the client closes the connection."""
     task = asyncio.ensure_future(answering)
     gone = asyncio.ensure_future(_disconnected(request))

@@ -64,7 +64,9 @@ async def _upload(form: FormData) -> Upload:
     for key, value in form.multi_items():
         if isinstance(value, UploadFile):
             if key != "file":
-                raise Problem(400, f"the field {_shown(key)} is a file; the audio's field is file", "invalid_body", "file")
+                raise Problem(
+                    400, f"the field {_shown(key)} is a file; the audio's field is file", "invalid_body", "file"
+                )
             name, content = _shown(value.filename or "") or "the file", await value.read()
         else:
             fields.setdefault(key, []).append(value)

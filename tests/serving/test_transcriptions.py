@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_a_file_that_is_no_audio_is_named_as_the_client_names_it(tones: Running)
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (wav()[:5000], "is truncated"), (as_file(np.zeros(0)), "holds no samples")],
+    [(b"", "is empty"), (wav()[:5000], "is truncated"), (as_file(np.zeros(0)), "no samples")],
 )
 def test_damaged_audio_is_refused(tones: Running, content: bytes, words: str) -> None:
     found = tones.transcribe(content)

@@ -20,6 +20,7 @@ from layerdial.serving.engine import Engine
 from layerdial.serving.keys import ApiKeys
 from layerdial.serving.wyoming import WyomingServer
 
+_KEEP_ALIVE_S = 5.0
 _LAST_WORDS_S = 0.2  # in which sessions send what they still have
 
 
@@ -99,6 +100,7 @@ def _config(engine: Engine, keys: ApiKeys | None, origins: Sequence[str]) -> uvi
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=min(_KEEP_ALIVE_S, limits.head_s),  # type: ignore[arg-type] # a float does as well
         timeout_graceful_shutdown=1,
     )
 

@@ -119,7 +119,7 @@ def running(
     language: str | None = None,
 ) -> Iterator[Running]:
     """A server until the end of the block; it stops as by a signal."""
-    engine = Engine(recognizer, Pool(recognizer), names, limits or Limits(), language)
+    engine = Engine(recognizer, Pool(recognizer, deadline_ms=60_000.0), names, limits or Limits(), language)
     sockets = Sockets(bind("127.0.0.1", 0, "port"), bind("127.0.0.1", 0, "wyoming-port"))
     assert sockets.wyoming is not None
     ports = sockets.http.getsockname()[1], sockets.wyoming.getsockname()[1]

@@ -9,10 +9,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from layerdial import __version__
+from layerdial.cli.request_options import add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
 from layerdial.registry.entries import DEFAULT
 from layerdial.request import Request
@@ -20,19 +22,6 @@ from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
 _COMMANDS = ("transcribe", "profile", "serve", "models", "try")
-_REQUEST_TYPES = {  # the fields of a request that a command line can give
-    "depth": int,
-    "deadline_ms": float,
-    "target_rtf": float,
-    "max_cpu": float,
-    "confidence": float,
-    "first_depth": int,
-    "language": str,
-    "task": str,
-    "beams": int,
-    "decoder_depth": int,
-}
-_SEARCH_TYPES: dict[str, type] = {"hotwords": Path, "lm": Path, "lm_weight": float, "word_bonus": float}
 _SERVE_TYPES: dict[str, type] = {
     **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
     **{"language": str, "min_depth": int, "threads": int},
@@ -73,7 +62,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     if options.command != "transcribe" or any(word.startswith("-") and word != "-" for word in more):
         parser.parse_args(words)  # ends with what is wrong with them
     elif more:
-        options.words += more
+        options.names += more
     return options
 
 
@@ -100,18 +89,16 @@ def _run(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files, with_search
+    from layerdial.runtime.commands import transcribe_files
     from layerdial.runtime.outputs import Output, format_of, plan
     from layerdial.runtime.recognizer import OnnxRecognizer
 
-    model, audio = split_words(options.words)
+    model, audio = split_words(options.names)
     chosen = format_of(options.format, options.json)
     output = Output(chosen, options.output_dir, options.skip_existing, options.channel)
     jobs = plan(audio, output)
     _check_exported(Path(model))
-    given = {name: vars(options)[name] for name in _REQUEST_TYPES}
-    request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
-    request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
+    request = replace(request_of(vars(options)), vad=options.vad)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
 
@@ -156,13 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         usage="layerdial transcribe [options] [MODEL] AUDIO...",
     )
     words = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
-    transcribe.add_argument("words", metavar="[MODEL] AUDIO", nargs="+", help=words)
-    for name, kind in _REQUEST_TYPES.items():
-        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
-    for name, kind in _SEARCH_TYPES.items():
-        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
-    transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
-    transcribe.add_argument("--words", dest="word_times", action="store_true", help=Request.help("words"))
+    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=words)
+    add_request_options(transcribe)
+    transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
     transcribe.add_argument("--threads", type=int)
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
+
+from layerdial.cli.request_options import OPTIONS, RequestOption, request_of
 
 ModelArgument = Annotated[
     Path,
@@ -50,3 +55,32 @@ def load_own(plugins: list[str] | None) -> None:
         from layerdial.config.plugins import load_plugins
 
         load_plugins(plugins)
+
+
+def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has the options of a request in place of its parameter `request`."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = list[inspect.Parameter]()
+    for parameter in signature.parameters.values():
+        parameters += map(_parameter, OPTIONS) if parameter.name == "request" else [parameter]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        request = request_of({option.name: given.pop(option.name) for option in OPTIONS})
+        command(request=request, **given)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(option: RequestOption) -> inspect.Parameter:
+    switch = option.kind is bool
+    kind: Any = bool if switch else Optional[option.kind]  # noqa: UP045
+    annotation = Annotated[kind, typer.Option(option.flag, help=option.help)]
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=False if switch else None,
+        annotation=annotation,
+    )

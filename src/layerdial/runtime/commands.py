@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +63,8 @@ def _transcribe(listener: Listener, job: Job, request: Request, output: Output, 
         print(_content(job.audio, said, request, output, in_file=False), end="")
     if output.format != "json":  # not among the texts, which scripts read
         for reason in dict.fromkeys(one.transcript.reason for one in said if one.transcript.reason):
-            depth = said[0].transcript.depth
-            print(f"layerdial: {one_line(str(job.audio))}: depth {depth}, {reason}", file=sys.stderr)
+            depth = f"depth {said[0].transcript.depth}, " if said[0].transcript.chunks else ""
+            print(f"layerdial: {one_line(str(job.audio))}: {depth}{reason}", file=sys.stderr)
     return "written"
 
 
@@ -114,19 +113,6 @@ def _row_of_each(path: Path, said: Sequence[Said]) -> dict[str, Any]:
     ]
     rows = [{"speaker": one.speaker, **_row(path, one.transcript)} for one in said]
     return {"file": str(path), "text": " ".join(turn["text"] for turn in turns), "segments": turns, "channels": rows}
-
-
-def with_search(
-    request: Request, hotwords: Path | None, lm: Path | None, lm_weight: float | None, word_bonus: float | None
-) -> Request:
-    """Return a request with the phrases of a file of hotwords, and a language model."""
-    if all(value is None for value in (hotwords, lm, lm_weight, word_bonus)):
-        return request
-    from layerdial.text.hotwords import read_hotwords
-
-    phrases = None if hotwords is None else read_hotwords(hotwords)
-    file = None if lm is None else str(lm)
-    return replace(request, hotwords=phrases, lm=file, lm_weight=lm_weight, word_bonus=word_bonus)
 
 
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:

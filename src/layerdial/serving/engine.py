@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.files import SAMPLE_RATE, PipedAudio
-from layerdial.audio.windows import WINDOW_SECONDS, file_blocks, pieces
+from layerdial.audio.windows import WINDOW_SECONDS, mono_blocks, pieces
 from layerdial.errors import UserError
 from layerdial.ladder import depths_of
 from layerdial.request import Request
@@ -196,7 +196,7 @@ class Engine:
         """Return all samples, read block by block, so that no header decides how much memory they take."""
         blocks, n_samples = list[Samples](), 0
         try:
-            for block in file_blocks(audio):
+            for block in mono_blocks(audio):
                 blocks.append(block)
                 n_samples += len(block)
                 if n_samples > self.limits.max_audio_s * SAMPLE_RATE:

@@ -1,0 +1,42 @@
+"""Speech of espeak-ng with pauses, for tests of what tells speech from the rest: tones are none."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import soxr
+from numpy.typing import NDArray
+
+from layerdial.audio.noise import coloured_noise, rms
+
+pytest.importorskip("espeakng_loader", reason="no speech without espeak-ng")
+
+from layerdial.data.synthesis import espeak
+
+SECOND = 16000
+TEXTS = ("one morning there was a ship", "yes", "and nobody knew where it had come from or who was on board")
+
+Floats = NDArray[np.float32]
+
+
+@cache
+def speech(text: str) -> Floats:
+    samples = espeak.speak(text, "en+m3")
+    spoken: Floats = 0.1 * soxr.resample(samples / rms(samples), espeak.SAMPLE_RATE, SECOND).astype(np.float32)
+    return spoken
+
+
+@cache
+def recording() -> tuple[Floats, list[tuple[int, int]]]:
+    """Return speech with two seconds of faint noise around each text, and where each text is."""
+    parts, spans, n = [np.zeros(0, np.float32)], [], 0
+    for text in (*TEXTS, None):
+        parts.append(1e-4 * coloured_noise(2 * SECOND, 1, np.random.default_rng(n)))
+        n += 2 * SECOND
+        if text is not None:
+            parts.append(speech(text))
+            spans.append((n, n + len(parts[-1])))
+            n += len(parts[-1])
+    return np.concatenate(parts), spans

@@ -1,6 +1,6 @@
 """Requests on a simulated clock: a policy decides, and measured times say how long each request takes.
 
-A policy is what `layerdial.serving.scheduler.QueueScheduler` is: it admits tickets, and says what a free worker runs.
+The policy is the queue of a pool, `layerdial.serving.scheduler.QueueScheduler`, or what others do in its place.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from layerdial.runtime.controller import DepthController
 from layerdial.serving.jobs import Refused
-from layerdial.serving.scheduler import Dispatch, Ticket
+from layerdial.serving.scheduler import Dispatch, QueueScheduler, Ticket
 
 
 @dataclass(frozen=True)
@@ -49,36 +48,18 @@ class Outcome:
         return self.depth is not None and self.took_s <= self.arrival.deadline_s
 
 
-class Policy(Protocol):
-    """What decides which request is taken, which is next and how deep it runs."""
+class InTurn(QueueScheduler):
+    """A queue in the order of arrival, at one depth; with `bound`, more waiting requests than that are refused.
+
+    All requests have equally long, so that this is the order of their deadlines.
+    """
+
+    def __init__(self, controller: DepthController, workers: int, depth: int, bound: float = math.inf) -> None:
+        super().__init__(controller, workers)
+        self._bound, self._depth = bound, depth
 
     def admit(self, ticket: Ticket, now: float) -> None:
-        """Take a ticket, or raise `Refused`."""
-        ...
-
-    def next(self, now: float) -> Dispatch | None:
-        """Return what a free worker runs now."""
-        ...
-
-    def leave(self, ticket: Ticket) -> None:
-        """Take note that a ticket is done."""
-        ...
-
-    def observe(self, depth: int, seconds: float, took_s: float, now: float) -> None:
-        """Take note of how long it took."""
-        ...
-
-
-class InTurn:
-    """A queue in the order of arrival, at one depth; with `bound`, more waiting requests than that are refused."""
-
-    def __init__(self, workers: int, depth: int, bound: float = math.inf) -> None:
-        self._free, self._bound = workers, bound
-        self._depth = depth
-        self._waiting = deque[Ticket]()
-
-    def admit(self, ticket: Ticket, now: float) -> None:
-        if len(self._waiting) >= self._bound:
+        if self.queued >= self._bound:
             raise Refused("the queue is full", 1.0)
         self._waiting.append(ticket)
 
@@ -86,31 +67,36 @@ class InTurn:
         """Return the depth of the next request."""
         return self._depth
 
-    def next(self, now: float) -> Dispatch | None:
-        if not self._free or not self._waiting:
-            return None
-        depth = self.depth()
-        self._free -= 1
-        return Dispatch(self._waiting.popleft(), depth, "")
-
-    def leave(self, ticket: Ticket) -> None:
-        self._free += 1
-
-    def observe(self, depth: int, seconds: float, took_s: float, now: float) -> None:
-        pass
+    def _choose(self, now: float) -> Dispatch:
+        return Dispatch(self._waiting[0], self.depth(), "a fixed depth")
 
 
 class Switching(InTurn):
-    """Two models: the shallow one while more than `above` requests wait, until fewer than half of them do."""
+    """Two models: the shallow one while more than `above` requests wait, until no more than half of them do."""
 
-    def __init__(self, workers: int, depths: tuple[int, int], above: int, bound: float = math.inf) -> None:
-        super().__init__(workers, depths[1], bound)
+    def __init__(self, controller: DepthController, workers: int, depths: tuple[int, int], above: int) -> None:
+        super().__init__(controller, workers, depths[1])
         self._shallow, self._deep = depths
         self._above, self._is_shallow = above, False
 
     def depth(self) -> int:
-        self._is_shallow = len(self._waiting) > (self._above // 2 if self._is_shallow else self._above)
+        self._is_shallow = self.queued > (self._above // 2 if self._is_shallow else self._above)
         return self._shallow if self._is_shallow else self._deep
+
+
+class DeadlinesAlone(QueueScheduler):
+    """Without regard to what is about to come: the deepest at which everything that waits is in time."""
+
+    AHEAD, AIM = 0.0, 1.0
+
+
+class FirstAlone(QueueScheduler):
+    """The deepest for which the slack of the first request is enough, as SlackFit of SuperServe chooses."""
+
+    def _level(self, tickets: Sequence[Ticket], next_one: Ticket, now: float) -> int:
+        left_s = (next_one.deadline - now) / self.slowdown(now)
+        fitting = [level for level in self.levels if next_one.work_s[next_one.depth_at(level)] <= left_s]
+        return max(fitting, default=self.levels[0])
 
 
 def arrivals(
@@ -137,23 +123,18 @@ def arrivals(
 
 
 def simulate(
-    policy: Policy,
-    requests: Sequence[Arrival],
-    depths: tuple[int, int],
-    workers: int,
-    noise: float = 0.1,
-    seed: int = 0,
+    queue: QueueScheduler, requests: Sequence[Arrival], least: int, noise: float = 0.1, seed: int = 0
 ) -> list[Outcome]:
     """Return the outcome of each request, in their order.
 
-    The times of a request vary by a factor whose logarithm has the deviation `noise`.
+    No request is shallower than `least`. Its time varies by a factor whose logarithm has the deviation `noise`.
     """
-    draw = random.Random(seed)
+    draw, most = random.Random(seed), queue.levels[-1]
     outcomes = dict[int, Outcome]()
     ends = list[tuple[float, int, Ticket, int, float]]()
 
     def begin_what_can(now: float) -> None:
-        while dispatch := policy.next(now):
+        while dispatch := queue.next(now):
             ticket = dispatch.ticket
             ms = requests[ticket.number].utterance.ms[dispatch.depth]
             took_s = ms / 1000.0 * math.exp(draw.gauss(0.0, noise))
@@ -162,18 +143,24 @@ def simulate(
     def end_until(when: float) -> None:
         while ends and ends[0][0] <= when:
             now, number, ticket, depth, took_s = heapq.heappop(ends)
-            policy.leave(ticket)
-            policy.observe(depth, requests[number].utterance.seconds, took_s, now)
+            queue.leave(ticket)
+            observe(queue.controller, depth, requests[number].utterance.seconds, took_s, now)
             outcomes[number] = Outcome(requests[number], depth, now - requests[number].at)
             begin_what_can(now)
 
     for number, arrival in enumerate(requests):
         end_until(arrival.at)
-        ticket = Ticket(number, arrival.at, arrival.at + arrival.deadline_s, arrival.utterance.seconds, *depths)
+        ticket = Ticket(number, arrival.at, arrival.at + arrival.deadline_s, arrival.utterance.seconds, least, most)
         try:
-            policy.admit(ticket, arrival.at)
+            queue.admit(ticket, arrival.at)
         except Refused:
             outcomes[number] = Outcome(arrival, None)
         begin_what_can(arrival.at)
     end_until(math.inf)
     return [outcomes[number] for number in range(len(requests))]
+
+
+def observe(controller: DepthController, depth: int, seconds: float, took_s: float, now: float) -> None:
+    """Report a request's time to the controller, as a pool does."""
+    around_ms = controller.costs.features(seconds) + QueueScheduler.AFTER_MS
+    controller.observe_network(depth, seconds, 1000.0 * took_s - around_ms, now)

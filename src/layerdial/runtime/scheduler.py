@@ -31,8 +31,8 @@ class Constraint:
     """The constraint of a request, as times and blocks; at most one of the first four.
 
     With `confidence`, `first` runs before the rest (default: the shallowest). `seconds` is the length of the audio. Of
-    a piece of it, `begins` is where that begins, and `pause` the seconds before it that nobody computes. `reason` is why
-    there is a `subset`.
+    a piece of it, `begins` is where that begins, and `pause` the seconds before it that nobody computes. `reason` is
+    why there is a `subset`.
     """
 
     subset: BlockSubset | None = None

@@ -19,7 +19,7 @@ LAYERS = (
     "errors subset",
     "utils",
     "cost request ladder config text audio transcript",
-    "recognizer registry",
+    "recognizer registry speech",
     "runtime modules",
     "data",
     "models",

@@ -50,6 +50,7 @@ class Request:
     lm: str | None = _option("CTC models: an n-gram language model of words, ARPA or a KenLM binary")
     lm_weight: float | None = _option("with lm: the factor of its log-probabilities; 0.5 if left out")
     word_bonus: float | None = _option("CTC models, with beams: added for each word; with lm 1, else 0, if left out")
+    vad: bool | None = _option("find speech first (voice activity detection), and recognise nothing else")
 
     def __post_init__(self) -> None:
         exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}

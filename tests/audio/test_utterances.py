@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import soxr
-from numpy.typing import NDArray
+import torch
 
-from layerdial.audio.noise import coloured_noise, rms
+from layerdial.audio.noise import coloured_noise
 from layerdial.audio.utterances import Pauses, Segmenter, Stretch
 from layerdial.audio.voice import FRAME, VoiceDetector
-
-espeak = pytest.importorskip("layerdial.data.synthesis.espeak", reason="no speech without espeak-ng")
-pytest.importorskip("espeakng_loader")
-
-SECOND = 16000
-TEXTS = ("one morning there was a ship", "yes", "and nobody knew where it had come from or who was on board")
-
-Floats = NDArray[np.float32]
-
-
-@cache
-def speech(text: str) -> Floats:
-    samples = espeak.speak(text, "en+m3")
-    spoken: Floats = 0.1 * soxr.resample(samples / rms(samples), espeak.SAMPLE_RATE, SECOND).astype(np.float32)
-    return spoken
-
-
-@cache
-def recording() -> tuple[Floats, list[tuple[int, int]]]:
-    """Return speech with two seconds of faint noise around each text, and where each text is."""
-    parts, spans, n = [np.zeros(0, np.float32)], [], 0
-    for text in (*TEXTS, None):
-        parts.append(1e-4 * coloured_noise(2 * SECOND, 1, np.random.default_rng(n)))
-        n += 2 * SECOND
-        if text is not None:
-            parts.append(speech(text))
-            spans.append((n, n + len(parts[-1])))
-            n += len(parts[-1])
-    return np.concatenate(parts), spans
+from tiny_speech import SECOND, TEXTS, Floats, recording, speech
 
 
 def stretches(samples: Floats, sizes: list[int], pauses: Pauses | None = None) -> list[Stretch]:
@@ -85,6 +55,18 @@ def test_probabilities_do_not_depend_on_the_parts() -> None:
     assert detector.feed(samples[:100]).shape == (0,)
     detector.reset()
     np.testing.assert_array_equal(whole[:-1], detector.feed(samples))
+
+
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_probabilities_are_those_of_the_library() -> None:
+    """Of its model in torch, which takes one frame after the other."""
+    silero_vad = pytest.importorskip("silero_vad")
+    samples = recording()[0][: 250 * FRAME]
+    theirs = silero_vad.load_silero_vad().audio_forward(torch.from_numpy(samples[None]), sr=SECOND)[0]
+    ours = VoiceDetector().feed(samples)
+    assert ours.max() > 0.9 and ours.min() < 0.1
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("longest", [2.0, 3.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -16,6 +17,7 @@ from layerdial.cli.options import (
     load_own,
     with_request_options,
 )
+from layerdial.cli.request_options import RequestOption
 from layerdial.errors import UserError
 from layerdial.request import Request
 
@@ -31,6 +33,7 @@ def transcribe(
         ),
     ],
     request: Request,
+    vad: Annotated[Optional[bool], typer.Option("--vad/--no-vad", help=RequestOption("vad", bool).help)] = None,  # noqa: UP045
     format_: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv; text if left out."),
@@ -61,7 +64,7 @@ def transcribe(
     model, audio = split_words(names)
     output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
     jobs = plan(audio, output)
-    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, replace(request, vad=vad), output))
 
 
 def export(

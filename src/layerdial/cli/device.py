@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +18,7 @@ from layerdial.cli.listening import ABOUT, HELP
 from layerdial.cli.request_options import add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
 from layerdial.registry.entries import DEFAULT
+from layerdial.request import Request
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
@@ -95,7 +97,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     output = Output(chosen, options.output_dir, options.skip_existing, options.channel)
     jobs = plan(audio, output)
     _check_exported(Path(model))
-    request = request_of(vars(options))
+    request = replace(request_of(vars(options)), vad=options.vad)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
 
@@ -145,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     words = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
     transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=words)
     add_request_options(transcribe)
+    transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
     transcribe.add_argument("--threads", type=int)
     _add_listen(commands.add_parser("listen", help=ABOUT))

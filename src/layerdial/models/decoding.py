@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 
 
+Transcribe = Callable[[Audio], Transcribed]
+
+
 class Decoding(Protocol):
     """How a recogniser of one kind of network makes texts."""
 
@@ -59,8 +63,8 @@ class Decoding(Protocol):
         """Return the loss of the transcripts summed over a batch's utterances, and their texts."""
         ...
 
-    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the transcript of audio of any length. `subset` is that of the request."""
+    def transcriber(self, subset: Any, request: Request) -> Transcribe:
+        """Return what transcribes audio of any length as a request says. `subset` is that of the request."""
         ...
 
 
@@ -113,21 +117,24 @@ class CtcDecoding(_Decoding):
         counts_B = ~losses_B.isposinf() & (token_lengths_B > 0)
         return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
 
-    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
+    def transcriber(self, subset: Any, request: Request) -> Transcribe:
         request.refuse_decoder_options("this model")
         decoder = ctc_decoder(request, self._pieces, "this model") if request.searches else None
-        search = decoder.begin() if decoder else None
 
         def recognize(samples: Any, begin: float, end: float) -> WindowResult:
             batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
             logp_BTV, _ = self._posteriors(batch, subset)
             ids, chunk = logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset)
-            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if search else None)
+            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if decoder else None)
 
-        take = search.feed if search else None
-        frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize, take)
-        labels = search.finish() if search else greedy_ctc(frame_ids)
-        return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
+        def transcribe(audio: Audio) -> Transcribed:
+            search = decoder.begin() if decoder else None
+            take = search.feed if search else None
+            frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize, take)
+            labels = search.finish() if search else greedy_ctc(frame_ids)
+            return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
+
+        return transcribe
 
     def _posteriors(self, batch: FeatureBatch, subset: Blocks) -> tuple[Tensor, Tensor]:
         self.network.eval()
@@ -186,8 +193,8 @@ class TokenDecoding(_Decoding):
         losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
         return float(losses_B.sum())
 
-    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the transcript of audio of any length, cut where it is quiet, or where a segment ends."""
+    def transcriber(self, subset: Any, request: Request) -> Transcribe:
+        """Return what transcribes audio of any length, cut where it is quiet, or where a segment ends."""
         from layerdial.models.huggingface.whisper_attention import alignment_heads
 
         trained_here = not self.network.pads_input
@@ -203,7 +210,7 @@ class TokenDecoding(_Decoding):
 
         again = again_with_all_blocks(recognize, subset)
         words = partial(words_of, ByteTable(self.tokenizer.tokens, self.tokenizer.end)) if heads else None
-        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
+        return lambda audio: recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
 
     def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int, rules: TokenRules) -> Written:
         batch = collate_features([""], [self.network.features(samples)], [""], 0.0)

@@ -107,9 +107,14 @@ class TorchRecognizer:
             )
         subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
+        transcribe = self.decoding.transcriber(subset, request)
+        if request.vad:
+            from layerdial.speech import transcribe_speech
 
-        made = self.decoding.transcribe(audio, subset, request)
-        return Transcript.of(made, time.perf_counter() - start)
+            made = transcribe_speech(audio, lambda piece: transcribe(piece.samples))
+        else:
+            made = transcribe(audio)
+        return Transcript.of(made, time.perf_counter() - start, subset)
 
     def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
         """Return the text of each utterance of a batch."""

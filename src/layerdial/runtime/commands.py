@@ -63,8 +63,8 @@ def _transcribe(listener: Listener, job: Job, request: Request, output: Output, 
         print(_content(job.audio, said, request, output, in_file=False), end="")
     if output.format != "json":  # not among the texts, which scripts read
         for reason in dict.fromkeys(one.transcript.reason for one in said if one.transcript.reason):
-            depth = said[0].transcript.depth
-            print(f"layerdial: {one_line(str(job.audio))}: depth {depth}, {reason}", file=sys.stderr)
+            depth = f"depth {said[0].transcript.depth}, " if said[0].transcript.chunks else ""
+            print(f"layerdial: {one_line(str(job.audio))}: {depth}{reason}", file=sys.stderr)
     return "written"
 
 

@@ -34,7 +34,7 @@ from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Schedul
 from layerdial.runtime.session import default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import PieceTable
-from layerdial.transcript import Chunk, Transcript
+from layerdial.transcript import Chunk, Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
@@ -157,14 +157,25 @@ class OnnxRecognizer:
         start = time.perf_counter()
         constraint = self._constraint(audio, request, start)
 
-        def recognize(
-            samples: NDArray[np.float32], begin: float, end: float, subset: BlockSubset | None
-        ) -> tuple[PassResult, Chunk]:
-            asked = constraint if subset is None else replace(constraint, subset=subset)
-            return self._recognize_stretch(samples, begin, end, asked, decoding.run, scheduler)
+        def transcribe(audio: Audio, begins: float = 0.0, pause: float = 0.0) -> Transcribed:
+            within = replace(constraint, begins=begins, pause=pause)
 
-        made = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
-        return Transcript.of(made, time.perf_counter() - start)
+            def recognize(
+                samples: NDArray[np.float32], begin: float, end: float, subset: BlockSubset | None
+            ) -> tuple[PassResult, Chunk]:
+                asked = within if subset is None else replace(within, subset=subset)
+                return self._recognize_stretch(samples, begin, end, asked, decoding.run, scheduler)
+
+            return decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
+
+        if request.vad:
+            from layerdial.speech import transcribe_speech
+
+            made = transcribe_speech(audio, lambda piece: transcribe(piece.samples, piece.begin, piece.pause))
+        else:
+            made = transcribe(audio)
+        asked = constraint.subset or self.subset()
+        return Transcript.of(made, time.perf_counter() - start, asked)
 
     def _constraint(self, audio: Audio, request: Request, start: float) -> Constraint:
         subset = request.subset
@@ -202,7 +213,8 @@ class OnnxRecognizer:
                 now, seconds = time.perf_counter(), len(samples) / SAMPLE_RATE
                 self.controller.observe_features(seconds, 1000.0 * (now - start), now)
                 deadline = constraint.window_deadline(asked, begin, end)
-                result = scheduler.run(TimedWindow(inputs, seconds, end - begin, deadline), constraint)
+                counted = constraint.pause + end - begin
+                result = scheduler.run(TimedWindow(inputs, seconds, counted, deadline), constraint)
         waited, reason = 1000.0 * (start - asked), result.reason
         if reason and waited > 5:
             reason = f"{reason}, after waiting {waited:.0f} ms for others"

@@ -23,8 +23,7 @@ from layerdial.runtime import Recognizer
 from tiny import command
 from tiny_microphone import RATE as DEVICE_RATE
 from tiny_microphone import microphone, needs_portaudio
-from tiny_speech import SECOND as RATE
-from tiny_speech import hush, with_pauses
+from tiny_speech import RATE, hush, with_pauses
 
 ENGLISH = Path(__file__).parents[2] / "models" / "english"
 TEXTS = ("the dog and the cat are in the garden", "and nobody knew where it had come from")

@@ -22,8 +22,7 @@ from layerdial.runtime.dictation import Dictation, _Backlog
 from layerdial.runtime.listening import Utterance, listen
 from layerdial.subset import BlockSubset
 from layerdial.transcript import Chunk, Segment, Transcript, Word
-from tiny_speech import SECOND as RATE
-from tiny_speech import Floats, hush, with_pauses
+from tiny_speech import RATE, Floats, hush, with_pauses
 
 ENGLISH = Path(__file__).parents[2] / "models" / "english"
 FIRST, SECOND = "one morning there was a ship in the harbour", "and nobody knew where it had come from"

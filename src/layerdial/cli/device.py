@@ -17,7 +17,7 @@ from layerdial import __version__
 from layerdial.cli.listening import ABOUT, HELP
 from layerdial.cli.request_options import add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
-from layerdial.registry.entries import DEFAULT
+from layerdial.registry import DEFAULT
 from layerdial.request import Request
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name

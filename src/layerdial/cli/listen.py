@@ -9,11 +9,11 @@ import typer
 
 from layerdial.cli.listening import HELP, run_listen
 from layerdial.cli.options import DeviceOption, PluginOption, ThreadsOption, load_own, with_request_options
+from layerdial.registry import DEFAULT
+from layerdial.request import Request
 
 if TYPE_CHECKING:
     from layerdial.recognizer import Recognizer
-from layerdial.registry.entries import DEFAULT
-from layerdial.request import Request
 
 
 @with_request_options

@@ -41,9 +41,12 @@ def microphone(home: Path, samples: Floats) -> Iterator[dict[str, str]]:
 
     Its name is "spoken", and it is the system's choice.
     """
+    import fcntl
+
     os.mkfifo(pipe := home / "microphone.pipe")
     (home / ".asoundrc").write_text(_DEVICES % pipe)
     into, ended = os.open(pipe, os.O_RDWR), threading.Event()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 1 << 20)  # 12 s, on a machine that does much else
     player = threading.Thread(target=_play, args=(into, samples, ended))
     player.start()
     try:

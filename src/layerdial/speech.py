@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.utterances import Pauses, Segmenter, Stretch
 from layerdial.audio.windows import mono_blocks
 from layerdial.recognizer import Audio, joined
-from layerdial.transcript import Chunk, Segment, Transcribed, Word
+from layerdial.transcript import Transcribed, later
 
 PIECES = Pauses(silence=1.0)
 """How recordings are cut: shorter pauses stay within a piece."""
@@ -66,13 +65,7 @@ def _whole(found: Iterable[Transcribed], seconds: float) -> Transcribed:
     )
 
 
-_Timed = TypeVar("_Timed", Chunk, Segment, Word)
-
-
 def _later(made: Transcribed, begin: float) -> Transcribed:
     """Return a transcript whose audio begins at a second of the recording."""
-
-    def moved(items: Iterable[_Timed]) -> tuple[_Timed, ...]:
-        return tuple(replace(item, start=begin + item.start, end=begin + item.end) for item in items)
-
-    return replace(made, chunks=moved(made.chunks), segments=moved(made.segments), words=moved(made.words))
+    chunks, segments = later(made.chunks, begin), later(made.segments, begin)
+    return replace(made, chunks=chunks, segments=segments, words=later(made.words, begin))

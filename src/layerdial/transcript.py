@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -99,16 +100,13 @@ class Transcript:
 
     def moved(self, seconds: float) -> Transcript:
         """Return it with all its times so many seconds later, as those of a stretch that begins there."""
-        return replace(
-            self,
-            chunks=tuple(_moved(chunk, seconds) for chunk in self.chunks),
-            segments=tuple(_moved(segment, seconds) for segment in self.segments),
-            words=tuple(_moved(word, seconds) for word in self.words),
-        )
+        chunks, segments = later(self.chunks, seconds), later(self.segments, seconds)
+        return replace(self, chunks=chunks, segments=segments, words=later(self.words, seconds))
 
 
 _Timed = TypeVar("_Timed", Chunk, Segment, Word)
 
 
-def _moved(part: _Timed, seconds: float) -> _Timed:
-    return replace(part, start=part.start + seconds, end=part.end + seconds)
+def later(items: Iterable[_Timed], seconds: float) -> tuple[_Timed, ...]:
+    """Return chunks, segments or words that begin and end so many seconds later."""
+    return tuple(replace(item, start=item.start + seconds, end=item.end + seconds) for item in items)

@@ -51,8 +51,8 @@ def transcribe(
     task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
     beams: Annotated[Optional[int], typer.Option(help=_help("beams"))] = None,  # noqa: UP045
     decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
-    timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
-    word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help=_help("timestamps"))] = False,
+    word_times: Annotated[bool, typer.Option("--words", help=_help("words"))] = False,
     hotwords: Annotated[Optional[Path], typer.Option(help=_help("hotwords"))] = None,  # noqa: UP045
     lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
     lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045

@@ -10,7 +10,7 @@ from statistics import median
 from layerdial.audio.pauses import Span
 from layerdial.transcript import Segment, Word
 
-_LAG = 0.1  # seconds from the start of a word to its first label, where no pause says when a word starts
+_LAG = 0.1  # seconds from the start of a word to its first label, as is usual
 _LONGEST_LAG = 0.6  # seconds: what comes later begins with something that has no label
 _TAIL = 0.5  # seconds that a word goes on at most behind its last label, where nothing says when it ends
 _PAUSE = 0.6  # seconds between words that end a segment
@@ -37,15 +37,15 @@ def placed(words: Sequence[Word], quiet: Sequence[Span], seconds: float) -> list
 
 
 def _lag(words: Sequence[Word], quiet: Sequence[Span]) -> float:
-    """Return the median time from the end of a pause to the first label behind it: models differ by 0.2 s."""
+    """Return the median time from the end of a pause to the first label behind it: models differ by 0.2 s.
+
+    The usual lag counts as one pause more, since short recordings have few.
+    """
     lag = 0.0
     for _ in range(2):  # the first time without knowing which words come before a pause and are emitted within it
         before, _ = _pauses(words, quiet, lag)
         lags = [word.start - pause for word, pause in zip(words, before, strict=True) if pause is not None]
-        lags = [one for one in lags if abs(one) < _LONGEST_LAG]
-        if not lags:
-            return _LAG
-        lag = median(lags)
+        lag = median([*(one for one in lags if abs(one) < _LONGEST_LAG), _LAG])
     return lag
 
 

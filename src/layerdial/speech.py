@@ -17,8 +17,8 @@ from layerdial.audio.windows import mono_blocks
 from layerdial.recognizer import Audio, joined
 from layerdial.transcript import Transcribed, later
 
-PIECES = Pauses(silence=1.0)
-"""How recordings are cut: shorter pauses stay within a piece."""
+PIECES = Pauses(silence=1.0, longest=16.0)
+"""How recordings are cut. Shorter pauses stay within a piece; memory grows with the longest one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Piece:
 def transcribe_speech(audio: Audio, transcribe: Callable[[Piece], Transcribed]) -> Transcribed:
     """Return the transcript of the speech in audio of any length, with the times of the recording.
 
-    `transcribe` gets each piece of at most 30 s, and gives it times from its begin on. Each is a text by itself: beam
+    `transcribe` gets each piece of at most 16 s, and gives it times from its begin on. Each is a text by itself: beam
     searches begin anew. Raises `UserError` as `windows` does.
     """
     found, n_samples, n_done = list[Transcribed](), 0, 0

@@ -57,7 +57,7 @@ def _known(words: Sequence[str]) -> Sequence[str]:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options; options may stand between the words of `transcribe`."""
-    parser = _parser()
+    parser = _parser(serves=words[:1] == ["serve"])
     options, more = parser.parse_known_args(words)
     if options.command != "transcribe" or any(word.startswith("-") and word != "-" for word in more):
         parser.parse_args(words)  # ends with what is wrong with them
@@ -103,10 +103,10 @@ def _transcribe(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from layerdial.serving.command import ServeOptions, serve
-    from layerdial.serving.limits import Limits
+    from layerdial.serving.command import serve
+    from layerdial.serving.options import Limits, ServeOptions
 
-    _check_exported(Path(options.model))
+    _check_exported(Path(options.model or DEFAULT))
     limits = Limits(**{name: vars(options)[name] for name in Limits.options()})
     given = {name: vars(options)[name] for name in ("model", *_SERVE_TYPES, *_SERVE_LISTS)}
     serve(ServeOptions(**given, limits=limits))
@@ -130,7 +130,8 @@ def _check_exported(model: Path) -> None:
         raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(serves: bool) -> argparse.ArgumentParser:
+    """Return the parser; the options of a server are there for that command alone, since others start without them."""
     parser = argparse.ArgumentParser(
         prog="layerdial",
         description=f"Exported models on this device. For the other commands: {installing('train')}.",
@@ -152,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
     profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
     profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
-    _add_serve(commands.add_parser("serve", help="Answer requests over HTTP, websockets and TCP."))
+    serve = commands.add_parser("serve", help="Answer requests over HTTP, websockets and TCP.")
+    if serves:
+        _add_serve(serve)
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser
@@ -167,10 +170,10 @@ def _add_output(transcribe: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(serve: argparse.ArgumentParser) -> None:
-    from layerdial.serving.command import ServeOptions
-    from layerdial.serving.limits import Limits
+    from layerdial.serving.options import Limits, ServeOptions
 
-    serve.add_argument("model", nargs="?", default=DEFAULT, help="an exported folder, or a name of `layerdial models`")
+    words = "an exported folder, or a name of `layerdial models` (english if left out)"
+    serve.add_argument("model", nargs="?", help=words)
     for name, kind in _SERVE_TYPES.items():
         default = getattr(ServeOptions, name)
         serve.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=ServeOptions.help(name))

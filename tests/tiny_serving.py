@@ -20,7 +20,7 @@ import soundfile
 from layerdial.runtime import Recognizer
 from layerdial.serving.engine import Engine
 from layerdial.serving.keys import ApiKeys
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.server import Sockets, bind, serve_until
 from tiny import speak

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from layerdial.runtime import Recognizer
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits
 from tiny_processes import wait_for
 from tiny_serving import PATH, TEXT, Running, form, running, wav
 

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from layerdial.runtime import Recognizer
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits
 from tiny import speak
 from tiny_serving import TEXT, Running, running
 

@@ -18,9 +18,8 @@ from websockets.sync.client import connect
 
 from layerdial.errors import UserError
 from layerdial.runtime import Recognizer
-from layerdial.serving.command import ServeOptions
 from layerdial.serving.keys import read_keys
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits, ServeOptions
 from tiny_processes import wait_for
 from tiny_serving import PATH, TEXT, Running, as_file, form, running, wav
 

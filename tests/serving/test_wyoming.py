@@ -18,7 +18,7 @@ from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 
 from layerdial.runtime import Recognizer
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits
 from tiny import speak
 from tiny_serving import TEXT, Running, running
 from tiny_whisper import Pair, samples

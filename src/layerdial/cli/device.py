@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "serve":
         from layerdial.cli.device_serve import run_serve
 
-        _check_exported(Path(options.model))
+        _check_exported(Path(options.model or DEFAULT))
         run_serve(options)
     elif options.command == "try":
         from layerdial.demo.trial import run_trial

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from layerdial.registry import DEFAULT
-from layerdial.serving.command import ServeOptions, serve
-from layerdial.serving.limits import Limits
+from layerdial.serving.command import serve
+from layerdial.serving.options import Limits, ServeOptions
 
 _TYPES: dict[str, type] = {
     **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
@@ -18,7 +17,8 @@ _LISTS = ("name", "cors_origin")
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ServeOptions` and `Limits` to a command."""
-    parser.add_argument("model", nargs="?", default=DEFAULT, help="an exported folder, or a name of `layerdial models`")
+    words = "an exported folder, or a name of `layerdial models` (english if left out)"
+    parser.add_argument("model", nargs="?", help=words)
     for name, kind in _TYPES.items():
         default = getattr(ServeOptions, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=ServeOptions.help(name))

@@ -8,9 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from layerdial.cli.options import ThreadsOption
-from layerdial.registry import DEFAULT
-from layerdial.serving.command import ServeOptions
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits, ServeOptions
 
 
 def _help(name: str) -> str:
@@ -25,8 +23,9 @@ def _limit(name: str) -> str:
 
 def serve(
     model: Annotated[
-        Path, typer.Argument(metavar="[MODEL]", help="An exported folder, or a name of `layerdial models`.")
-    ] = Path(DEFAULT),
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="An exported folder, or a name of `layerdial models` (english if left out)."),
+    ] = None,
     host: Annotated[str, typer.Option(help=_help("host"))] = ServeOptions.host,
     port: Annotated[int, typer.Option(help=_help("port"))] = ServeOptions.port,
     wyoming_port: Annotated[Optional[int], typer.Option(help=_help("wyoming_port"))] = None,  # noqa: UP045
@@ -46,4 +45,4 @@ def serve(
 
     limits = Limits(max_body_mb, max_audio_s, max_request_s, max_connections)
     found = (host, port, wyoming_port, api_key_file, tuple(name or ()), language, min_depth, tuple(cors_origin or ()))
-    run(ServeOptions(str(model), *found, threads, limits))
+    run(ServeOptions(None if model is None else str(model), *found, threads, limits))

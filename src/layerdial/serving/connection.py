@@ -77,6 +77,12 @@ class Connection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY:
             self._rest.start(_LINGER_S, self.transport.abort)
 
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # what follows an answer can have none; uvicorn alone would fail here
+            self.transport.close()
+
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._head.stop()
         super().handle_websocket_upgrade(event)

@@ -21,8 +21,8 @@ from layerdial.ladder import depths_of
 from layerdial.request import Request
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.serving.jobs import Job, Refused, Served
-from layerdial.serving.limits import Limits
 from layerdial.serving.metrics import ServerMetrics
+from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
 

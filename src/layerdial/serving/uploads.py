@@ -9,7 +9,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from layerdial.serving.limits import Limits
+from layerdial.serving.options import Limits
 from layerdial.serving.problems import Problem
 
 _MOST_FIELDS, _LONGEST_FIELD = 32, 1 << 17

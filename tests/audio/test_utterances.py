@@ -63,7 +63,7 @@ def test_probabilities_are_those_of_the_library() -> None:
     """Of its model in torch, which takes one frame after the other."""
     silero_vad = pytest.importorskip("silero_vad")
     samples = recording()[0][: 250 * FRAME]
-    theirs = silero_vad.load_silero_vad().audio_forward(torch.from_numpy(samples[None]), sr=SECOND)[0]
+    theirs = silero_vad.load_silero_vad().audio_forward(torch.from_numpy(samples[None]), sr=RATE)[0]
     ours = VoiceDetector().feed(samples)
     assert ours.max() > 0.9 and ours.min() < 0.1
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)

@@ -79,6 +79,11 @@ class Segmenter:
         """True while a stretch of speech goes on."""
         return self._start is not None
 
+    @property
+    def since(self) -> int | None:
+        """The first sample of the stretch that goes on; None where nobody speaks."""
+        return self._start
+
     def feed(self, samples: NDArray[np.float32]) -> list[Stretch]:
         """Return the stretches that end with the next samples (S,) at 16 kHz, in order."""
         self._held.append(samples)

@@ -25,7 +25,7 @@ from layerdial.utils.printing import show_every_name
 if TYPE_CHECKING:
     from layerdial.recognizer import Recognizer
 
-_COMMANDS = ("transcribe", "listen", "profile", "models", "try")
+_COMMANDS = ("transcribe", "listen", "profile", "serve", "models", "try")
 
 
 def main() -> NoReturn:
@@ -56,7 +56,7 @@ def _known(words: Sequence[str]) -> Sequence[str]:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options; options may stand between the words of `transcribe`."""
-    parser = _parser()
+    parser = _parser(words)
     options, more = parser.parse_known_args(words)
     if options.command != "transcribe" or any(word.startswith("-") and word != "-" for word in more):
         parser.parse_args(words)  # ends with what is wrong with them
@@ -76,6 +76,11 @@ def _run(options: argparse.Namespace) -> int:
         profile_folder(options.out, options.threads or (), options.budget)
     elif options.command == "listen":
         _listen(options)
+    elif options.command == "serve":
+        from layerdial.cli.device_serve import run_serve
+
+        _check_exported(Path(options.model))
+        run_serve(options)
     elif options.command == "try":
         from layerdial.demo.trial import run_trial
 
@@ -132,7 +137,7 @@ def _check_exported(model: Path) -> None:
         raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerdial",
         description=f"Exported models on this device. For the other commands: {installing('train')}.",
@@ -144,8 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         help="Print what is said in audio files of any rate and length.",
         usage="layerdial transcribe [options] [MODEL] AUDIO...",
     )
-    words = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
-    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=words)
+    names = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
+    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=names)
     add_request_options(transcribe)
     transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
@@ -155,6 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
     profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
     profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
+    serve = commands.add_parser("serve", help="Answer requests over HTTP, websockets and TCP.")
+    if words[:1] == ["serve"]:  # what it has is read from modules that the others do not need
+        from layerdial.cli.device_serve import add_serve_options
+
+        add_serve_options(serve)
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser

@@ -203,7 +203,7 @@ class OnnxRecognizer:
             max_cpu=request.max_cpu,
             confidence=request.confidence,
             first=None if request.first_depth is None else self.subset(request.first_depth),
-            seconds=0.0 if deadline_ms is None else _seconds_of(audio),
+            seconds=0.0 if deadline_ms is None else seconds_of(audio),
         )
 
     def _recognize_stretch(
@@ -219,20 +219,32 @@ class OnnxRecognizer:
         asked = time.perf_counter()
         with self._slots:
             start = time.perf_counter()
-            inputs = self.features(samples)
             if scheduler is None:
                 assert constraint.subset is not None
-                result = run(inputs, constraint.subset, None)
+                result = run(self.features(samples), constraint.subset, None)
             else:
-                now, seconds = time.perf_counter(), len(samples) / SAMPLE_RATE
-                self.controller.observe_features(seconds, 1000.0 * (now - start), now)
                 deadline = constraint.window_deadline(asked, begin, end)
                 counted = constraint.pause + end - begin
-                result = scheduler.run(TimedWindow(inputs, seconds, counted, deadline), constraint)
+                result = self.run_timed(samples, counted, deadline, constraint, scheduler)
         waited, reason = 1000.0 * (start - asked), result.reason
         if reason and waited > 5:
             reason = f"{reason}, after waiting {waited:.0f} ms for others"
         return result, Chunk(begin, end, result.subset, reason, result.confidence)
+
+    def run_timed(
+        self,
+        samples: NDArray[np.float32],
+        counted: float,
+        deadline: float | None,
+        constraint: Constraint,
+        scheduler: Scheduler,
+    ) -> PassResult:
+        """Return what `scheduler` makes of samples of which `counted` seconds are new; their features are timed too."""
+        start = time.perf_counter()
+        inputs = self.features(samples)
+        now, seconds = time.perf_counter(), len(samples) / SAMPLE_RATE
+        self.controller.observe_features(seconds, 1000.0 * (now - start), now)
+        return scheduler.run(TimedWindow(inputs, seconds, counted, deadline), constraint)
 
     def transcribe_batch(
         self, audios: Sequence[NDArray[np.float32]], depth: int | None = None, subset: BlockSubset | None = None
@@ -341,5 +353,6 @@ def _fixed(subset: Blocks) -> BlockSubset:
     return subset
 
 
-def _seconds_of(audio: Audio) -> float:
+def seconds_of(audio: Audio) -> float:
+    """Return the length of audio. Raises `UserError` for a file that is none."""
     return probe(audio).seconds if isinstance(audio, AudioPath) else np.size(audio) / SAMPLE_RATE

@@ -20,6 +20,7 @@ LAYERS = (
     "utils",
     "cost request ladder config text audio transcript",
     "recognizer registry word_places calibration",
+    "ctc_words",
     "ctc_transcript",
     "runtime modules",
     "data",

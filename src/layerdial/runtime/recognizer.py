@@ -19,7 +19,6 @@ from layerdial.audio.channels import AudioPath, hold_all
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
-from layerdial.calibration import Calibration
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, depths_of, select
@@ -40,6 +39,7 @@ from layerdial.transcript import Chunk, Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
+    from layerdial.calibration import Calibration
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
 
@@ -134,6 +134,8 @@ class OnnxRecognizer:
 
         Raises `UserError` where it is damaged or of another model.
         """
+        from layerdial.calibration import Calibration  # which texts do not need
+
         return Calibration.beside(self.folder, self.manifest.model_id)
 
     # ------------------------------------------------------------------------------------------------ one request

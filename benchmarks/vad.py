@@ -28,9 +28,9 @@ from layerdial.audio.noise import coloured_noise, rms
 from layerdial.audio.utterances import Segmenter
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
 from layerdial.evaluation.metrics import ErrorCounts, score, total
+from layerdial.recognition.speech import PIECES
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
-from layerdial.speech import PIECES
 from layerdial.text.normalisers import normalizer_of
 
 Samples = NDArray[np.float32]

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.medium  # each trains a network of the library
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_whisper(tmp_path_factory.mktemp("published") / "hf", max_target_positions=20)  # short texts, soon written
+    return save_whisper(
+        tmp_path_factory.mktemp("published") / "hf", max_target_positions=20
+    )  # short texts, soon written
 
 
 @pytest.fixture

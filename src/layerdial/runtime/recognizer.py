@@ -39,7 +39,7 @@ from layerdial.transcript import Chunk, Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
-    from layerdial.calibration import Calibration
+    from layerdial.recognition.calibration import Calibration
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
 
@@ -134,7 +134,7 @@ class OnnxRecognizer:
 
         Raises `UserError` where it is damaged or of another model.
         """
-        from layerdial.calibration import Calibration  # which texts do not need
+        from layerdial.recognition.calibration import Calibration  # which texts do not need
 
         return Calibration.beside(self.folder, self.manifest.model_id)
 
@@ -183,7 +183,7 @@ class OnnxRecognizer:
             return decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
 
         if request.vad:
-            from layerdial.speech import transcribe_speech
+            from layerdial.recognition.speech import transcribe_speech
 
             made = transcribe_speech(audio, lambda piece: transcribe(piece.samples, piece.begin, piece.pause))
         else:

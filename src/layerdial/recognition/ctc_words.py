@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.pauses import Span, quiet_stretches
 from layerdial.audio.windows import Window
+from layerdial.recognition.word_places import placed
 from layerdial.text.ctc_beams import Pieces
 from layerdial.text.ctc_spans import LabelSpan, LikelyFrames, aligned_spans, best_path_spans
 from layerdial.text.token_rules import SpokenToken
 from layerdial.text.token_words import words_of_texts
 from layerdial.transcript import Word
-from layerdial.word_places import placed
 
 
 class CtcTimes:

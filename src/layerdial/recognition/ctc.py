@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.audio.windows import Window
-from layerdial.recognizer import Audio, Decode, Recognize, recognize_windows
+from layerdial.recognition.pieces import Decode
+from layerdial.recognition.windows import Recognize, recognize_windows
+from layerdial.recognizer import Audio
 from layerdial.request import Request
 from layerdial.text.ctc import greedy_ctc
 from layerdial.transcript import Transcribed
@@ -62,7 +64,7 @@ def transcribe_ctc(audio: Audio, features: Features, recognize: Recognize, decod
     search = use.decoder.begin() if use.decoder else None
     times = None
     if use.words or use.segments:
-        from layerdial.ctc_words import CtcTimes  # much that a text does not need
+        from layerdial.recognition.ctc_words import CtcTimes  # much that a text does not need
 
         times = CtcTimes(greedy=search is None)
 
@@ -77,7 +79,7 @@ def transcribe_ctc(audio: Audio, features: Features, recognize: Recognize, decod
     made = Transcribed(decode(labels), chunks, seconds)
     if times is None or use.pieces is None:
         return made
-    from layerdial.word_places import segments_of
+    from layerdial.recognition.word_places import segments_of
 
     words = times.words(ids, labels, use.pieces, features.samples_per_frame, seconds)
     segments = segments_of(words) if use.segments else ()

@@ -30,7 +30,8 @@ import soundfile
 from layerdial.audio.files import PipedAudio
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
-from layerdial.serving import Job, Pool
+from layerdial.serving.jobs import Job
+from layerdial.serving.pool import Pool
 
 NAME = "overhead"
 Actions = dict[str, Callable[[], object]]

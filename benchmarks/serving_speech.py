@@ -5,7 +5,6 @@ Milliseconds are computing time of the one thread that works, so that other prog
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from layerdial.runtime.controller import CostTable, DepthController, DepthOption
 from layerdial.serving.scheduler import QueueScheduler
 from layerdial.subset import BlockSubset
 from layerdial.text.normalise import normalise
+from layerdial.utils.rows import Row, append_row, read_rows
 from serving_clock import Utterance
 
 Spoken = list[tuple[NDArray[np.float32], str]]
@@ -39,20 +39,24 @@ def spoken(cuts: Path, lengths: Sequence[float], most: int) -> Spoken:
 
 
 def measured(folder: Path, speech: Spoken, out: Path, repeats: int = 2) -> tuple[list[Utterance], list[float]]:
-    """Return each utterance with its costs and errors, and the milliseconds of its features; kept in a file."""
-    file = out / "measured.json"
-    if not file.is_file():
+    """Return each utterance with its costs and errors, and the milliseconds of its features.
+
+    They are kept in a file; what is there is not measured again.
+    """
+    file = out / "measured.jsonl"
+    rows = read_rows(file)[: len(speech)]
+    if len(rows) < len(speech):
         recognizer = Recognizer(folder, 1)
         recognizer.warm_up()
-        rows = [measure(recognizer, samples, text, repeats) for samples, text in speech]
-        file.write_text(json.dumps(rows), encoding="utf-8")
-    rows = json.loads(file.read_text(encoding="utf-8"))
+        for samples, text in speech[len(rows) :]:
+            rows.append(measure(recognizer, samples, text, repeats))
+            append_row(file, rows[-1])
     by_depth = [{name: {int(d): n for d, n in row[name].items()} for name in ("ms", "errors")} for row in rows]
     utterances = [Utterance(row["seconds"], row["words"], **some) for row, some in zip(rows, by_depth, strict=True)]
     return utterances, [row["features_ms"] for row in rows]
 
 
-def measure(recognizer: Recognizer, samples: NDArray[np.float32], text: str, repeats: int) -> dict[str, object]:
+def measure(recognizer: Recognizer, samples: NDArray[np.float32], text: str, repeats: int) -> Row:
     """Return what one utterance costs at each depth that is worth running, the least of some turns, and its errors."""
     options = worthwhile(recognizer.ladder, recognizer.n_blocks)
     features, ms, errors = list[float](), dict[int, list[float]](), dict[int, int]()
@@ -67,7 +71,8 @@ def measure(recognizer: Recognizer, samples: NDArray[np.float32], text: str, rep
             errors[option.depth] = count_errors(text, normalise(found.text)).errors
     seconds, words = len(samples) / SAMPLE_RATE, len(text.split())
     times = {depth: min(some) for depth, some in ms.items()}
-    return asdict(Utterance(seconds, words, times, errors)) | {"features_ms": min(features)}
+    row = asdict(Utterance(seconds, words, times, errors)) | {"features_ms": min(features)}
+    return {**row, **{name: {str(d): n for d, n in row[name].items()} for name in ("ms", "errors")}}  # as JSON has it
 
 
 def controller(utterances: Sequence[Utterance], features_ms: Sequence[float]) -> DepthController:
@@ -90,7 +95,7 @@ def curve(utterances: Sequence[Utterance], ms: Sequence[float]) -> tuple[float, 
 
 def peer(file: Path, utterances: Sequence[Utterance]) -> list[Utterance]:
     """Return the utterances with another recogniser's costs and errors, as its only depth."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(file)
     if [row["words"] for row in rows] != [one.words for one in utterances]:
         raise UserError(f"{file} is of other utterances; measure it again on the same cuts and lengths")
     return [Utterance(row["seconds"], row["words"], {1: row["ms"]}, {1: row["errors"]}) for row in rows]

@@ -1,6 +1,6 @@
 """What voice activity detection does for long audio: WER, invented words, time and memory, with it and without.
 
-    python benchmarks/vad.py PART MODEL CUTS [--depth N]... [--most N] [--normalizer basic]
+    python benchmarks/vad.py PART MODEL CUTS [--depth N]... [--most N] [--noise DB] [--share 0.5] [--normalizer basic]
 
 PART is `wer`, `invented`, `time` or `memory`. MODEL is an exported folder or its name. Long audio is made of the
 utterances of CUTS in their order, with 0.5 to 10 s before and behind each, twenty to a recording. White noise, so many
@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, action="append")
     parser.add_argument("--most", type=int, help="utterances; all if left out")
     parser.add_argument("--normalizer", default="basic")
+    parser.add_argument("--noise", type=float, action="append", help="wer: only noise so many dB below")
+    parser.add_argument("--share", type=float, default=0.5, help="memory: how much of the hour is utterances")
     parts[(options := parser.parse_args()).part](options)
 
 
@@ -93,7 +95,7 @@ def wer(options: argparse.Namespace) -> None:
     print("| depth | noise | pieces | WER in % | wrong | left out | invented | CPU seconds |" + "\n" + 8 * "|---" + "|")
     for depth in depths_in(options, model):
         print(row(depth, "none", "utterances", *errors(model, spoken, Request(depth), normal)), flush=True)
-        for below in NOISE_DB:
+        for below in options.noise or NOISE_DB:
             pairs = list(long_recordings(spoken, PAUSES, below))
             noise = "none" if below is None else f"{below:g} dB below"
             for vad in (False, True):
@@ -211,9 +213,9 @@ def memory(options: argparse.Namespace) -> None:
     depth = (options.depth or [None])[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "hour.wav")
-        write_hour(spoken, path)
-        print("| an hour of audio | peak memory in MB | minutes |\n|---|---|---|")
-        for words in (["--vad", "--words"], ["--vad"], ["--no-vad"]):
+        write_hour(spoken, path, options.share)
+        print("| an hour of audio | peak memory in MB | minutes |\n|---|---|---|", flush=True)
+        for words in (["--vad"], ["--vad", "--words"], ["--no-vad"]):
             command = [
                 sys.executable,
                 "-m",
@@ -234,11 +236,12 @@ def memory(options: argparse.Namespace) -> None:
             print(f"| {' '.join(words)} | {usage.ru_maxrss / 1024:.0f} | {taken:.1f} |", flush=True)
 
 
-def write_hour(spoken: Spoken, path: Path) -> None:
-    """Write an hour of long recordings, as often as it takes."""
+def write_hour(spoken: Spoken, path: Path, share: float) -> None:
+    """Write an hour of long recordings, as often as it takes; `share` of it is utterances."""
+    mean = (1 / share - 1) * sum(len(samples) for samples, _ in spoken) / len(spoken) / SAMPLE_RATE
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, subtype="PCM_16") as file:
         while file.tell() < HOUR * SAMPLE_RATE:
-            for samples, _ in long_recordings(spoken, PAUSES, 40.0):
+            for samples, _ in long_recordings(spoken, (0.0, 2 * mean), 40.0):
                 file.write(samples[: max(0, HOUR * SAMPLE_RATE - file.tell())])
 
 

@@ -21,18 +21,18 @@ from layerdial.subset import BlockSubset
 from layerdial.transcript import Chunk, Segment, Transcribed, Word
 from tiny import Ended, in_child
 from tiny_runtime import NEVER_MS, controlled
-from tiny_speech import SECOND, recording
+from tiny_speech import RATE, recording
 from tiny_whisper import Pair
 
 pytest_plugins = ["tiny_export", "tiny_whisper_edge"]
 
 SUBSET = BlockSubset.full(2)
-SILENCE = np.zeros(40 * SECOND, np.float32)
+SILENCE = np.zeros(40 * RATE, np.float32)
 
 
 def heard(piece: Piece) -> Transcribed:
     """What a recogniser gives of a piece, with times that begin at its own."""
-    seconds = len(piece.samples) / SECOND
+    seconds = len(piece.samples) / RATE
     text = f"at {piece.begin:.1f}"
     spoken = (Segment(0.1, seconds, text),), (Word(text, 0.2, seconds - 0.1, 0.5),)
     return Transcribed(text, (Chunk(0.0, seconds, SUBSET),), seconds, *spoken)
@@ -42,25 +42,25 @@ def test_times_are_those_of_the_recording() -> None:
     samples, spans = recording()
     pieces: list[Piece] = []
     made = transcribe_speech(samples, lambda piece: pieces.append(piece) or heard(piece))  # type: ignore[func-returns-value]
-    assert made.seconds == len(samples) / SECOND and len(made.chunks) == len(spans)
+    assert made.seconds == len(samples) / RATE and len(made.chunks) == len(spans)
     assert made.text == " ".join(segment.text for segment in made.segments)
     end = 0.0
     for chunk, segment, word, piece, (start, _) in zip(
         made.chunks, made.segments, made.words, pieces, spans, strict=True
     ):
         assert chunk.start == piece.begin and segment.text == word.text == f"at {chunk.start:.1f}"
-        assert chunk.start - 0.01 < start / SECOND < chunk.start + 0.6
+        assert chunk.start - 0.01 < start / RATE < chunk.start + 0.6
         assert (segment.start, word.start) == (chunk.start + 0.1, chunk.start + 0.2)
         assert segment.end == chunk.end and word.end == pytest.approx(chunk.end - 0.1)
         assert piece.pause == pytest.approx(chunk.start - end)
-        at = round(chunk.start * SECOND)
+        at = round(chunk.start * RATE)
         np.testing.assert_array_equal(piece.samples, samples[at : at + len(piece.samples)])
         end = chunk.end
 
 
 def test_a_file_is_cut_as_its_samples_are(tmp_path: Path) -> None:
     samples, _ = recording()
-    soundfile.write(tmp_path / "a.wav", samples, SECOND, subtype="FLOAT")
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
     assert transcribe_speech(tmp_path / "a.wav", heard) == transcribe_speech(samples, heard)
 
 
@@ -69,10 +69,10 @@ def checked(model: AnyRecognizer, request: Request) -> list[tuple[float, float]]
     samples, spans = recording()
     made = model.answer(samples, request)
     ends = [(chunk.start, chunk.end) for chunk in made.chunks]
-    parts = [samples[round(start * SECOND) : round(end * SECOND)] for start, end in ends]
+    parts = [samples[round(start * RATE) : round(end * RATE)] for start, end in ends]
     texts = [model.transcribe(part, subset=request.subset, depth=request.depth).text for part in parts]
     assert made.text == " ".join(filter(None, texts)) and len(parts) == len(spans)
-    assert made.seconds == len(samples) / SECOND > sum(end - start for start, end in ends)
+    assert made.seconds == len(samples) / RATE > sum(end - start for start, end in ends)
     return ends
 
 
@@ -117,7 +117,7 @@ def test_pauses_count_as_audio_under_a_constraint(exported: Path) -> None:
     model = controlled(exported, {1: 100.0, 2: 300.0, 3: 600.0})
     chunks = model.answer(samples, Request(max_cpu=0.5, vad=True)).chunks
     assert [chunk.depth for chunk in chunks] == [3, 3, 3] and all(chunk.reason for chunk in chunks)
-    alone = model.answer(samples[round(chunks[2].start * SECOND) :], Request(max_cpu=0.5, vad=True))
+    alone = model.answer(samples[round(chunks[2].start * RATE) :], Request(max_cpu=0.5, vad=True))
     assert alone.depth == 2
 
 
@@ -142,7 +142,7 @@ def test_what_is_not_audio_is_said(edge: Recognizer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cli", ["app", "device"])
 def test_both_command_lines_say_that_nobody_speaks(cli: str, exported: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", SILENCE[: 2 * SECOND], SECOND)
+    soundfile.write(tmp_path / "a.wav", SILENCE[: 2 * RATE], RATE)
     main = import_module(f"layerdial.cli.{cli}").main
 
     def run(*words: str) -> Ended:

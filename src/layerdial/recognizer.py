@@ -18,7 +18,7 @@ from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, AudioPath
 from layerdial.audio.pauses import outside, quiet_stretches
 from layerdial.audio.whisper_mel import is_silent
-from layerdial.audio.windows import WINDOW_SECONDS, pieces, quiet_cut, take_pieces, windows
+from layerdial.audio.windows import WINDOW_SECONDS, Window, pieces, quiet_cut, take_pieces, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder
@@ -27,6 +27,7 @@ from layerdial.subset import Blocks, BlockSubset
 from layerdial.transcript import Chunk, Segment, Transcribed, Transcript, Word
 
 if TYPE_CHECKING:
+    from layerdial.text.ctc_beams import Pieces
     from layerdial.text.timestamps import Stamps, TimedTokens
     from layerdial.text.token_rules import SpokenToken, Written
 
@@ -148,8 +149,21 @@ class Recognizer(Protocol):
         """Return the transcript by the blocks or the constraint of `request`."""
         ...
 
-    def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        """Return the text of each utterance of a batch."""
+    def recognize(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        """Return the text of each utterance of a batch: greedy, or by the search of `request`."""
+        ...
+
+    def settled(self, request: Request, subset: Blocks | None = None) -> Request:
+        """Return a request with the weights that were tuned for its language model at its depth, or at `subset`."""
+        ...
+
+    @property
+    def pieces(self) -> Pieces:
+        """The texts of a CTC model's tokens. Raises `UserError` for other models."""
+        ...
+
+    def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
+        """Return a CTC model's log-probabilities (T, V) of each utterance. Raises `UserError` for other models."""
         ...
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
@@ -172,7 +186,7 @@ class Recognizer(Protocol):
 class WindowResult:
     """The result of one window: the best token of each frame, and the chunk with the blocks and the reason.
 
-    `logp_TV` are the log-probabilities of all tokens, for a beam search.
+    `logp_TV` are the log-probabilities of all tokens, for a beam search and for words.
     """
 
     frame_ids: Sequence[int]
@@ -181,16 +195,17 @@ class WindowResult:
 
 
 Recognize = Callable[[NDArray[np.float32], float, float], WindowResult]
+TakeFrames = Callable[[Window, NDArray[np.float32]], object]
 
 
 def recognize_windows(
-    audio: Audio, features: Features, recognize: Recognize, take: Callable[[NDArray[np.float32]], object] | None = None
+    audio: Audio, features: Features, recognize: Recognize, take: TakeFrames | None = None
 ) -> tuple[list[int], tuple[Chunk, ...], float]:
     """Return the best token of every frame of a file or of samples (S,) at 16 kHz, the chunks, the seconds of audio.
 
     `recognize(samples, start, end)` is called with each window's samples, context included, and the seconds of the
-    stretch that counts. `take` gets the log-probabilities (T, V) of all frames, window by window. Raises `UserError` as
-    `windows` does.
+    stretch that counts. `take` gets each window, and the log-probabilities (T, V) of its frames that count. Raises
+    `UserError` as `windows` does.
     """
     frame_ids: list[int] = []
     chunks: list[Chunk] = []
@@ -206,7 +221,7 @@ def recognize_windows(
         frame_ids += result.frame_ids[kept]
         if take is not None:
             assert result.logp_TV is not None
-            take(result.logp_TV[kept])
+            take(window, result.logp_TV[kept])
         chunks.append(result.chunk)
         n_samples += window.n_kept
     return frame_ids, tuple(chunks), max(n_samples, 1) / SAMPLE_RATE  # one sample at a higher rate resamples to none

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,10 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.utterances import Pauses, Segmenter, Stretch
 from layerdial.audio.windows import mono_blocks
 from layerdial.recognizer import Audio, joined
-from layerdial.transcript import Chunk, Segment, Transcribed, Word
+from layerdial.transcript import Transcribed, later
 
-PIECES = Pauses(silence=1.0)
-"""How recordings are cut: shorter pauses stay within a piece."""
+PIECES = Pauses(silence=1.0, longest=16.0)
+"""How recordings are cut. Shorter pauses stay within a piece; memory grows with the longest one."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Piece:
 def transcribe_speech(audio: Audio, transcribe: Callable[[Piece], Transcribed]) -> Transcribed:
     """Return the transcript of the speech in audio of any length, with the times of the recording.
 
-    `transcribe` gets each piece of at most 30 s, and gives it times from its begin on. Each is a text by itself: beam
+    `transcribe` gets each piece of at most 16 s, and gives it times from its begin on. Each is a text by itself: beam
     searches begin anew. Raises `UserError` as `windows` does.
     """
     found, n_samples, n_done = list[Transcribed](), 0, 0
@@ -66,13 +65,7 @@ def _whole(found: Iterable[Transcribed], seconds: float) -> Transcribed:
     )
 
 
-_Timed = TypeVar("_Timed", Chunk, Segment, Word)
-
-
 def _later(made: Transcribed, begin: float) -> Transcribed:
     """Return a transcript whose audio begins at a second of the recording."""
-
-    def moved(items: Iterable[_Timed]) -> tuple[_Timed, ...]:
-        return tuple(replace(item, start=begin + item.start, end=begin + item.end) for item in items)
-
-    return replace(made, chunks=moved(made.chunks), segments=moved(made.segments), words=moved(made.words))
+    chunks, segments = later(made.chunks, begin), later(made.segments, begin)
+    return replace(made, chunks=chunks, segments=segments, words=later(made.words, begin))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from layerdial.subset import BlockSubset
 
@@ -95,3 +97,16 @@ class Transcript:
     @property
     def depth(self) -> int:
         return self.subset.depth
+
+    def moved(self, seconds: float) -> Transcript:
+        """Return it with all its times so many seconds later, as those of a stretch that begins there."""
+        chunks, segments = later(self.chunks, seconds), later(self.segments, seconds)
+        return replace(self, chunks=chunks, segments=segments, words=later(self.words, seconds))
+
+
+_Timed = TypeVar("_Timed", Chunk, Segment, Word)
+
+
+def later(items: Iterable[_Timed], seconds: float) -> tuple[_Timed, ...]:
+    """Return chunks, segments or words that begin and end so many seconds later."""
+    return tuple(replace(item, start=item.start + seconds, end=item.end + seconds) for item in items)

@@ -11,7 +11,7 @@ import torch
 from layerdial.audio.noise import coloured_noise
 from layerdial.audio.utterances import Pauses, Segmenter, Stretch
 from layerdial.audio.voice import FRAME, VoiceDetector
-from tiny_speech import SECOND, TEXTS, Floats, recording, speech
+from tiny_speech import RATE, TEXTS, Floats, recording, speech
 
 
 def stretches(samples: Floats, sizes: list[int], pauses: Pauses | None = None) -> list[Stretch]:
@@ -38,15 +38,15 @@ def test_any_split_gives_the_same_stretches(sizes: list[int], pauses: Pauses) ->
 
 def test_each_text_is_one_stretch_with_what_is_around_it() -> None:
     samples, spans = recording()
-    found = stretches(samples, [SECOND])
+    found = stretches(samples, [RATE])
     assert len(found) == len(spans)
     for stretch, (start, end) in zip(found, spans, strict=True):
-        assert start - 0.5 * SECOND < stretch.start < start + 0.1 * SECOND
-        assert end - 0.2 * SECOND < stretch.end < end + 0.5 * SECOND
+        assert start - 0.5 * RATE < stretch.start < start + 0.1 * RATE
+        assert end - 0.2 * RATE < stretch.end < end + 0.5 * RATE
 
 
 def test_probabilities_do_not_depend_on_the_parts() -> None:
-    samples = recording()[0][: 5 * SECOND + 100]
+    samples = recording()[0][: 5 * RATE + 100]
     detector = VoiceDetector()
     whole = np.concatenate([detector.feed(samples), detector.finish()])
     parts = [detector.feed(samples[start : start + 1000]) for start in range(0, len(samples), 1000)]
@@ -63,7 +63,7 @@ def test_probabilities_are_those_of_the_library() -> None:
     """Of its model in torch, which takes one frame after the other."""
     silero_vad = pytest.importorskip("silero_vad")
     samples = recording()[0][: 250 * FRAME]
-    theirs = silero_vad.load_silero_vad().audio_forward(torch.from_numpy(samples[None]), sr=SECOND)[0]
+    theirs = silero_vad.load_silero_vad().audio_forward(torch.from_numpy(samples[None]), sr=RATE)[0]
     ours = VoiceDetector().feed(samples)
     assert ours.max() > 0.9 and ours.min() < 0.1
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
@@ -74,15 +74,15 @@ def test_a_long_stretch_is_cut_and_loses_nothing(longest: float) -> None:
     samples = np.concatenate([speech(TEXTS[2])] * 3)
     whole, parts = (stretches(samples, [8000], Pauses(longest=most)) for most in (30, longest))
     assert len(whole) == 1 < len(parts)
-    assert all(part.end - part.start <= longest * SECOND for part in parts)
-    assert abs(len(whole[0].samples) - sum(len(part.samples) for part in parts)) < 0.5 * SECOND
+    assert all(part.end - part.start <= longest * RATE for part in parts)
+    assert abs(len(whole[0].samples) - sum(len(part.samples) for part in parts)) < 0.5 * RATE
 
 
 @pytest.mark.parametrize("slope", [0, 1])
 @pytest.mark.parametrize("level", [0, 1e-4, 0.1])
 def test_nobody_speaks_in_noise(slope: float, level: float) -> None:
-    noise = level * coloured_noise(20 * SECOND, slope, np.random.default_rng(0))
-    assert stretches(noise, [SECOND]) == []
+    noise = level * coloured_noise(20 * RATE, slope, np.random.default_rng(0))
+    assert stretches(noise, [RATE]) == []
 
 
 def test_what_is_no_audio_has_no_stretch() -> None:

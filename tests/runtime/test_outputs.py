@@ -244,8 +244,10 @@ def test_both_command_lines_take_one_channel(exported: Path, sides: Path, capsys
 
 
 def test_what_a_model_refuses_is_said_once(exported: Path, sides: Path, tmp_path: Path) -> None:
-    ended = command("transcribe", exported, sides, sides, "--format", "srt", "--output-dir", tmp_path / "out")
-    assert ended.code == 2 and len(ended.err.splitlines()) <= 2
+    german = ("--format", "srt", "--language", "de", "--output-dir", tmp_path / "out")
+    ended = command("transcribe", exported, sides, sides, *german)
+    refused = "language is for encoder-decoder models such as Whisper"
+    assert ended.code == 2 and ended.err.count(refused) == 1 and len(ended.err.splitlines()) <= 2
     ended = command("transcribe", exported, sides, "--json", "--format", "srt")
     assert (ended.code, ended.err) == (2, "layerdial: --json is --format json; it excludes --format srt\n")
 

@@ -45,11 +45,15 @@ class Pauses:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of speech: samples (S,) at 16 kHz, from sample `start` up to `end` of all audio that came."""
+    """A stretch of speech: samples (S,) at 16 kHz, from sample `start` up to `end` of all audio that came.
+
+    Its last speech ends at sample `spoken`, in front of what it has of the pause.
+    """
 
     start: int
     end: int
     samples: NDArray[np.float32]
+    spoken: int
 
 
 class Segmenter:
@@ -146,7 +150,8 @@ class Segmenter:
         """Return the stretch up to `end`, and forget its samples."""
         assert self._start is not None
         self._done = end = min(end, self._held.end)
-        found = Stretch(self._start, end, self._held.between(self._start, end))
+        spoken = end if self._quiet is None else min(end, self._quiet)
+        found = Stretch(self._start, end, self._held.between(self._start, end), spoken)
         self._held.forget(end)
         return found
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE, AudioPath, open_audio, to_target_rate
+from layerdial.audio.files import SAMPLE_RATE, AudioPath, open_audio
+from layerdial.audio.resampling import Resampler
 from layerdial.errors import UserError
 
 WINDOW_SECONDS = 30
@@ -100,17 +101,11 @@ def mono_blocks(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.f
 
 def _file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:
     """Yield mono blocks at 16 kHz. The resampler keeps its state from block to block."""
-    import soxr
-
     with open_audio(path) as (rate, blocks):
-        if rate == SAMPLE_RATE:
-            yield from blocks
-            return
-        to_target_rate(np.zeros(0, dtype=np.float32), rate)  # logs the resampling, once
-        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler = Resampler(rate)
         for block in blocks:
-            yield stream.resample_chunk(block)
-        yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+            yield resampler.feed(block)
+        yield resampler.feed(np.zeros(0, dtype=np.float32), last=True)
 
 
 def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -11,26 +11,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from layerdial import __version__
+from layerdial.cli.listening import ABOUT, HELP
 from layerdial.cli.request_options import add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
-from layerdial.registry.entries import DEFAULT
+from layerdial.registry import DEFAULT
 from layerdial.request import Request
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
-_COMMANDS = ("transcribe", "profile", "serve", "models", "try")
-_SERVE_TYPES: dict[str, type] = {
-    **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
-    **{"language": str, "min_depth": int, "threads": int},
-}
-_SERVE_LISTS = ("name", "cors_origin")
+if TYPE_CHECKING:
+    from layerdial.recognizer import Recognizer
+
+_COMMANDS = ("transcribe", "listen", "profile", "serve", "models", "try")
 
 
 def main() -> NoReturn:
-    """Run the command line of a device, which has five commands and exported models only."""
+    """Run the command line of a device, which has few commands and exported models only."""
     show_every_name()
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
@@ -57,7 +56,7 @@ def _known(words: Sequence[str]) -> Sequence[str]:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options; options may stand between the words of `transcribe`."""
-    parser = _parser(serves=words[:1] == ["serve"])
+    parser = _parser(words)
     options, more = parser.parse_known_args(words)
     if options.command != "transcribe" or any(word.startswith("-") and word != "-" for word in more):
         parser.parse_args(words)  # ends with what is wrong with them
@@ -75,8 +74,13 @@ def _run(options: argparse.Namespace) -> int:
 
         _check_exported(options.out)
         profile_folder(options.out, options.threads or (), options.budget)
+    elif options.command == "listen":
+        _listen(options)
     elif options.command == "serve":
-        _serve(options)
+        from layerdial.cli.device_serve import run_serve
+
+        _check_exported(Path(options.model or DEFAULT))
+        run_serve(options)
     elif options.command == "try":
         from layerdial.demo.trial import run_trial
 
@@ -102,14 +106,17 @@ def _transcribe(options: argparse.Namespace) -> int:
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
 
-def _serve(options: argparse.Namespace) -> None:
-    from layerdial.serving.command import serve
-    from layerdial.serving.options import Limits, ServeOptions
+def _listen(options: argparse.Namespace) -> None:
+    from layerdial.cli.listening import run_listen
 
-    _check_exported(Path(options.model or DEFAULT))
-    limits = Limits(**{name: vars(options)[name] for name in Limits.options()})
-    given = {name: vars(options)[name] for name in ("model", *_SERVE_TYPES, *_SERVE_LISTS)}
-    serve(ServeOptions(**given, limits=limits))
+    def load(model: str) -> Recognizer:
+        from layerdial.runtime.recognizer import OnnxRecognizer
+
+        _check_exported(Path(model))
+        return OnnxRecognizer(model, options.threads)
+
+    given = (options.file, options.microphone, options.list_them, options.pause, options.json, options.out)
+    run_listen(options.model, load, request_of(vars(options)), *given)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -130,8 +137,7 @@ def _check_exported(model: Path) -> None:
         raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
 
 
-def _parser(serves: bool) -> argparse.ArgumentParser:
-    """Return the parser; the options of a server are there for that command alone, since others start without them."""
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerdial",
         description=f"Exported models on this device. For the other commands: {installing('train')}.",
@@ -143,19 +149,22 @@ def _parser(serves: bool) -> argparse.ArgumentParser:
         help="Print what is said in audio files of any rate and length.",
         usage="layerdial transcribe [options] [MODEL] AUDIO...",
     )
-    words = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
-    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=words)
+    names = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
+    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=names)
     add_request_options(transcribe)
     transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
     transcribe.add_argument("--threads", type=int)
+    _add_listen(commands.add_parser("listen", help=ABOUT))
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")
     profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
     profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
     profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
     serve = commands.add_parser("serve", help="Answer requests over HTTP, websockets and TCP.")
-    if serves:
-        _add_serve(serve)
+    if words[:1] == ["serve"]:  # what it has is read from modules that the others do not need
+        from layerdial.cli.device_serve import add_serve_options
+
+        add_serve_options(serve)
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser
@@ -169,19 +178,17 @@ def _add_output(transcribe: argparse.ArgumentParser) -> None:
     transcribe.add_argument("--channel", help="left, right, a number from 1 on, or each, with its name; else mixed")
 
 
-def _add_serve(serve: argparse.ArgumentParser) -> None:
-    from layerdial.serving.options import Limits, ServeOptions
-
-    words = "an exported folder, or a name of `layerdial models` (english if left out)"
-    serve.add_argument("model", nargs="?", help=words)
-    for name, kind in _SERVE_TYPES.items():
-        default = getattr(ServeOptions, name)
-        serve.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=ServeOptions.help(name))
-    for name in _SERVE_LISTS:
-        serve.add_argument(f"--{name.replace('_', '-')}", action="append", default=[], help=ServeOptions.help(name))
-    for name, kind in Limits.options().items():
-        default = getattr(Limits(), name)
-        serve.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=Limits.help(name))
+def _add_listen(listen: argparse.ArgumentParser) -> None:
+    model = "a folder of layerdial export or a name of `layerdial models` (else english)"
+    listen.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT, help=model)
+    add_request_options(listen)
+    listen.add_argument("--from", dest="file", type=Path, metavar="FILE", help=HELP["from"])
+    listen.add_argument("--microphone", metavar="NAME", help=HELP["microphone"])
+    listen.add_argument("--list-microphones", dest="list_them", action="store_true", help=HELP["list"])
+    listen.add_argument("--pause", type=float, metavar="SECONDS", help=HELP["pause"])
+    listen.add_argument("--json", action="store_true", help=HELP["json"])
+    listen.add_argument("--out", type=Path, metavar="FILE", help=HELP["out"])
+    listen.add_argument("--threads", type=int)
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

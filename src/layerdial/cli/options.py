@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -49,6 +49,11 @@ PluginOption = Annotated[
 ]
 
 
+def help_of(name: str) -> str:
+    """Return the help text of a field of a request, as a sentence."""
+    return next(option.help for option in OPTIONS if option.name == name)
+
+
 def load_own(plugins: list[str] | None) -> None:
     """Execute the files of `--plugin`, if there are any: what reads them takes a while to import."""
     if plugins:
@@ -57,16 +62,18 @@ def load_own(plugins: list[str] | None) -> None:
         load_plugins(plugins)
 
 
-def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that has the options of a request in place of its parameter `request`."""
+def with_request_options(
+    command: Callable[..., None], options: Sequence[RequestOption] = OPTIONS
+) -> Callable[..., None]:
+    """Return a command that has the options of a request, or some of them, in place of its parameter `request`."""
     signature = inspect.signature(command, eval_str=True)
     parameters = list[inspect.Parameter]()
     for parameter in signature.parameters.values():
-        parameters += map(_parameter, OPTIONS) if parameter.name == "request" else [parameter]
+        parameters += map(_parameter, options) if parameter.name == "request" else [parameter]
 
     @wraps(command)
     def run(**given: Any) -> None:
-        request = request_of({option.name: given.pop(option.name) for option in OPTIONS})
+        request = request_of({option.name: given.pop(option.name) for option in options})
         command(request=request, **given)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

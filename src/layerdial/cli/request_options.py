@@ -37,12 +37,15 @@ OPTIONS = (
     RequestOption("task", str, "Whisper"),
     RequestOption("beams", int),
     RequestOption("decoder_depth", int, "Whisper"),
-    RequestOption("timestamps", bool, "Whisper"),
-    RequestOption("words", bool, "Whisper"),
+    RequestOption("timestamps", bool),
+    RequestOption("words", bool),
     RequestOption("hotwords", Path),
     RequestOption("lm", Path),
     RequestOption("lm_weight", float),
     RequestOption("word_bonus", float),
+)
+SEARCH_OPTIONS = tuple(
+    option for option in OPTIONS if option.name in ("beams", "hotwords", "lm", "lm_weight", "word_bonus")
 )
 
 
@@ -54,14 +57,14 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def request_of(given: Mapping[str, Any]) -> Request:
-    """Return the request of what a command line gives for the options, as `Request` takes it.
+    """Return the request of what a command line gives for all options, or for those of the search.
 
     Raises `UserError` as `Request` does, and for a file of hotwords that is none.
     """
-    fields = {option.name: given[option.name] for option in OPTIONS}
+    fields = {option.name: given[option.name] for option in OPTIONS if option.name in given}
     hotwords, lm = fields.pop("hotwords"), fields.pop("lm")
     for option in OPTIONS:
-        if option.kind is bool:
+        if option.kind is bool and option.name in fields:
             fields[option.name] = fields[option.name] or None
     if hotwords is not None:
         from layerdial.text.hotwords import read_hotwords

@@ -92,7 +92,7 @@ def _content(path: Path, said: Sequence[Said], request: Request, output: Output,
 def _text_lines(said: Sequence[Said], request: Request) -> list[str]:
     """Return the lines of a transcript, or by time those of all speakers, with their names."""
     if not said[0].speaker:
-        return _lines(said[0].transcript)
+        return lines_of(said[0].transcript)
     return [
         (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps or request.words else "")
         + f"{turn.speaker}: {turn.segment.text}"
@@ -134,7 +134,7 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
 
 
-def _lines(result: Transcript) -> list[str]:
+def lines_of(result: Transcript) -> list[str]:
     """Return the text, or a line for each word or segment with its seconds, where there are any."""
     timed = [f"[{segment.start:.2f} --> {segment.end:.2f}] {segment.text}" for segment in result.segments]
     words = [f"[{word.start:.2f} --> {word.end:.2f}] {word.text}" for word in result.words]
@@ -142,10 +142,14 @@ def _lines(result: Transcript) -> list[str]:
 
 
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
-    seconds = {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
     old = {"seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}  # `seconds` goes with the next version
-    row |= {"subset": result.subset.key, **seconds, **old}
+    return {"file": str(path), **row_of(result), **old}
+
+
+def row_of(result: Transcript) -> dict[str, Any]:
+    """Return a transcript as a JSON object."""
+    row: dict[str, Any] = {"text": result.text, "depth": result.depth, "subset": result.subset.key}
+    row |= {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
     if result.reason:
         row["reason"] = result.reason
     if result.cut:

@@ -121,6 +121,9 @@ class TokenDecoding:
 
     def written(self, batch: FeatureBatch, subset: BlockSubset) -> list[Written]:
         """Return the transcript of each utterance of a batch."""
+        if self.search.beams > 1:  # which follow one utterance at a time
+            rows = zip(batch.inputs, batch.lengths_B.tolist(), strict=True)
+            return [self.run(inputs[:length], subset).written or NOTHING for inputs, length in rows]
         encoded = self.session.encode(batch.inputs, batch.lengths_B, subset, self.search.use)
         seconds = [length / self.features.per_second for length in batch.lengths_B.tolist()]
         return decode_with_fallback(encoded, seconds, self.rules)

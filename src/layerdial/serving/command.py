@@ -19,7 +19,7 @@ def serve(options: ServeOptions) -> None:
         from layerdial.serving.engine import Engine
         from layerdial.serving.keys import read_keys
         from layerdial.serving.server import Sockets, bind, run_server
-    from layerdial.registry.entries import DEFAULT
+    from layerdial.registry import DEFAULT
     from layerdial.runtime.recognizer import OnnxRecognizer
     from layerdial.serving.pool import Pool
 

@@ -73,7 +73,7 @@ class QueueScheduler:
         self.levels = tuple(option.depth for option in controller.options)
         self._arrivals = Arrivals(self.levels)
         self._waiting = list[Ticket]()
-        self._running = dict[int, tuple[Ticket, float]]()
+        self._running = dict[int, Ticket]()
 
     @property
     def queued(self) -> int:
@@ -110,9 +110,9 @@ class QueueScheduler:
         dispatch = self._choose(now)
         ticket = dispatch.ticket
         self._waiting.remove(ticket)
-        took_s = self._window_s(dispatch.depth, min(ticket.seconds, WINDOW_SECONDS)) * self.slowdown(now)
-        ticket.free_at = now + took_s
-        self._running[ticket.number] = ticket, took_s
+        window_s = self._window_s(dispatch.depth, min(ticket.seconds, WINDOW_SECONDS))
+        ticket.free_at = now + self.slowdown(now) * window_s
+        self._running[ticket.number] = ticket
         ticket.seconds = max(0.0, ticket.seconds - WINDOW_SECONDS)
         self._set_work(ticket)
         return dispatch
@@ -158,8 +158,7 @@ class QueueScheduler:
         due = now + ahead_s + allowed_s
         work_s = sum(ticket.work_s[ticket.depth_at(level)] for ticket in tickets if ticket.deadline <= due)
         work_s += self._arrivals.rate(level, now) * ahead_s
-        running_s = sum(max(0.0, ticket.free_at - now) for ticket, _ in self._running.values())
-        return self.slowdown(now) * work_s + running_s <= self.workers * (ahead_s + self.AIM * allowed_s)
+        return self.slowdown(now) * work_s + self._running_s(now) <= self.workers * (ahead_s + self.AIM * allowed_s)
 
     def _reason(self, ticket: Ticket, depth: int, waiting: int) -> str:
         if ticket.least == ticket.most:
@@ -171,20 +170,34 @@ class QueueScheduler:
     def _most_in_time(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
         """Return the tickets that can be in time at the shallowest depth, as many as possible, and the others.
 
-        Where one would be late, the longest of those up to it is put off (Moore and Hodgson).
+        Where one would be late, the longest of those up to it is put off (Moore and Hodgson). Several workers are taken
+        for one that is so many times faster; those that are late after all are put off too.
         """
-        kept, put_off = self._everything(), list[Ticket]()
-        while late := self._late(kept, now, first=True):
-            number = next(iter(late))
-            upto = next(i for i, ticket in enumerate(kept) if ticket.number == number) + 1
-            longest = max(kept[:upto], key=lambda ticket: ticket.work_s[ticket.depth_at(self.levels[0])])
-            kept.remove(longest)
-            put_off.append(longest)
-        return kept, sorted(put_off, key=lambda ticket: ticket.urgency)
+        everything = self._everything()
+        if not self._late(everything, now, first=True):
+            return everything, []
+        put_off, longest = set[int](), list[tuple[float, int]]()
+        pace = self.slowdown(now) / self.workers
+        end = now + self._running_s(now) / self.workers
+        for ticket in everything:
+            took_s = pace * ticket.work_s[ticket.depth_at(self.levels[0])]
+            end += took_s
+            heapq.heappush(longest, (-took_s, ticket.number))
+            if end > ticket.deadline:
+                took_s, number = heapq.heappop(longest)
+                end += took_s  # it is negative
+                put_off.add(number)
+        put_off |= self._late([ticket for ticket in everything if ticket.number not in put_off], now).keys()
+        kept = [ticket for ticket in everything if ticket.number not in put_off]
+        return kept, [ticket for ticket in everything if ticket.number in put_off]
+
+    def _running_s(self, now: float) -> float:
+        """Return how long what runs is expected to take yet, over all workers."""
+        return sum(max(0.0, ticket.free_at - now) for ticket in self._running.values())
 
     def _everything(self) -> list[Ticket]:
         """Return what waits, and what is left of running tickets, by urgency."""
-        rests = [ticket for ticket, _ in self._running.values() if ticket.seconds > 0]
+        rests = [ticket for ticket in self._running.values() if ticket.seconds > 0]
         return sorted([*self._waiting, *rests], key=lambda one: one.urgency) if rests else list(self._waiting)
 
     def _late(
@@ -196,7 +209,7 @@ class QueueScheduler:
         `first`: return the first of those that are late alone.
         """
         level, slow = self.levels[0] if level is None else level, self.slowdown(now)
-        free = [max(now, ticket.free_at) for ticket, _ in self._running.values()]
+        free = [max(now, ticket.free_at) for ticket in self._running.values()]
         free += [now] * (self.workers - len(free))
         heapq.heapify(free)
         late = dict[int, float]()

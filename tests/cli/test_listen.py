@@ -29,7 +29,9 @@ ENGLISH = Path(__file__).parents[2] / "models" / "english"
 TEXTS = ("the dog and the cat are in the garden", "and nobody knew where it had come from")
 FULL = "from layerdial.cli.app import main; main()"
 DEVICE = "from layerdial.cli.device import main; main()"
-each_command_line = pytest.mark.parametrize("code", [FULL, DEVICE], ids=["full", "device"])
+each_command_line = pytest.mark.parametrize(  # the same code below; what plays in real time is waited for
+    "code", [pytest.param(FULL, marks=pytest.mark.slow, id="full"), pytest.param(DEVICE, id="device")]
+)
 
 
 def start(*words: object, code: str = FULL, **more: Any) -> subprocess.Popen[str]:
@@ -60,7 +62,7 @@ def test_a_played_file_gives_the_text_of_each_stretch(talk: Path, code: str) -> 
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_lines_come_while_the_file_plays_and_a_signal_ends_it(talk: Path, end: signal.Signals, tmp_path: Path) -> None:
     soundfile.write(talk, np.concatenate([with_pauses(TEXTS[0]), hush(600)]), RATE)
     (tmp_path / "out.txt").write_text("before\n")
@@ -130,7 +132,7 @@ def test_a_mistake_is_one_line(words: list[str], problem: str, talk: Path, monke
 # ---------------------------------------------------------------------------------------------------------- microphones
 
 
-@pytest.mark.medium
+@pytest.mark.slow  # a device of PortAudio, in real time
 def test_a_microphone_is_recognised_until_ctrl_c(tmp_path: Path) -> None:
     needs_portaudio()
     spoken = np.concatenate([hush(1), speech("he was a good man and he loved his mother", "en+f2"), hush(1)])

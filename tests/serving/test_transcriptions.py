@@ -165,6 +165,11 @@ def test_what_cannot_be_done_is_refused(
     assert found.error["type"] == "invalid_request_error" and "\n" not in found.error["message"]
 
 
+def test_what_cannot_be_done_in_time_is_refused_at_once(tones: Running) -> None:
+    found = tones.transcribe(deadline_ms=0.01)
+    assert found.status == 503 and found.error["code"] == "overloaded" and "\n" not in found.error["message"]
+
+
 def test_fields_that_ask_for_nothing_are_taken(tones: Running) -> None:
     fields = {"temperature": 0, "prompt": "", "chunking_strategy": "auto", "language": "", "stream": "false"}
     assert tones.transcribe(**fields).json["text"] == TEXT

@@ -21,6 +21,7 @@ from layerdial.serving.engine import Engine, Samples, Wish
 from layerdial.serving.formats import of_depth
 from layerdial.serving.incoming import Incoming
 from layerdial.serving.jobs import Served
+from layerdial.serving.messages import bad_message, json_object
 from layerdial.serving.problems import Problem, busy
 from layerdial.serving.session import Session, updated
 
@@ -296,14 +297,8 @@ class _Connection:
 
 def _parsed(text: str | None) -> Mapping[str, Any]:
     if text is None:
-        raise Problem(400, "events are text, this message is binary", "invalid_event")
-    try:
-        event = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Problem(400, "the message is no JSON", "invalid_event") from None
-    if not isinstance(event, dict):
-        raise Problem(400, "the message is no JSON object", "invalid_event")
-    return event
+        raise bad_message("events are text, this message is binary")
+    return json_object(text)
 
 
 def _new_id(kind: str) -> str:

@@ -67,7 +67,8 @@ async def serve_until(
     origins: Sequence[str] = (),
 ) -> None:
     """Serve until a signal can be acquired; then answer what has begun. Another one ends that too."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # malformed requests are no news
+    for library in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # malformed requests are no news
     server = _Uvicorn(_config(engine, keys, origins))
     wyoming = WyomingServer(engine)
     listening = await wyoming.start(sockets.wyoming) if sockets.wyoming is not None else None

@@ -124,11 +124,12 @@ class Pool:
         if job.depth is not None:
             self.recognizer.subset(job.depth)
             return job.depth, job.depth
-        levels, asked = self._queue.levels, max(self._min_depth or 1, job.min_depth or 1)
+        depths = [option.depth for option in self.recognizer.controller.options]
+        asked = max(self._min_depth or 1, job.min_depth or 1)
         if job.min_depth is not None:
             self.recognizer.subset(job.min_depth)
-        least = next((level for level in levels if level >= asked), asked)
-        return least, max(least, levels[-1])
+        least = next((depth for depth in depths if depth >= asked), asked)
+        return least, max(least, depths[-1])
 
     def _dispatch(self) -> None:
         """Have free workers take what is next; the lock is held."""

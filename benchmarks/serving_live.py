@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from layerdial.runtime import Recognizer
 from layerdial.runtime.controller import DepthController
-from layerdial.serving import Job, Pool, Refused, Served
+from layerdial.serving.jobs import Job, Refused, Served
+from layerdial.serving.pool import Pool
 from layerdial.serving.scheduler import QueueScheduler
 from serving_clock import Arrival, Outcome, Utterance
 

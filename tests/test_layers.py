@@ -20,6 +20,7 @@ LAYERS = (
     "utils",
     "cost request ladder config text audio transcript",
     "recognizer registry",
+    "recognition",
     "runtime modules",
     "serving",
     "data",

@@ -8,7 +8,7 @@ import pytest
 
 from layerdial.errors import UserError
 from layerdial.request import Request
-from layerdial.serving import Job
+from layerdial.serving.jobs import Job
 
 
 @pytest.mark.parametrize(

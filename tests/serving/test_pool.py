@@ -14,7 +14,8 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
-from layerdial.serving import Job, Pool, Refused, Served
+from layerdial.serving.jobs import Job, Refused, Served
+from layerdial.serving.pool import Pool
 from tiny_runtime import LONG_AUDIO, NEVER_MS, SAMPLES, TEXT, controlled
 
 pytest_plugins = ["tiny_export"]

@@ -30,8 +30,9 @@ _WATCHDOG = Watchdog()
 class Constraint:
     """The constraint of a request, as times and blocks; at most one of the first four.
 
-    With `confidence`, `first` runs before the rest (default: the shallowest). `seconds` is the length of the audio.
-    `reason` is why there is a `subset`.
+    With `confidence`, `first` runs before the rest (default: the shallowest). `seconds` is the length of the audio. Of
+    a piece of it, `begins` is where that begins, and `pause` the seconds before it that nobody computes. `reason` is
+    why there is a `subset`.
     """
 
     subset: BlockSubset | None = None
@@ -41,13 +42,17 @@ class Constraint:
     confidence: float | None = None
     first: BlockSubset | None = None
     seconds: float = 0.0
+    begins: float = 0.0
+    pause: float = 0.0
     reason: str = ""
 
     def window_deadline(self, start: float, begin: float, end: float) -> float | None:
         """Return when the window from `begin` to `end` seconds, started at `start`, must be done; None for any time.
 
-        A window gets a share of the time left to a deadline: its share of the audio that is left.
+        A window gets a share of the time left to a deadline: its share of the audio that is left, with the pause
+        before it.
         """
+        begin, end = self.begins + begin - self.pause, self.begins + end
         if self.target_rtf is not None:
             return start + self.target_rtf * (end - begin)
         if self.deadline is None:

@@ -7,7 +7,19 @@
 
 from __future__ import annotations
 
-from layerdial.serving.jobs import Job, Metrics, Refused, Served
-from layerdial.serving.pool import Pool
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerdial.serving.jobs import Job, Metrics, Refused, Served
+    from layerdial.serving.pool import Pool
 
 __all__ = ["Job", "Metrics", "Pool", "Refused", "Served"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: the options of the command, which are here too, are read by every `--help`."""
+    if name in __all__:
+        from importlib import import_module
+
+        return getattr(import_module(f"layerdial.serving.{'pool' if name == 'Pool' else 'jobs'}"), name)
+    raise AttributeError(f"module 'layerdial.serving' has no attribute {name!r}")

@@ -158,7 +158,7 @@ class Pool:
         assert task.began is not None
         made = task.decoding.transcribe(task.audio, task.recognizing(self._recognize), None)
         done, arrived = time.perf_counter(), task.ticket.arrived
-        transcript = Transcript.of(made, done - task.began)
+        transcript = Transcript.of(made, done - task.began, self.recognizer.subset())
         waited_ms, took_ms = 1000.0 * (task.began - arrived), 1000.0 * (done - arrived)
         deadline_ms = 1000.0 * (task.ticket.deadline - arrived)
         return Served(transcript, transcript.depth, transcript.reason, waited_ms, took_ms, deadline_ms)

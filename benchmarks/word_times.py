@@ -2,9 +2,9 @@
 
     python benchmarks/word_times.py TEXTS MODEL... [--utterances 80] [--snr 30] [--depth 4] [--confidence]
 
-MODEL is an exported folder or one of torch; TEXTS are cuts, whose transcripts are spoken. Half of the utterances are
-spoken in one go, the others in up to three parts with pauses of 0.25 to 1 s. Printed are the medians of the errors of
-words that are recognised, in milliseconds (a bias above zero is too late), and what words cost.
+MODEL is an exported folder or one of torch, CTC or Whisper; TEXTS are cuts, whose transcripts are spoken. Half of the
+utterances are spoken in one go, the others in up to three parts with pauses of 0.25 to 1 s. Printed are the medians of
+the errors of words that are recognised, in milliseconds (a bias above zero is too late), and what words cost.
 With --confidence the cuts are recognised, and printed is the expected calibration error of the words' confidence.
 """
 
@@ -23,10 +23,12 @@ import soxr
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.noise import coloured_noise
-from layerdial.data.manifest import cut_text, load_samples, open_cuts
+from layerdial.data.manifest import cut_text, open_cuts
 from layerdial.data.synthesis.demo_corpus import VOICES
 from layerdial.data.synthesis.espeak import NATIVE_RATE
 from layerdial.data.synthesis.timed import SpokenWords, speak_timed
+from layerdial.evaluation.calibrate import judged
+from layerdial.evaluation.judged import JudgedWords
 from layerdial.evaluation.load import load_model
 from layerdial.request import Request
 from layerdial.text.normalise import normalise
@@ -34,7 +36,7 @@ from layerdial.transcript import Word
 
 _WORDS = (10, 24)
 _PAUSE = (0.25, 1.0)
-_TURNS = 16
+_TURNS = 21
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,25 @@ class Recording:
 def recordings(cuts: Path, count: int, snr_db: float) -> list[Recording]:
     """Speak texts of the cuts by voices that the demonstration's models are tested with."""
     rng, voices = np.random.default_rng(0), VOICES["test"]
-    texts = [text.split() for cut in open_cuts(cuts) if len((text := str(cut_text(cut) or "")).split()) >= _WORDS[0]]
+    texts = long_texts(cut_text(cut).split() for cut in open_cuts(cuts))
     return [
         spoken(texts[rng.integers(len(texts))], f"en-us+{voices[i % len(voices)]}", 1 + 2 * (i % 2), snr_db, rng)
         for i in range(count)
     ]
+
+
+def long_texts(texts: Iterable[list[str]]) -> list[list[str]]:
+    """Return the texts of ten words or more; where there are none, short ones joined to that."""
+    every = list(texts)
+    long = [words for words in every if len(words) >= _WORDS[0]]
+    if long:
+        return long
+    joined = list[list[str]]([[]])
+    for words in every:
+        joined[-1] += words
+        if len(joined[-1]) >= _WORDS[1]:
+            joined.append([])
+    return [words for words in joined if len(words) >= _WORDS[0]]
 
 
 def spoken(words: Sequence[str], voice: str, n_parts: int, snr_db: float, rng: np.random.Generator) -> Recording:
@@ -83,18 +99,8 @@ def pairs(expected: Sequence[SpokenWords], found: Sequence[Word]) -> Iterator[tu
 
 def calibration_error(model: Any, cuts: Path, depth: int | None) -> str:
     """Return how far confidence is from the share of right words, over ten bins of the words of the cuts."""
-    sure, right = list[float](), list[bool]()
-    for cut in open_cuts(cuts):
-        words = model.answer(load_samples(cut), Request(depth, words=True)).words
-        found = [(text, word.confidence) for word in words for text in normalise(word.text).split()]
-        expected, own = normalise(str(cut_text(cut) or "")).split(), [False] * len(found)
-        for block in SequenceMatcher(None, expected, [text for text, _ in found], autojunk=False).get_matching_blocks():
-            own[block.b : block.b + block.size] = [True] * block.size
-        sure += [confidence for _, confidence in found]
-        right += own
-    bins = np.minimum(10 * np.array(sure), 9).astype(int)
-    error = sum(abs(np.sum(np.array(sure)[bins == i]) - np.sum(np.array(right)[bins == i])) for i in range(10))
-    return f"{error / len(sure):.3f} ({len(sure)} words)"
+    words = JudgedWords.of(row for rows in judged(model, cuts, depth) for row in rows)
+    return f"{words.error():.3f} ({len(words)} words)"
 
 
 def described(errors: Iterable[float]) -> str:
@@ -104,16 +110,16 @@ def described(errors: Iterable[float]) -> str:
 
 
 def cost(model: Any, samples: Any, depth: int | None) -> str:
-    """Return the median time of a request with words over one without, in turns."""
+    """Return the median CPU time of a request, and the median ratio of one with words to the one before it."""
     requests = Request(depth), Request(depth, words=True)
     taken: list[list[float]] = [[], []]
     for _ in range(_TURNS):
         for request, times in zip(requests, taken, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()  # other processes have no part in it
             model.answer(samples, request)
-            times.append(1000 * (time.perf_counter() - start))
-    plain, timed = (float(np.median(times[1:])) for times in taken)
-    return f"{plain:.1f} ms, with words {timed:.1f} ms ({timed / plain - 1:+.1%})"
+            times.append(1000 * (time.process_time() - start))
+    plain, timed = np.array(taken)[:, 1:]
+    return f"{np.median(plain):.1f} ms, words {np.median(timed / plain) - 1:+.1%}"
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: 
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
 ALIKE = (
     "arctic-kathleen",
+    "digits-fsdd",
     "digits-wavlm",
     "librispeech",
     "librispeech-mini",
@@ -267,7 +268,7 @@ def run_layerdial(arguments: list[str]) -> None:
             for split in SPLITS[corpus]:
                 write_corpus(Path(rest[-1]) / f"{split}.cuts.jsonl.gz", sentences(4))
             return
-        case ["demo", *_]:
+        case ["demo" | "serve", *_]:  # tests/serving/ runs the latter
             return
         case ["recipes", "copy", name, *_]:  # the workshop has them, as a clone has
             assert find_shipped(name).copy(Path("copied"), force=True)

@@ -12,7 +12,7 @@ import pytest
 
 from layerdial.errors import UserError
 from layerdial.evaluation.search import search_ladder
-from layerdial.ladder import Ladder, select_all
+from layerdial.ladder import Ladder, select, select_all
 from layerdial.subset import BlockSubset
 from tiny_evaluation import additive, make_batches, rugged
 
@@ -84,6 +84,9 @@ def test_a_ladder_that_begins_above_one_refuses_what_was_not_trained(tmp_path: P
     with pytest.raises(UserError, match=r"trained at depths 3 to 4, found depth 2") as problem:
         ladder.subset(2)
     assert "\n" not in str(problem.value)
+    for depth in (0, 9):
+        with pytest.raises(UserError, match=f"depth {depth} does not exist in an encoder of 4 blocks; choose 3 to 4"):
+            select(None, 4, depth, ladder)
 
 
 def test_selection_refuses_what_is_not_there() -> None:

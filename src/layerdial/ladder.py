@@ -63,7 +63,7 @@ class Ladder:
 
     def subset(self, depth: int) -> BlockSubset:
         """Return the blocks to run at `depth`. Raises `UserError` unless shallowest <= depth <= n_blocks."""
-        if check_depth(depth, self.n_blocks) < self.shallowest:
+        if check_depth(depth, self.n_blocks, self.shallowest) < self.shallowest:
             raise UserError(
                 f"this model was trained at depths {self.shallowest} to {self.n_blocks}, found depth {depth}: "
                 "with fewer blocks it writes nonsense"
@@ -140,7 +140,8 @@ def select(
     rule = rule or ("ladder" if ladder else "even")
     if rule not in RULES:
         raise UserError(f"unknown selection rule {rule!r}; choose one of {', '.join(RULES)}")
-    depth = n_blocks if depth is None else check_depth(depth, n_blocks)
+    least = 1 if ladder is None else ladder.shallowest
+    depth = n_blocks if depth is None else check_depth(depth, n_blocks, least)
     if rule == "ladder":
         if ladder is None:
             raise UserError("the model has no ladder.json; run layerdial search first, or choose --select even")

@@ -48,8 +48,13 @@ class Request:
         "a file of names and phrases to be preferred, one a line, with a weight behind it: Eyre :2"
     )
     lm: str | None = _option("CTC models: an n-gram language model of words, ARPA or a KenLM binary")
-    lm_weight: float | None = _option("with lm: the factor of its log-probabilities; 0.5 if left out")
-    word_bonus: float | None = _option("CTC models, with beams: added for each word; with lm 1, else 0, if left out")
+    lm_weight: float | None = _option(
+        "with lm: the factor of its log-probabilities; what tune-decoder chose, or 0.5, if left out"
+    )
+    word_bonus: float | None = _option(
+        "CTC models, with beams: added for each word; if left out, with lm what tune-decoder chose, or 1, else 0"
+    )
+    vad: bool | None = _option("find speech first (voice activity detection), and recognise nothing else")
 
     def __post_init__(self) -> None:
         exclusive = {name: getattr(self, name) for name in ("depth", "subset", *_LIMITS)}
@@ -107,5 +112,5 @@ class Request:
         return str(cls.__dataclass_fields__[name].metadata["help"])
 
 
-_OF_DECODERS = ("language", "task", "decoder_depth", "timestamps", "words")
+_OF_DECODERS = ("language", "task", "decoder_depth")
 _LIMITS = ("deadline_ms", "target_rtf", "max_cpu")

@@ -101,8 +101,12 @@ class SelectorDepth:
 Blocks = BlockSubset | SelectorDepth
 
 
-def check_depth(depth: int, n_blocks: int) -> int:
-    """Return `depth` if an encoder of `n_blocks` blocks has it, else raise `UserError`."""
+def check_depth(depth: int, n_blocks: int, shallowest: int = 1) -> int:
+    """Return `depth` if an encoder of `n_blocks` blocks has it, else raise `UserError`.
+
+    `shallowest` is the least depth that the message offers: a model need not be trained at all of them.
+    """
     if not 1 <= depth <= n_blocks:
-        raise UserError(f"depth {depth} does not exist in an encoder of {n_blocks} blocks; choose 1 to {n_blocks}")
+        choice = f"choose {shallowest} to {n_blocks}" if shallowest < n_blocks else f"choose {n_blocks}"
+        raise UserError(f"depth {depth} does not exist in an encoder of {n_blocks} blocks; {choice}")
     return depth

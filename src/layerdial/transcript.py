@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from layerdial.subset import BlockSubset
 
@@ -48,7 +50,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcribed:
-    """The text of `seconds` of audio and the chunks of its recognition; segments and words if they were asked for."""
+    """The text of `seconds` of audio and the chunks of its recognition; segments and words if they were asked for.
+
+    There are no chunks where voice activity detection found no speech.
+    """
 
     text: str
     chunks: tuple[Chunk, ...]
@@ -62,8 +67,9 @@ class Transcript:
     """The `text` of `seconds` of audio by the blocks of `subset`; `rtf` is the elapsed time over the audio time.
 
     Audio above 30 s is cut into chunks. Where depth may change between them, `subset` is the deepest that ran, and
-    `chunks` has each. `reason` explains the depth, where the request did not give it. `segments` are there where a
-    request asks for timestamps, and `words` where it asks for them: one after the other, within the audio.
+    `chunks` has each; with voice activity detection they are the stretches of speech, and there may be none. `reason`
+    explains the depth, where the request did not give it. `segments` are there where a request asks for timestamps, and
+    `words` where it asks for them: one after the other, within the audio.
     """
 
     text: str
@@ -76,9 +82,10 @@ class Transcript:
     words: tuple[Word, ...] = ()
 
     @classmethod
-    def of(cls, made: Transcribed, taken: float) -> Transcript:
-        """Return the transcript that was `taken` seconds in the making."""
-        deepest = max(made.chunks, key=lambda chunk: chunk.depth)
+    def of(cls, made: Transcribed, taken: float, asked: BlockSubset) -> Transcript:
+        """Return the transcript that took so many seconds; `asked` are its blocks where there was no speech."""
+        nothing = Chunk(0.0, made.seconds, asked, "no speech was found, so nothing was computed")
+        deepest = max(made.chunks, key=lambda chunk: chunk.depth, default=nothing)
         rtf = taken / made.seconds
         return cls(made.text, deepest.subset, made.seconds, rtf, deepest.reason, made.chunks, made.segments, made.words)
 
@@ -90,3 +97,21 @@ class Transcript:
     @property
     def depth(self) -> int:
         return self.subset.depth
+
+    def moved(self, seconds: float) -> Transcript:
+        """Return it with all its times so many seconds later, as those of a stretch that begins there."""
+        chunks, segments = later(self.chunks, seconds), later(self.segments, seconds)
+        return replace(self, chunks=chunks, segments=segments, words=later(self.words, seconds))
+
+
+_Timed = TypeVar("_Timed", Chunk, Segment, Word)
+
+
+def later(items: Iterable[_Timed], seconds: float) -> tuple[_Timed, ...]:
+    """Return chunks, segments or words that begin and end so many seconds later."""
+    return tuple(replace(item, start=item.start + seconds, end=item.end + seconds) for item in items)
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return the text of pieces that follow each other."""
+    return " ".join(filter(None, texts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from layerdial.audio import quiet
 from layerdial.audio.files import AudioProblem, probe, read_audio, verify
 from layerdial.audio.quiet import without_decoder_notes
 
@@ -84,13 +87,37 @@ def test_damaged_mp3_files_are_named_and_the_decoder_is_silent(
 
 def test_what_others_write_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     with without_decoder_notes():
-        os.write(
-            2, b"Note: Illegal Audio-MPEG-Header 0x0 at offset 1.\nours\n[src/libmpg123/layer3.c:x():1] error: y\n"
-        )
+        from_c(b"Note: Illegal Audio-MPEG-Header 0x0 at offset 1.\nours\n[src/libmpg123/layer3.c:x():1] error: y\n")
         with without_decoder_notes():
-            os.write(2, b"also ours")
+            from_c(b"also ours")
     os.write(2, b", behind\n")
     assert capfd.readouterr().err == "ours\nalso ours, behind\n"
+
+
+def test_with_glibc_descriptor_2_is_left_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    if not quiet._has_glibc():
+        pytest.skip("another C library, where descriptor 2 is led elsewhere")
+    with without_decoder_notes():
+        os.write(2, b"Note: at once")
+        assert capfd.readouterr().err == "Note: at once"
+
+
+def test_without_glibc_descriptor_2_is_led_elsewhere(capfd: pytest.CaptureFixture[str]) -> None:
+    hush = quiet._Hush()
+    hush.error = quiet._Descriptor()
+    for text in (b"ours\n", b"more\n"):
+        hush.begin()
+        os.write(2, b"Note: theirs\n" + text)
+        assert capfd.readouterr().err == ""
+        hush.end()
+        assert capfd.readouterr().err == text.decode()
+
+
+def from_c(text: bytes) -> None:
+    """Write to what C code takes for standard error."""
+    libc = ctypes.CDLL(None)
+    libc.fputs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    libc.fputs(text, ctypes.c_void_p.in_dll(libc, "stderr" if sys.platform != "darwin" else "__stderrp"))
 
 
 def test_many_threads_may_read_mp3_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

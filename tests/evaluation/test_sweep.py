@@ -14,6 +14,7 @@ from layerdial.evaluation.sweep import measure_again, sweep
 from layerdial.evaluation.tables import compare, latest_rows
 from layerdial.ladder import select_all
 from layerdial.recognizer import FeatureBatch
+from layerdial.request import Request
 from layerdial.subset import BlockSubset
 from layerdial.utils.rows import read_rows
 from tiny_evaluation import QUICK, Scripted, additive, make_batches, real_batches, tiny_recognizer
@@ -161,3 +162,26 @@ def test_a_real_network_is_searched_and_swept(tmp_path: Path) -> None:
     assert macs[0] < macs[1]
     assert rows[2]["parameters"] == sum(p.numel() for p in recognizer.network.parameters())
     assert (rows[0]["device"], rows[0]["words"]) == ("cpu", 4)
+
+
+@pytest.mark.medium
+def test_a_search_has_a_row_of_its_own_behind_the_greedy_one(tmp_path: Path) -> None:
+    recognizer, subsets = tiny_recognizer(), select_all("even", None, 3)
+    plain = list(sweep(recognizer, real_batches(), subsets, tmp_path, timing=QUICK))
+    request = Request(beams=4, hotwords=["three", "four"])
+    rows = list(sweep(recognizer, real_batches(), subsets, tmp_path, timing=QUICK, request=request))
+    assert rows[::2] == plain
+    assert [row["latency_ms"] for row in rows[1::2]] == [row["latency_ms"] for row in plain]
+    assert {row["search"] for row in rows[1::2]} == {"2 hotwords, 4 beams"}
+    assert [row["depth"] for row in rows] == [1, 1, 2, 2, 3, 3] and not any("rtf" in row for row in rows[1::2])
+    again = list(sweep(recognizer, real_batches(), subsets, tmp_path, timing=QUICK, request=request))
+    assert again == rows and len(read_rows(tmp_path / "sweep.jsonl")) == 6
+    other = Request(beams=4, hotwords=["three", "five"])
+    list(sweep(recognizer, real_batches(), subsets, tmp_path, timing=QUICK, request=other))
+    assert len(read_rows(tmp_path / "sweep.jsonl")) == 9
+    assert len(latest_rows(read_rows(tmp_path / "sweep.jsonl"))) == 6
+
+
+def test_beams_of_one_are_a_greedy_search() -> None:
+    recognizer, subsets = tiny_recognizer(), [BlockSubset.full(3)]
+    assert len(list(sweep(recognizer, real_batches(), subsets, timing=QUICK, request=Request(beams=1)))) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from layerdial.data.batching import FeatureBatches
 from layerdial.evaluation.evaluate import evaluate
 from layerdial.models.cost import subset_cost
 from layerdial.models.torch_recognizer import TorchRecognizer
+from layerdial.recognizer import collate_features
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
+from layerdial.text.ngram import write_ngram
+from layerdial.text.tuned import TunedDecoder, Weights, save_tuned
 from tiny import sentences, speak
 from tiny_runtime import EVERY_SUBSET, LADDER, LONG_AUDIO, NEVER_MS, SAMPLES, TEXT
 
@@ -75,6 +79,31 @@ def test_beam_searches_are_those_of_torch(
     ours, theirs = (model.answer(SAMPLES, Request(depth, **wishes)).text for model in (edge, heavy))
     assert ours == theirs
     assert depth < 3 or ours == TEXT
+
+
+def test_batches_are_searched_as_requests_are(edge: Recognizer, heavy: TorchRecognizer) -> None:
+    request, subset = Request(hotwords=["low high"], beams=4), edge.subset(2)
+    batch = collate_features(["", ""], [edge.features(SAMPLES), edge.features(SAMPLES[:16000])], ["", ""], 0.0)
+    ours, theirs = (model.recognize(batch, subset, request) for model in (edge, heavy))
+    assert ours == theirs
+    assert ours[0] == edge.answer(SAMPLES, replace(request, subset=subset)).text
+
+
+def test_tuned_weights_are_those_of_the_language_model_and_the_depth(copy: Path, tmp_path: Path) -> None:
+    lm = tmp_path / "lm.arpa"
+    write_ngram([TEXT], lm, 2)
+    weights = tuple(Weights(depth, 0.25 * depth, -1.0, 4, 0, 1) for depth in (1, 3))
+    save_tuned(copy, Recognizer(copy, threads=1).manifest.model_id, lm, TunedDecoder(lm.name, "dev", weights))
+    model, request = Recognizer(copy, threads=1), Request(lm=str(lm))
+    assert [model.settled(replace(request, depth=depth)).lm_weight for depth in (1, 2, 3, None)] == [
+        0.25,
+        0.75,
+        0.75,
+        0.75,
+    ]
+    assert model.settled(request).beams == 4 and model.settled(replace(request, lm_weight=2.0)).word_bonus is None
+    assert model.settled(request, model.subset(1)).lm_weight == 0.25
+    assert model.settled(Request(beams=2)) == Request(beams=2)
 
 
 def test_a_beam_search_of_long_audio_loses_no_word_at_a_seam(edge: Recognizer) -> None:

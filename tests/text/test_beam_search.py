@@ -188,10 +188,65 @@ def test_a_language_model_decides_between_words_that_sound_alike(tmp_path: Path)
         assert "".join(LETTERS.texts[token] for token in search.finish()) == text
 
 
+BINARIES = Path(__file__).parents[1] / "golden"  # of TEXTS as a 2-gram, by KenLM's build_binary
+
+
+@pytest.mark.parametrize("kind", ["probing", "trie"])
+def test_a_binary_of_kenlm_scores_as_the_arpa_it_was_built_from(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("kenlm")
+    write_ngram(TEXTS, tmp_path / "lm.arpa", 2)
+    arpa, binary = (read_language_model(file) for file in (tmp_path / "lm.arpa", BINARIES / f"words-{kind}.kenlm"))
+    assert set(binary.words) == set(arpa.words)
+    for words in (["the", "cat", "sat"], ["never", "a"], []):
+        scores = []
+        for lm in (arpa, binary):
+            state, total = lm.start(), 0.0
+            for word in words:
+                state, logp = lm.word(state, word)
+                total += logp
+            scores.append(total + lm.end(state))
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_no_part_of_a_language_model_is_taken_for_it(tmp_path: Path) -> None:
+    pytest.importorskip("kenlm")
+    write_ngram(TEXTS, tmp_path / "lm.arpa", 3)
+    whole, file = (tmp_path / "lm.arpa").read_bytes(), tmp_path / "part.arpa"
+    for size in range(0, len(whole) - len("\\end\\") - 1, len(whole) // 23):
+        file.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="cannot be used as a language model") as problem:
+            read_language_model(file)
+        assert "\n" not in str(problem.value)
+    for kind in ("probing", "trie"):
+        file.write_bytes((BINARIES / f"words-{kind}.kenlm").read_bytes()[:500])
+        with pytest.raises(UserError, match="the headers say it should be at least"):
+            read_language_model(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("hello\n", "first non-empty line was"),
+        (b"mmap lm http://kheafield.com/code format version 4\n\0" + bytes(100), "expects version 5"),
+        (bytes(range(256)) * 8, "neither ARPA, which"),
+        (b"\x1f\x8b\x08" + bytes(100), "unpack it with gunzip"),
+        (b"", "End of file"),
+    ],
+    ids=["older", "other", "gzip", "empty"],
+)
+def test_a_binary_of_another_kind_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    pytest.importorskip("kenlm")
+    (tmp_path / "lm.bin").write_bytes(content)
+    with pytest.raises(UserError, match=message) as problem:
+        read_language_model(tmp_path / "lm.bin")
+    assert "\n" not in str(problem.value)
+    with pytest.raises(UserError, match="is no file"):
+        read_language_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hello\n", "neither ARPA, which begins with .*, nor KenLM's binary"),
         (
             "\\data\\\n" + "".join(f"ngram {i}=1\n" for i in range(1, 10)) + "\n\\1-grams:\n-1 <unk>\n",
             "order is above 6",

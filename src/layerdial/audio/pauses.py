@@ -29,7 +29,8 @@ def quiet_stretches(samples: NDArray[np.float32]) -> list[Span]:
         return []
     energies = np.square(samples[: count * step]).reshape(count, step).mean(axis=1)
     decibels = 10 * np.log10(np.convolve(energies, np.full(3, 1 / 3), "same") + 1e-10)
-    low, high = np.quantile(decibels, (0.05, 0.95))
+    # as np.quantile, which takes four times as long
+    low, high = np.interp((0.05, 0.95), np.linspace(0, 1, count), np.sort(decibels))
     low = max(low, high - _MOST_DB)
     if high - low < _LEAST_DB:
         return []

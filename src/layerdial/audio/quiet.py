@@ -1,53 +1,103 @@
 """libmpg123, inside libsndfile, writes to standard error whatever it dislikes in an MP3; that is kept from the user.
 
-There is no switch for it. While an MP3 is opened or read, file descriptor 2 leads to a file in memory; what others
-wrote meanwhile is passed on at the end of that read, which takes milliseconds.
+There is no switch for it. While an MP3 is opened or read, what C code takes for standard error leads to a file in
+memory; what is not libmpg123's is passed on at the end of that read, which takes milliseconds. With glibc this is the
+variable `stderr`, so file descriptor 2, to which Python writes, is left alone. Elsewhere it is that descriptor, and
+what another thread writes while it is led back may come late.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _THEIRS = re.compile(
     rb"^(\[src/libmpg123/|\[.*mpg123.*\] (error|warning)|Note: |Warning: (Xing|Encountered|Cannot|Using|Real)|"
     rb"Hit end of|Giving up).*\n?|^\n",
     re.MULTILINE,
 )
+_UNBUFFERED = 2  # _IONBF of stdio.h
+_MOST_HELD = 1 << 20  # bytes in the file, which would grow with each damaged MP3
+
+
+class _Variable:
+    """glibc's variable `stderr`, led to a file."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None)
+        libc.fdopen.argtypes, libc.fdopen.restype = [ctypes.c_int, ctypes.c_char_p], ctypes.c_void_p
+        libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+        self._libc: Any = libc
+        self._variable = ctypes.c_void_p.in_dll(libc, "stderr")
+        self._own: int | None = None
+        self._file: BinaryIO | None = None
+        self._stream = 0
+
+    def lead_to(self, file: BinaryIO) -> None:
+        if file is not self._file:
+            # never closed: another thread may still be about to write to it
+            stream = self._libc.fdopen(os.dup(file.fileno()), b"a")
+            if not stream:
+                raise OSError("no more files")
+            self._libc.setvbuf(stream, None, _UNBUFFERED, 0)
+            self._stream, self._file = stream, file
+        self._own, self._variable.value = self._variable.value, self._stream
+
+    def lead_back(self) -> None:
+        self._variable.value = self._own
+
+    def write(self, text: bytes) -> None:
+        os.write(2, text)
+
+
+class _Descriptor:
+    """File descriptor 2, led to a file."""
+
+    _kept = 2  # where it led before
+
+    def lead_to(self, file: BinaryIO) -> None:
+        self._kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+    def lead_back(self) -> None:
+        os.dup2(self._kept, 2)
+        os.close(self._kept)
+        self._kept = 2
+
+    def write(self, text: bytes) -> None:
+        os.write(self._kept, text)
 
 
 class _Hush:
-    """Descriptor 2 led elsewhere, as long as any thread asks for it."""
+    """Standard error of C code led elsewhere, as long as any thread asks for it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = self.passed = 0  # threads, and bytes
-        self.kept = -1  # where descriptor 2 led before
         self.held: BinaryIO | None = None
+        self.error = _Variable() if _has_glibc() else _Descriptor()
 
     def begin(self) -> None:
         with self.lock:
             if self.users == 0:
-                self.kept = os.dup(2)
-                self.held = _in_memory()
-                os.dup2(self.held.fileno(), 2)
+                self.held = self.held or _in_memory()
+                self.error.lead_to(self.held)
             self.users += 1
 
     def end(self) -> None:
         with self.lock:
-            self.users -= 1
-            if self.held is None:
+            if self.users == 0:  # the process was forked in between
                 return
+            self.users -= 1
             if self.users == 0:
-                os.dup2(self.kept, 2)
+                self.error.lead_back()
             self.pass_on(whole_lines=self.users > 0)
-            if self.users == 0:
-                self.restore()
 
     def pass_on(self, whole_lines: bool) -> None:
         """Write to standard error what came since the last time and is not libmpg123's."""
@@ -59,14 +109,22 @@ class _Hush:
             came = came[: came.rfind(b"\n") + 1]
         self.passed += len(came)
         with suppress(OSError):
-            os.write(self.kept, _THEIRS.sub(b"", came))
+            self.error.write(_THEIRS.sub(b"", came))
+        if self.users == 0 and self.passed > _MOST_HELD:
+            os.lseek(self.held.fileno(), 0, os.SEEK_SET)
+            os.ftruncate(self.held.fileno(), 0)
+            self.passed = 0
 
-    def restore(self) -> None:
-        if self.held is not None:
-            os.dup2(self.kept, 2)
-            os.close(self.kept)
-            self.held.close()
+    def begin_anew(self) -> None:
+        if self.users:
+            self.error.lead_back()
         self.held, self.users, self.passed = None, 0, 0
+
+
+def _has_glibc() -> bool:
+    with suppress(AttributeError, ValueError, OSError):  # no confstr, or another C library
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    return False
 
 
 def _in_memory() -> BinaryIO:
@@ -81,7 +139,7 @@ _hush = _Hush()
 def _after_fork() -> None:
     """A child that another thread forks meanwhile has its own standard error again."""
     _hush.lock = threading.Lock()
-    _hush.restore()
+    _hush.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):

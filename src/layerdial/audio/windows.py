@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE, AudioPath, open_audio, to_target_rate
+from layerdial.audio.files import SAMPLE_RATE, AudioPath, open_audio
+from layerdial.audio.resampling import Resampler
 from layerdial.errors import UserError
 
 WINDOW_SECONDS = 30
@@ -40,7 +41,7 @@ def windows(audio: AudioPath | NDArray[np.float32]) -> Iterator[Window]:
     core = WINDOW_SECONDS * SAMPLE_RATE - 2 * context
     held = np.zeros(0, dtype=np.float32)
     n_before = 0
-    for block in _blocks(audio):
+    for block in mono_blocks(audio):
         held = np.concatenate([held, block])
         while len(held) > WINDOW_SECONDS * SAMPLE_RATE:
             yield Window(held[: n_before + core + context], n_before, core)
@@ -56,7 +57,7 @@ def pieces(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.float3
     """
     longest = WINDOW_SECONDS * SAMPLE_RATE
     held = np.zeros(0, dtype=np.float32)
-    for block in _blocks(audio):
+    for block in mono_blocks(audio):
         held = np.concatenate([held, block])
         while len(held) > longest:
             cut = quiet_cut(held)
@@ -73,16 +74,15 @@ def take_pieces(audio: AudioPath | NDArray[np.float32], take: Callable[[NDArray[
     """
     longest = WINDOW_SECONDS * SAMPLE_RATE
     held = np.zeros(0, dtype=np.float32)
-    for block in _blocks(audio):
+    for block in mono_blocks(audio):
         held = np.concatenate([held, block])
         while len(held) > longest:
             held = held[take(held[:longest], True) :]
     take(held, False)
 
 
-def quiet_cut(samples: NDArray[np.float32]) -> int:
-    """Return the quietest place of the last third of the first 30 s of at least as many samples (S,)."""
-    longest = WINDOW_SECONDS * SAMPLE_RATE
+def quiet_cut(samples: NDArray[np.float32], longest: int = WINDOW_SECONDS * SAMPLE_RATE) -> int:
+    """Return the quietest place of the last third of the first `longest` of at least as many samples (S,)."""
     return _quietest(samples, longest * 2 // 3, longest)
 
 
@@ -94,23 +94,18 @@ def _quietest(samples: NDArray[np.float32], start: int, end: int) -> int:
     return start + (int(sums.argmin()) + width // 2) * step
 
 
-def _blocks(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+def mono_blocks(audio: AudioPath | NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield a file, or samples (S,) at 16 kHz, in blocks (S,) at 16 kHz. Raises as `windows` does."""
     return _file_blocks(audio) if isinstance(audio, AudioPath) else _array_blocks(audio)
 
 
 def _file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:
     """Yield mono blocks at 16 kHz. The resampler keeps its state from block to block."""
-    import soxr
-
     with open_audio(path) as (rate, blocks):
-        if rate == SAMPLE_RATE:
-            yield from blocks
-            return
-        to_target_rate(np.zeros(0, dtype=np.float32), rate)  # logs the resampling, once
-        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler = Resampler(rate)
         for block in blocks:
-            yield stream.resample_chunk(block)
-        yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+            yield resampler.feed(block)
+        yield resampler.feed(np.zeros(0, dtype=np.float32), last=True)
 
 
 def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

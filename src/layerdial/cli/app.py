@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from layerdial import __version__
-from layerdial.cli import convert, demo, deploy, evaluate, models, prepare, recipes, train
+from layerdial.cli import convert, demo, deploy, evaluate, language, listen, models, prepare, recipes, serve, train
 from layerdial.errors import UserError, installing
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
@@ -60,9 +60,14 @@ for _command in (
     train.pseudo_label,
     evaluate.search,
     evaluate.sweep,
+    evaluate.calibrate,
+    language.ngram,
+    language.tune_decoder,
     deploy.transcribe,
+    listen.listen,
     deploy.export,
     deploy.profile,
+    serve.serve,
     deploy.average,
     deploy.difference,
     deploy.join,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -14,26 +15,16 @@ from layerdial.cli.options import (
     PluginOption,
     ThreadsOption,
     load_own,
+    with_request_options,
 )
+from layerdial.cli.request_options import RequestOption
 from layerdial.errors import UserError
 from layerdial.request import Request
 
 
-def _constraint(name: str) -> str:
-    return f"Exported models: {Request.help(name)}."
-
-
-def _whisper(name: str) -> str:
-    return f"Whisper: {Request.help(name)}."
-
-
-def _help(name: str) -> str:
-    text = Request.help(name)
-    return f"{text[0].upper()}{text[1:]}."
-
-
+@with_request_options
 def transcribe(
-    words: Annotated[
+    names: Annotated[
         list[str],
         typer.Argument(
             metavar="[MODEL] AUDIO...",
@@ -41,22 +32,8 @@ def transcribe(
             "name of `layerdial models` (english if left out).",
         ),
     ],
-    depth: Annotated[Optional[int], typer.Option(help="How many blocks run; all if left out.")] = None,  # noqa: UP045
-    deadline_ms: Annotated[Optional[float], typer.Option(help=_constraint("deadline_ms"))] = None,  # noqa: UP045
-    target_rtf: Annotated[Optional[float], typer.Option(help=_constraint("target_rtf"))] = None,  # noqa: UP045
-    max_cpu: Annotated[Optional[float], typer.Option(help=_constraint("max_cpu"))] = None,  # noqa: UP045
-    confidence: Annotated[Optional[float], typer.Option(help=_constraint("confidence"))] = None,  # noqa: UP045
-    first_depth: Annotated[Optional[int], typer.Option(help=Request.help("first_depth"))] = None,  # noqa: UP045
-    language: Annotated[Optional[str], typer.Option(help=_whisper("language"))] = None,  # noqa: UP045
-    task: Annotated[Optional[str], typer.Option(help=_whisper("task"))] = None,  # noqa: UP045
-    beams: Annotated[Optional[int], typer.Option(help=_help("beams"))] = None,  # noqa: UP045
-    decoder_depth: Annotated[Optional[int], typer.Option(help=_whisper("decoder_depth"))] = None,  # noqa: UP045
-    timestamps: Annotated[bool, typer.Option("--timestamps", help=_whisper("timestamps"))] = False,
-    word_times: Annotated[bool, typer.Option("--words", help=_whisper("words"))] = False,
-    hotwords: Annotated[Optional[Path], typer.Option(help=_help("hotwords"))] = None,  # noqa: UP045
-    lm: Annotated[Optional[Path], typer.Option(help=_help("lm"))] = None,  # noqa: UP045
-    lm_weight: Annotated[Optional[float], typer.Option(help=_help("lm_weight"))] = None,  # noqa: UP045
-    word_bonus: Annotated[Optional[float], typer.Option(help=_help("word_bonus"))] = None,  # noqa: UP045
+    request: Request,
+    vad: Annotated[Optional[bool], typer.Option("--vad/--no-vad", help=RequestOption("vad", bool).help)] = None,  # noqa: UP045
     format_: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--format", help="text, json (an object a file), or subtitles: srt, vtt, tsv; text if left out."),
@@ -81,17 +58,13 @@ def transcribe(
     load_own(plugin)
     from layerdial.evaluation.load import load_model
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files, with_search
+    from layerdial.runtime.commands import transcribe_files
     from layerdial.runtime.outputs import Output, format_of, plan
 
-    model, audio = split_words(words)
+    model, audio = split_words(names)
     output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
     jobs = plan(audio, output)
-    limits = (deadline_ms, target_rtf, max_cpu, confidence, first_depth)
-    times = (timestamps or None, word_times or None)
-    request = Request(depth, None, *limits, language, task, beams, decoder_depth, *times)
-    request = with_search(request, hotwords, lm, lm_weight, word_bonus)
-    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, replace(request, vad=vad), output))
 
 
 def export(

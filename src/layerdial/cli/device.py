@@ -9,34 +9,27 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from layerdial import __version__
+from layerdial.cli.listening import ABOUT, HELP
+from layerdial.cli.request_options import add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
-from layerdial.registry.entries import DEFAULT
+from layerdial.registry import DEFAULT
 from layerdial.request import Request
 from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
-_COMMANDS = ("transcribe", "profile", "models", "try")
-_REQUEST_TYPES = {  # the fields of a request that a command line can give
-    "depth": int,
-    "deadline_ms": float,
-    "target_rtf": float,
-    "max_cpu": float,
-    "confidence": float,
-    "first_depth": int,
-    "language": str,
-    "task": str,
-    "beams": int,
-    "decoder_depth": int,
-}
-_SEARCH_TYPES: dict[str, type] = {"hotwords": Path, "lm": Path, "lm_weight": float, "word_bonus": float}
+if TYPE_CHECKING:
+    from layerdial.recognizer import Recognizer
+
+_COMMANDS = ("transcribe", "listen", "profile", "serve", "models", "try")
 
 
 def main() -> NoReturn:
-    """Run the command line of a device, which has four commands and exported models only."""
+    """Run the command line of a device, which has few commands and exported models only."""
     show_every_name()
     logging.basicConfig(format="layerdial: %(message)s")
     logging.getLogger("layerdial").setLevel(logging.INFO)
@@ -63,12 +56,12 @@ def _known(words: Sequence[str]) -> Sequence[str]:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options; options may stand between the words of `transcribe`."""
-    parser = _parser()
+    parser = _parser(words)
     options, more = parser.parse_known_args(words)
     if options.command != "transcribe" or any(word.startswith("-") and word != "-" for word in more):
         parser.parse_args(words)  # ends with what is wrong with them
     elif more:
-        options.words += more
+        options.names += more
     return options
 
 
@@ -81,6 +74,13 @@ def _run(options: argparse.Namespace) -> int:
 
         _check_exported(options.out)
         profile_folder(options.out, options.threads or (), options.budget)
+    elif options.command == "listen":
+        _listen(options)
+    elif options.command == "serve":
+        from layerdial.cli.device_serve import run_serve
+
+        _check_exported(Path(options.model or DEFAULT))
+        run_serve(options)
     elif options.command == "try":
         from layerdial.demo.trial import run_trial
 
@@ -93,19 +93,30 @@ def _run(options: argparse.Namespace) -> int:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from layerdial.registry.words import split_words
-    from layerdial.runtime.commands import transcribe_files, with_search
+    from layerdial.runtime.commands import transcribe_files
     from layerdial.runtime.outputs import Output, format_of, plan
     from layerdial.runtime.recognizer import OnnxRecognizer
 
-    model, audio = split_words(options.words)
+    model, audio = split_words(options.names)
     chosen = format_of(options.format, options.json)
     output = Output(chosen, options.output_dir, options.skip_existing, options.channel)
     jobs = plan(audio, output)
     _check_exported(Path(model))
-    given = {name: vars(options)[name] for name in _REQUEST_TYPES}
-    request = Request(**given, timestamps=options.timestamps or None, words=options.word_times or None)
-    request = with_search(request, options.hotwords, options.lm, options.lm_weight, options.word_bonus)
+    request = replace(request_of(vars(options)), vad=options.vad)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
+
+
+def _listen(options: argparse.Namespace) -> None:
+    from layerdial.cli.listening import run_listen
+
+    def load(model: str) -> Recognizer:
+        from layerdial.runtime.recognizer import OnnxRecognizer
+
+        _check_exported(Path(model))
+        return OnnxRecognizer(model, options.threads)
+
+    given = (options.file, options.microphone, options.list_them, options.pause, options.json, options.out)
+    run_listen(options.model, load, request_of(vars(options)), *given)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -126,7 +137,7 @@ def _check_exported(model: Path) -> None:
         raise UserError(f"{model} is a torch model, a device runs exported ones; for torch: {installing('train')}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerdial",
         description=f"Exported models on this device. For the other commands: {installing('train')}.",
@@ -138,20 +149,22 @@ def _parser() -> argparse.ArgumentParser:
         help="Print what is said in audio files of any rate and length.",
         usage="layerdial transcribe [options] [MODEL] AUDIO...",
     )
-    words = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
-    transcribe.add_argument("words", metavar="[MODEL] AUDIO", nargs="+", help=words)
-    for name, kind in _REQUEST_TYPES.items():
-        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
-    for name, kind in _SEARCH_TYPES.items():
-        transcribe.add_argument(f"--{name.replace('_', '-')}", type=kind, help=Request.help(name))
-    transcribe.add_argument("--timestamps", action="store_true", help=Request.help("timestamps"))
-    transcribe.add_argument("--words", dest="word_times", action="store_true", help=Request.help("words"))
+    names = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
+    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=names)
+    add_request_options(transcribe)
+    transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
     transcribe.add_argument("--threads", type=int)
+    _add_listen(commands.add_parser("listen", help=ABOUT))
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")
     profile.add_argument("out", type=Path, help="a folder that layerdial export wrote")
     profile.add_argument("--threads", type=int, action="append", help="may be repeated; one and all if left out")
     profile.add_argument("--budget", type=float, default=60.0, help="seconds to measure for, about")
+    serve = commands.add_parser("serve", help="Answer requests over HTTP, websockets and TCP.")
+    if words[:1] == ["serve"]:  # what it has is read from modules that the others do not need
+        from layerdial.cli.device_serve import add_serve_options
+
+        add_serve_options(serve)
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser
@@ -163,6 +176,19 @@ def _add_output(transcribe: argparse.ArgumentParser) -> None:
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="write a file for each recording there")
     transcribe.add_argument("--skip-existing", action="store_true", help="leave out what has its file there")
     transcribe.add_argument("--channel", help="left, right, a number from 1 on, or each, with its name; else mixed")
+
+
+def _add_listen(listen: argparse.ArgumentParser) -> None:
+    model = "a folder of layerdial export or a name of `layerdial models` (else english)"
+    listen.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT, help=model)
+    add_request_options(listen)
+    listen.add_argument("--from", dest="file", type=Path, metavar="FILE", help=HELP["from"])
+    listen.add_argument("--microphone", metavar="NAME", help=HELP["microphone"])
+    listen.add_argument("--list-microphones", dest="list_them", action="store_true", help=HELP["list"])
+    listen.add_argument("--pause", type=float, metavar="SECONDS", help=HELP["pause"])
+    listen.add_argument("--json", action="store_true", help=HELP["json"])
+    listen.add_argument("--out", type=Path, metavar="FILE", help=HELP["out"])
+    listen.add_argument("--threads", type=int)
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -17,8 +18,11 @@ from layerdial.cli.options import (
     ThreadsOption,
     WorkersOption,
     load_own,
+    with_request_options,
 )
+from layerdial.cli.request_options import SEARCH_OPTIONS
 from layerdial.errors import UserError
+from layerdial.request import Request
 
 
 def search(
@@ -44,6 +48,7 @@ def search(
     print(f"next:   layerdial sweep {model} TEST_CUTS --out runs/sweep")
 
 
+@partial(with_request_options, options=SEARCH_OPTIONS)
 def sweep(
     model: ModelArgument,
     cuts: CutsArgument,
@@ -65,9 +70,14 @@ def sweep(
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
     normalizer: NormalizerOption = "basic",
+    *,
+    request: Request,
     plugin: PluginOption = None,
 ) -> None:
-    """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped."""
+    """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped.
+
+    With --lm, --hotwords or --beams each depth is measured by a greedy search and by that one.
+    """
     load_own(plugin)
     from rich.console import Console
 
@@ -81,7 +91,7 @@ def sweep(
     rows = sweep_model(
         model,
         cuts,
-        _parse_depths(depths),
+        parse_numbers("--depths", depths),
         select,
         out,
         method,
@@ -90,6 +100,7 @@ def sweep(
         seed,
         threads,
         normalizer=normalizer,  # type: ignore[arg-type]
+        request=request,
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
@@ -100,10 +111,32 @@ def sweep(
     print(f"next:    layerdial transcribe {model} AUDIO --depth {max(1, rows[-1]['depth'] // 2)}")
 
 
-def _parse_depths(text: str) -> list[int] | None:
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A folder that layerdial export wrote, or a name of it.")
+    ],
+    cuts: CutsArgument,
+    depths: Annotated[str, typer.Option(help="For example 3,4; all if left out.")] = "",
+    normalizer: NormalizerOption = "basic",
+) -> None:
+    """Make the confidence of words that of being right, by dev data; stored beside the model, and used from then on."""
+    from layerdial.evaluation.calibrate import PICTURE, calibrate_model
+    from layerdial.recognition.calibration import FILE
+
+    folder, found = calibrate_model(model, cuts, parse_numbers("--depths", depths), normalizer)  # type: ignore[arg-type]
+    for curve in found.curves:
+        errors = f"{curve.error_before:.3f} before, {curve.error_after:.3f} calibrated on other speakers"
+        print(f"depth {curve.depth:2}  expected calibration error {errors}  ({curve.words} words)")
+    print(f"calibration: {folder / FILE}")
+    print(f"picture:     {folder / PICTURE}")
+    print(f"next:        layerdial transcribe {model} AUDIO --words --json")
+
+
+def parse_numbers(option: str, text: str) -> list[int] | None:
+    """Return the numbers of an option such as `2,4,12`, none of an empty text."""
     if not text:
         return None
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--depths {text!r} is not a list of numbers such as 2,4,12") from None
+        raise UserError(f"{option} {text!r} is not a list of numbers such as 2,4,12") from None

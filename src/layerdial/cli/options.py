@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
+
+from layerdial.cli.request_options import OPTIONS, RequestOption, request_of
 
 ModelArgument = Annotated[
     Path,
@@ -44,9 +49,45 @@ PluginOption = Annotated[
 ]
 
 
+def help_of(name: str) -> str:
+    """Return the help text of a field of a request, as a sentence."""
+    return next(option.help for option in OPTIONS if option.name == name)
+
+
 def load_own(plugins: list[str] | None) -> None:
     """Execute the files of `--plugin`, if there are any: what reads them takes a while to import."""
     if plugins:
         from layerdial.config.plugins import load_plugins
 
         load_plugins(plugins)
+
+
+def with_request_options(
+    command: Callable[..., None], options: Sequence[RequestOption] = OPTIONS
+) -> Callable[..., None]:
+    """Return a command that has the options of a request, or some of them, in place of its parameter `request`."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = list[inspect.Parameter]()
+    for parameter in signature.parameters.values():
+        parameters += map(_parameter, options) if parameter.name == "request" else [parameter]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        request = request_of({option.name: given.pop(option.name) for option in options})
+        command(request=request, **given)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(option: RequestOption) -> inspect.Parameter:
+    switch = option.kind is bool
+    kind: Any = bool if switch else Optional[option.kind]  # noqa: UP045
+    annotation = Annotated[kind, typer.Option(option.flag, help=option.help)]
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=False if switch else None,
+        annotation=annotation,
+    )

@@ -15,7 +15,7 @@ from layerdial.errors import UserError, installing, needing
 from layerdial.evaluation.load import load_model
 from layerdial.ladder import select_all
 from layerdial.recognizer import Recognizer
-from layerdial.registry.entries import DEFAULT
+from layerdial.registry import DEFAULT
 from layerdial.transcript import Transcript
 from layerdial.utils.files import check_writable
 from layerdial.utils.timing import measure_in_turns

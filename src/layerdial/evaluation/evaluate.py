@@ -10,6 +10,7 @@ from typing import Protocol
 from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
 from layerdial.recognizer import FeatureBatch, Recognizer, by_utterance
+from layerdial.request import Request
 from layerdial.subset import Blocks
 from layerdial.text.normalisers import Normalizer, normalizer_of
 
@@ -62,9 +63,13 @@ class Evaluation:
 
 
 def evaluate(
-    recognizer: Recognizer, batches: Iterable[FeatureBatch], subset: Blocks, normalizer: Normalizer = "basic"
+    recognizer: Recognizer,
+    batches: Iterable[FeatureBatch],
+    subset: Blocks,
+    normalizer: Normalizer = "basic",
+    request: Request | None = None,
 ) -> Evaluation:
-    """Recognise every batch with `subset`. References and hypotheses are normalised alike.
+    """Recognise every batch with `subset`, by the search of `request`. References and hypotheses are normalised alike.
 
     Raises `UserError` where there is no word to score: an error rate of nothing is no measurement.
     """
@@ -74,7 +79,8 @@ def evaluate(
     recognized: list[str] = []
     seconds = 0.0
     for batch in batches:
-        for name, text, found in by_utterance(batch, recognizer.recognize(batch, subset)):
+        given = (batch, subset) if request is None else (batch, subset, request)
+        for name, text, found in by_utterance(batch, recognizer.recognize(*given)):
             ids.append(name)
             texts.append(text)
             recognized.append(found)

@@ -89,11 +89,12 @@ def _cost_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return rows by the name of their line. The selection rule is part of it where the rows have several."""
-    rules = {row.get("select") for row in rows}
+    """Return rows by the name of their line. Selection rule and search are part of it where there are several."""
+    rules, searches = ({row.get(name) for row in rows} for name in ("select", "search"))
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         parts = [row.get("method"), row.get("select") if len(rules) > 1 else None]
+        parts.append((row.get("search") or "greedy") if len(searches) > 1 else None)
         lines.setdefault(", ".join(str(part) for part in parts if part), []).append(row)
     return lines
 
@@ -166,8 +167,13 @@ def finish_axes(axes: Any, rates: Sequence[float], title: str, **names: str) -> 
         axes.set_ylim(bottom=0 if min(rates) > 0.05 * max(rates) else -0.06 * max(max(rates), 1.0))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(left=0)
-    axes.set_xlabel(names["x"], color=_INK)
-    axes.set_ylabel(names["y"], color=_INK)
+    style_axes(axes, title, names["x"], names["y"])
+
+
+def style_axes(axes: Any, title: str, x: str, y: str = "") -> None:
+    """Set grid, colours, title and the names of both axes."""
+    axes.set_xlabel(x, color=_INK)
+    axes.set_ylabel(y, color=_INK)
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
     axes.grid(True, axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)

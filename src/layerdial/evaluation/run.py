@@ -11,13 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
 from layerdial.evaluation.latency import Times
 from layerdial.evaluation.load import load_model
 from layerdial.evaluation.search import Metric, most_evaluations, search_ladder
+from layerdial.evaluation.searches import searches_of
 from layerdial.evaluation.sweep import sweep
 from layerdial.ladder import Ladder, select_all
 from layerdial.registry.find import model_folder
+from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
 from layerdial.text.normalisers import Normalizer, normalizer_of
@@ -32,7 +37,7 @@ PREVIOUS_LADDER = "ladder.previous.json"
 _log = logging.getLogger(__name__)
 
 
-def _resolve(model: Path) -> tuple[Path, str]:
+def resolve(model: Path) -> tuple[Path, str]:
     """Return the folder of a model, and a hash of its weights."""
     model = model_folder(model)
     if is_exported(model):
@@ -63,7 +68,7 @@ def search_model(
     from layerdial.data.batching import FeatureBatches
 
     normalizer_of(normalizer)
-    folder, weights = _resolve(folder)
+    folder, weights = resolve(folder)
     recognizer = load_model(folder, device)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if metric == "loss" and not recognizer.has_loss:
@@ -118,13 +123,14 @@ def sweep_model(
     timing: Times | None = None,
     batches: FeatureBatches | None = None,
     normalizer: Normalizer = "basic",
+    request: Request | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`."""
     from layerdial.data.batching import FeatureBatches
 
     normalizer_of(normalizer)
     name = folder
-    folder, weights = _resolve(folder)
+    folder, weights = resolve(folder)
     recognizer = load_model(folder, device, threads)
     rule = select or ("ladder" if recognizer.ladder else "even")
     subsets = select_all(rule, depths, recognizer.n_blocks, recognizer.ladder, seed)
@@ -136,10 +142,13 @@ def sweep_model(
         "cuts": str(cuts),
         "cuts_contents": contents(cuts),
     }
+    searches = searches_of(request)
+    for asked in filter(None, searches):  # what it cannot do is said before the work
+        recognizer.answer(np.zeros(SAMPLE_RATE, np.float32), asked)
     batches = batches or FeatureBatches(cuts, recognizer.features, workers=workers)
     if out:
         check_writable(out)
-    with progress(f"sweep {method or model_name(name)}", len(subsets)) as update:
+    with progress(f"sweep {method or model_name(name)}", len(subsets) * len(searches)) as update:
         return list(
             sweep(
                 recognizer,
@@ -151,5 +160,6 @@ def sweep_model(
                 title=f"{model_name(name)} on {cuts.name.split('.')[0]}" if method is None else "",
                 progress=update,
                 normalizer=normalizer,
+                request=request,
             )
         )

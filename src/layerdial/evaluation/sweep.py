@@ -14,8 +14,10 @@ from layerdial.evaluation.evaluate import Batches, Evaluation, evaluate
 from layerdial.evaluation.latency import Times, Timing
 from layerdial.evaluation.metrics import bootstrap_interval
 from layerdial.evaluation.plots import draw_sweep
+from layerdial.evaluation.searches import SEARCH, SEARCH_KEYS, search_labels, searches_of
 from layerdial.evaluation.tables import latest_rows
 from layerdial.recognizer import Recognizer
+from layerdial.request import Request
 from layerdial.subset import Blocks
 from layerdial.text.normalisers import Normalizer
 from layerdial.utils.files import json_text, write_text
@@ -37,8 +39,12 @@ def sweep(
     title: str = "",
     progress: Callable[[int, str], None] | None = None,
     normalizer: Normalizer = "basic",
+    request: Request | None = None,
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
+
+    With a `request` whose search is not greedy, a second row follows each, of the same subset with that search. It has
+    the network's latency, and no `rtf`.
 
     `extra` is added to every row. `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
     `cuts_contents` (a hash) have a meaning here.
@@ -52,16 +58,24 @@ def sweep(
     subsets = list(dict.fromkeys(subsets))
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
-    wanted = [labels | {"subset": subset.key} for subset in subsets]
-    pending = [subset for subset, row in zip(subsets, wanted, strict=True) if _measured_for(row) not in known]
+    wanted = [
+        (subset, asked, labels | {"subset": subset.key} | search_labels(recognizer, asked, subset))
+        for subset in subsets
+        for asked in searches_of(request)
+    ]
+    missing = [subset for subset, _, row in wanted if _measured_for(row) not in known]
+    times = {subset: _times_of(known.get(_measured_for(labels | {"subset": subset.key}))) for subset in missing}
+    pending = [subset for subset, found in times.items() if not found]
     if progress and pending:
-        progress(len(subsets) - len(pending), f"timing {len(pending)} subsets")
-    times = dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
-    for done, (subset, row) in enumerate(zip(subsets, wanted, strict=True), 1):
+        progress(len(wanted) - len(missing), f"timing {len(pending)} subsets")
+    times |= dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
+    for done, (subset, asked, row) in enumerate(wanted, 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
-            evaluation = evaluate(recognizer, batches, subset, normalizer)
-            made = labels | measure_subset(recognizer, evaluation, subset) | times[subset]
+            evaluation = evaluate(recognizer, batches, subset, normalizer, asked)
+            made = row | measure_subset(recognizer, evaluation, subset) | times[subset]
+            if asked is not None:
+                made.pop("rtf", None)  # which is of a greedy search
             made["rejected"] = len(batches.rejected)
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)
@@ -78,9 +92,15 @@ def sweep(
         draw_sweep(latest_rows(rows), out / "sweep.png", title)
 
 
+def _times_of(greedy: Mapping[str, Any] | None) -> Row:
+    """Return the times of the greedy row of a subset, if it was measured before: another search runs that network."""
+    return {name: greedy[name] for name in ("latency_ms", "rtf") if name in greedy} if greedy else {}
+
+
 def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:
     values = tuple(None if row.get(name) is None else str(row[name]) for name in _MEASURED_FOR)
-    return (*values, row[_NORMALIZER]) if row.get(_NORMALIZER) else values
+    values += (row[_NORMALIZER],) if row.get(_NORMALIZER) else ()
+    return values + tuple(str(row.get(name)) for name in SEARCH_KEYS) if row.get(SEARCH) else values
 
 
 def measure_subset(recognizer: Recognizer, evaluation: Evaluation, subset: Blocks) -> Row:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layerdial.errors import UserError
-from layerdial.evaluation.metrics import Change, paired_change
+from layerdial.evaluation.metrics import Change, paired_change, total
 from layerdial.utils.rows import Row, read_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from layerdial.evaluation.tuning import TunedDepth
 
 Counts = Mapping[str, tuple[int, int]]  # errors and words, or characters, by utterance id
 
@@ -29,7 +31,7 @@ def latest_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _line_of(row: Row) -> tuple[Any, ...]:
-    return row.get("method"), row.get("select"), row.get("cuts"), row.get("normalizer")
+    return row.get("method"), row.get("select"), row.get("cuts"), row.get("normalizer"), row.get("search")
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, width: int | None = None) -> Table:
@@ -38,12 +40,17 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, wid
     Under 120 characters of `width` (default: the terminal's) the columns that others imply are left out.
     """
     wide = (width or shutil.get_terminal_size().columns) >= 120
-    labels = [name for name in ("method", "select", "normalizer") if any(row.get(name) for row in rows)]
+    labels = [name for name in _LABELS if any(row.get(name) not in (None, "") for row in rows)]
     columns = {heading: cell for heading, cell in _COLUMNS.items() if wide or heading not in _WIDE_ONLY}
     table = _table(title, [*labels, *columns], gap=2 if wide else 1)
     for row in rows:
-        table.add_row(*(str(row.get(name) or "") for name in labels), *(cell(row) for cell in columns.values()))
+        table.add_row(*(_label(row, name) for name in labels), *(cell(row) for cell in columns.values()))
     return table
+
+
+def _label(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    return ("greedy" if name == "search" else "") if value is None else str(value)
 
 
 def _table(title: str | None, headings: Sequence[str], gap: int = 2) -> Table:
@@ -83,7 +90,25 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "RTF": lambda row: _show(row.get("rtf"), 1, 4),
 }
 _WIDE_ONLY = {"CER %", "M par-\nameters", "RTF"}
-_WORDS = {"method", "select", "normalizer", "blocks"}
+_WORDS = {"method", "select", "normalizer", "search", "blocks"}
+_LABELS = ("method", "select", "normalizer", "search", "lm_weight", "word_bonus")
+
+
+def tuned_table(rows: Sequence[TunedDepth]) -> Table:
+    """Return a table of one line a depth: WER without and with a language model, and the weights that were chosen."""
+    headings = ["depth", "greedy\nWER %", "errors/\nwords", "usual weights\nWER %", "errors"]
+    headings += ["tuned\nWER %", "95 %", "errors", "change\n%", "95 % of it", "lm\nweight", "word\nbonus", "beams"]
+    table = _table("without and with the language model; bold: the interval leaves out no change", headings)
+    for row in rows:
+        greedy, usual, tuned, (low, high) = total(row.greedy), total(row.usual), total(row.tuned), row.interval
+        change = f"{row.change.relative * 100:+.1f}"
+        cells = [str(row.depth), _show(greedy.rate, 100), f"{greedy.errors}/{greedy.words}"]
+        cells += [_show(usual.rate, 100), str(usual.errors), _show(tuned.rate, 100)]
+        cells += [f"{_show(low, 100)}-{_show(high, 100)}", str(tuned.errors)]
+        cells += [f"[bold]{change}[/bold]" if row.change.is_clear else change]
+        cells += [f"{row.change.low * 100:+.1f} to {row.change.high * 100:+.1f}"]
+        table.add_row(*cells, f"{row.choice.lm_weight:g}", f"{row.choice.word_bonus:g}", str(row.choice.beams))
+    return table
 
 
 def compare_table(rows: Sequence[Mapping[str, Any]], baseline_method: str, folder: Path, samples: int = 1000) -> Table:
@@ -134,7 +159,7 @@ def compare(
 
 
 def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["depth"], row.get("select"), row.get("cuts"), row.get("normalizer")
+    return row["depth"], row.get("select"), row.get("cuts"), row.get("normalizer"), row.get("search")
 
 
 def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from layerdial.audio.whisper_mel import is_silent
 from layerdial.errors import UserError
 from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
-from layerdial.recognizer import (
-    Audio,
-    FeatureBatch,
-    PieceResult,
-    WindowResult,
-    again_with_all_blocks,
-    collate_features,
-    recognize_pieces,
-    recognize_windows,
-    texts_of,
-)
+from layerdial.recognition.ctc import CtcUse, transcribe_ctc
+from layerdial.recognition.pieces import PieceResult, again_with_all_blocks, recognize_pieces, texts_of
+from layerdial.recognition.windows import WindowResult
+from layerdial.recognizer import Audio, FeatureBatch, collate_features
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.byte_level import ByteTable
-from layerdial.text.ctc import batch_texts, greedy_ctc
+from layerdial.text.ctc import batch_texts
 from layerdial.text.ctc_beams import Pieces
-from layerdial.text.ctc_decoder import ctc_decoder
 from layerdial.text.hotwords import hotwords_of
 from layerdial.text.pieces import piece_table
 from layerdial.text.prompt import DecoderUse
@@ -44,11 +39,14 @@ if TYPE_CHECKING:
     from layerdial.models.huggingface.whisper_tokenizer import WhisperTextTokenizer
 
 
+Transcribe = Callable[[Audio], Transcribed]
+
+
 class Decoding(Protocol):
     """How a recogniser of one kind of network makes texts."""
 
-    def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        """Return the text of each utterance of a batch."""
+    def texts(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        """Return the text of each utterance of a batch: greedy, or by the search of `request`."""
         ...
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
@@ -59,8 +57,8 @@ class Decoding(Protocol):
         """Return the loss of the transcripts summed over a batch's utterances, and their texts."""
         ...
 
-    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the transcript of audio of any length. `subset` is that of the request."""
+    def transcriber(self, subset: Any, request: Request) -> Transcribe:
+        """Return what transcribes audio of any length as a request says. `subset` is that of the request."""
         ...
 
 
@@ -89,12 +87,22 @@ class CtcDecoding(_Decoding):
     """CTC: greedy, or by the beam search of a request."""
 
     @cached_property
-    def _pieces(self) -> Pieces:
+    def pieces(self) -> Pieces:
         table, silent = piece_table(self.tokenizer)
         return Pieces(table.tokens, silent)
 
-    def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        return self._texts(*self._posteriors(batch, subset))
+    def texts(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        if request is None or not request.searches:
+            return self._texts(*self._posteriors(batch, subset))
+        decoder = CtcUse.of(request, lambda: self.pieces, "this model").decoder
+        assert decoder is not None
+        return [self.tokenizer.decode(decoder.labels_of(logp_TV)) for logp_TV in self.log_probs(batch, subset)]
+
+    def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities (T, V) of each utterance of a batch."""
+        logp_BTV, lengths_B = self._posteriors(batch, subset)
+        rows = zip(logp_BTV.float().cpu().numpy(), lengths_B.tolist(), strict=True)
+        return [logp_TV[:length] for logp_TV, length in rows]
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
         return self.loss_and_texts(batch, subset)[0]
@@ -113,21 +121,19 @@ class CtcDecoding(_Decoding):
         counts_B = ~losses_B.isposinf() & (token_lengths_B > 0)
         return float(losses_B[counts_B].sum()), self._texts(logp_BTV, lengths_B)
 
-    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        request.refuse_decoder_options("this model")
-        decoder = ctc_decoder(request, self._pieces, "this model") if request.searches else None
-        search = decoder.begin() if decoder else None
+    def transcriber(self, subset: Any, request: Request) -> Transcribe:
+        use = CtcUse.of(request, lambda: self.pieces, "this model")
 
         def recognize(samples: Any, begin: float, end: float) -> WindowResult:
             batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
             logp_BTV, _ = self._posteriors(batch, subset)
             ids, chunk = logp_BTV[0].argmax(dim=-1).tolist(), Chunk(begin, end, subset)
-            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if search else None)
+            return WindowResult(ids, chunk, logp_BTV[0].float().cpu().numpy() if use.needs_log_probs else None)
 
-        take = search.feed if search else None
-        frame_ids, chunks, seconds = recognize_windows(audio, self.network.features, recognize, take)
-        labels = search.finish() if search else greedy_ctc(frame_ids)
-        return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
+        def transcribe(audio: Audio) -> Transcribed:
+            return transcribe_ctc(audio, self.network.features, recognize, self.tokenizer.decode, use)
+
+        return transcribe
 
     def _posteriors(self, batch: FeatureBatch, subset: Blocks) -> tuple[Tensor, Tensor]:
         self.network.eval()
@@ -156,7 +162,12 @@ class TokenDecoding(_Decoding):
     def _bytes(self) -> ByteTable:
         return ByteTable(self.tokenizer.tokens, self.tokenizer.end)
 
-    def texts(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
+    def texts(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        if request is not None and request.searches:
+            _, write = self._search(request)
+            rows = zip(batch.inputs, batch.lengths_B.tolist(), strict=True)
+            written = [write(inputs[:length], subset) for inputs, length in rows]
+            return texts_of(batch, written, self.tokenizer.decode)
         self.network.eval()
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
@@ -186,34 +197,39 @@ class TokenDecoding(_Decoding):
         losses_B = cross_entropy_per_utterance(logp_BUV, tokens_BU, torch.tensor([len(label) for label in labels]))
         return float(losses_B.sum())
 
-    def transcribe(self, audio: Audio, subset: Any, request: Request) -> Transcribed:
-        """Return the transcript of audio of any length, cut where it is quiet, or where a segment ends."""
+    def transcriber(self, subset: Any, request: Request) -> Transcribe:
+        """Return what transcribes audio of any length, cut where it is quiet, or where a segment ends."""
+        decoder, write = self._search(request)
+
+        def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:
+            return PieceResult(write(self.network.features(samples), subset), Chunk(begin, end, subset))
+
+        again = again_with_all_blocks(recognize, subset)
+        words = partial(words_of, ByteTable(self.tokenizer.tokens, self.tokenizer.end)) if decoder.heads else None
+        return lambda audio: recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
+
+    def _search(self, request: Request) -> tuple[DecoderUse, Callable[[Any, Any], Written]]:
+        """Return how a request uses the decoder, and what writes the transcript of log-mel (T, F) with a subset."""
         from layerdial.models.huggingface.whisper_attention import alignment_heads
 
         trained_here = not self.network.pads_input
         heads = alignment_heads(self.network.model) if request.words else ()
-        decoder = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here, heads)
+        use = self.network.decoder_use.for_request(request, self.tokenizer.tokens, trained_here, heads)
         request.refuse_ctc_options("this model")
-        beams, rules = request.beams or 1, self.rules
+        rules = self.rules
         if request.hotwords is not None:
             rules = rules.with_hotwords(hotwords_of(request.hotwords), self._bytes)
+        return use, partial(self._piece, use=use, beams=request.beams or 1, rules=rules)
 
-        def recognize(samples: Any, begin: float, end: float, subset: BlockSubset) -> PieceResult:
-            return PieceResult(self._piece(samples, subset, decoder, beams, rules), Chunk(begin, end, subset))
-
-        again = again_with_all_blocks(recognize, subset)
-        words = partial(words_of, ByteTable(self.tokenizer.tokens, self.tokenizer.end)) if heads else None
-        return recognize_pieces(audio, again, self.tokenizer.decode, decoder.stamps, words)
-
-    def _piece(self, samples: Any, subset: Any, decoder: DecoderUse, beams: int, rules: TokenRules) -> Written:
-        batch = collate_features([""], [self.network.features(samples)], [""], 0.0)
+    def _piece(self, inputs: Any, subset: Any, use: DecoderUse, beams: int, rules: TokenRules) -> Written:
+        batch = collate_features([""], [inputs], [""], 0.0)
         if is_silent(batch.inputs[0]):
             return NOTHING
         self.network.eval()
         with torch.inference_mode():
             memory, _ = self.network.encode(*self._inputs(batch), subset)
             seconds = batch.inputs.shape[1] / self.network.features.per_second
-            return decode_one(self._encoded(memory, decoder), seconds, rules, beams)
+            return decode_one(self._encoded(memory, use), seconds, rules, beams)
 
     def _write(self, memory: Memory, batch: FeatureBatch) -> list[str]:
         seconds = [length / self.network.features.per_second for length in batch.lengths_B.tolist()]

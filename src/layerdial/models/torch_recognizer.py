@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder, select
-from layerdial.models.checkpoint import load_network, resolve_model
+from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import forward_pass, subset_cost
-from layerdial.models.decoding import decoding_for
+from layerdial.models.decoding import CtcDecoding, decoding_for
 from layerdial.models.network import Network
 from layerdial.recognizer import Audio, FeatureBatch, check_whole
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
+from layerdial.text.ctc_beams import Pieces
 from layerdial.text.tokenizer import Tokenizer
+from layerdial.text.tuned import with_tuned
 from layerdial.transcript import Transcript
 from layerdial.utils.forks import renew_after_fork
 
@@ -107,13 +112,41 @@ class TorchRecognizer:
             )
         subset = request.subset or self.subset(request.depth)
         start = time.perf_counter()
+        transcribe = self.decoding.transcriber(subset, self.settled(request, subset))
+        if request.vad:
+            from layerdial.recognition.speech import transcribe_speech
 
-        made = self.decoding.transcribe(audio, subset, request)
-        return Transcript.of(made, time.perf_counter() - start)
+            made = transcribe_speech(audio, lambda piece: transcribe(piece.samples))
+        else:
+            made = transcribe(audio)
+        return Transcript.of(made, time.perf_counter() - start, subset)
 
-    def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        """Return the text of each utterance of a batch."""
-        return self.decoding.texts(batch, subset)
+    def recognize(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        """Return the text of each utterance of a batch: greedy, or by the search of `request`."""
+        return self.decoding.texts(batch, subset, None if request is None else self.settled(request, subset))
+
+    def settled(self, request: Request, subset: Blocks | None = None) -> Request:
+        """Return a request with the weights that were tuned for its language model at its depth, or at `subset`."""
+        folder = self.folder
+        if request.lm is None or folder is None:
+            return request
+        depth = (subset or request.subset or self.subset(request.depth)).depth
+        return with_tuned(request, folder, partial(fingerprint, folder), depth)
+
+    @property
+    def pieces(self) -> Pieces:
+        """The texts of a CTC model's tokens. Raises `UserError` for other models."""
+        return self._ctc.pieces
+
+    def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
+        """Return a CTC model's log-probabilities (T, V) of each utterance. Raises `UserError` for other models."""
+        return self._ctc.log_probs(batch, subset)
+
+    @property
+    def _ctc(self) -> CtcDecoding:
+        if isinstance(self.decoding, CtcDecoding):
+            return self.decoding
+        raise UserError(f"{self.name} has a decoder, which is a language model itself; give a CTC model")
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
         """Return the transcripts' loss summed over the batch's utterances (CTC, or cross-entropy)."""

@@ -13,7 +13,6 @@ from layerdial.utils.records import parsing, read_record, write_record
 
 FORMAT = 1
 FILE = Path(__file__).with_name("known.json")
-DEFAULT = "english"
 _REMEDY = "install layerdial again"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from layerdial.audio.files import EXTENSIONS
 from layerdial.audio.folders import audio_files
 from layerdial.errors import UserError
-from layerdial.registry.entries import DEFAULT, read_entries
+from layerdial.registry import DEFAULT
+from layerdial.registry.entries import read_entries
 from layerdial.registry.find import is_model_folder
 
 

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +63,8 @@ def _transcribe(listener: Listener, job: Job, request: Request, output: Output, 
         print(_content(job.audio, said, request, output, in_file=False), end="")
     if output.format != "json":  # not among the texts, which scripts read
         for reason in dict.fromkeys(one.transcript.reason for one in said if one.transcript.reason):
-            depth = said[0].transcript.depth
-            print(f"layerdial: {one_line(str(job.audio))}: depth {depth}, {reason}", file=sys.stderr)
+            depth = f"depth {said[0].transcript.depth}, " if said[0].transcript.chunks else ""
+            print(f"layerdial: {one_line(str(job.audio))}: {depth}{reason}", file=sys.stderr)
     return "written"
 
 
@@ -93,7 +92,7 @@ def _content(path: Path, said: Sequence[Said], request: Request, output: Output,
 def _text_lines(said: Sequence[Said], request: Request) -> list[str]:
     """Return the lines of a transcript, or by time those of all speakers, with their names."""
     if not said[0].speaker:
-        return _lines(said[0].transcript)
+        return lines_of(said[0].transcript)
     return [
         (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps or request.words else "")
         + f"{turn.speaker}: {turn.segment.text}"
@@ -116,19 +115,6 @@ def _row_of_each(path: Path, said: Sequence[Said]) -> dict[str, Any]:
     return {"file": str(path), "text": " ".join(turn["text"] for turn in turns), "segments": turns, "channels": rows}
 
 
-def with_search(
-    request: Request, hotwords: Path | None, lm: Path | None, lm_weight: float | None, word_bonus: float | None
-) -> Request:
-    """Return a request with the phrases of a file of hotwords, and a language model."""
-    if all(value is None for value in (hotwords, lm, lm_weight, word_bonus)):
-        return request
-    from layerdial.text.hotwords import read_hotwords
-
-    phrases = None if hotwords is None else read_hotwords(hotwords)
-    file = None if lm is None else str(lm)
-    return replace(request, hotwords=phrases, lm=file, lm_weight=lm_weight, word_bonus=word_bonus)
-
-
 def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     """Measure, print the depths worth running, and keep the profile beside the model."""
     if not (math.isfinite(budget_s) and budget_s >= 1):
@@ -148,7 +134,7 @@ def profile_folder(out: Path, threads: Sequence[int], budget_s: float) -> None:
     print(f"next:    layerdial transcribe {out} AUDIO --deadline-ms 100")
 
 
-def _lines(result: Transcript) -> list[str]:
+def lines_of(result: Transcript) -> list[str]:
     """Return the text, or a line for each word or segment with its seconds, where there are any."""
     timed = [f"[{segment.start:.2f} --> {segment.end:.2f}] {segment.text}" for segment in result.segments]
     words = [f"[{word.start:.2f} --> {word.end:.2f}] {word.text}" for word in result.words]
@@ -156,10 +142,14 @@ def _lines(result: Transcript) -> list[str]:
 
 
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": str(path), "text": result.text, "depth": result.depth}
-    seconds = {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
     old = {"seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}  # `seconds` goes with the next version
-    row |= {"subset": result.subset.key, **seconds, **old}
+    return {"file": str(path), **row_of(result), **old}
+
+
+def row_of(result: Transcript) -> dict[str, Any]:
+    """Return a transcript as a JSON object."""
+    row: dict[str, Any] = {"text": result.text, "depth": result.depth, "subset": result.subset.key}
+    row |= {"audio_seconds": round(result.seconds, 3), "seconds_taken": round(result.rtf * result.seconds, 4)}
     if result.reason:
         row["reason"] = result.reason
     if result.cut:

@@ -201,7 +201,7 @@ class DepthController:
         It is the deepest option where the time is ample, with a time at which the shallowest can still replace it. Else
         it is the shallowest; `choose_after` says what follows.
         """
-        slow = self._slowdown(now)
+        slow = self.slowdown(now)
         text_ms = self.costs.decoding(seconds, steps)
         every = [(self.costs.network(option.depth, seconds) + text_ms) * slow for option in self.options]
         least, deepest = every[0], self.options[-1]
@@ -228,7 +228,7 @@ class DepthController:
         It is stopped early enough to return that result in time. The plan is `after` itself where no deeper one fits.
         `writes`: the result is a text, and so is that of what follows.
         """
-        slow = self._slowdown(now)
+        slow = self.slowdown(now)
         text_ms = self.costs.decoding(seconds, steps) * slow
         latest = self._latest(left_ms, slow) - text_ms
         fitting = [
@@ -240,13 +240,14 @@ class DepthController:
             return Plan(after, f"nothing deeper keeps {max(left_ms, 0):.0f} ms")
         return Plan(fitting[-1], _within(left_ms, slow), latest + (text_ms if writes else 0.0), writes=writes)
 
-    def _slowdown(self, now: float) -> float:
+    def slowdown(self, now: float) -> float:
+        """Return the time of work now over its time on the idle device; at least one."""
         with self._lock:
             return max(1.0, self.load.slowdown(now))
 
     def stop_ms(self, left_ms: float, now: float) -> float:
         """Return when what a request can do without must be stopped, in milliseconds from now."""
-        return self._latest(left_ms, self._slowdown(now))
+        return self._latest(left_ms, self.slowdown(now))
 
     def _latest(self, left_ms: float, slow: float) -> float:
         """Return when a run must be done or stopped, in milliseconds from now.

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.errors import UserError
-from layerdial.recognizer import Audio, FeatureBatch, WindowResult, recognize_windows
+from layerdial.recognition.ctc import CtcUse, transcribe_ctc
+from layerdial.recognition.windows import WindowResult
+from layerdial.recognizer import Audio, FeatureBatch
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult
 from layerdial.runtime.session import Cancel, Session
 from layerdial.subset import BlockSubset
-from layerdial.text.ctc import BLANK, batch_texts, greedy_ctc
+from layerdial.text.ctc import BLANK, batch_texts
 from layerdial.text.tokenizer import PieceTable, read_tokens
 from layerdial.transcript import Chunk, Transcribed
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from layerdial.runtime.token_session import TokenSession
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
-    from layerdial.text.ctc_decoder import CtcDecoder
 
 RecognizeStretch = Callable[[NDArray[np.float32], float, float, BlockSubset | None], tuple[PassResult, Chunk]]
 """Recognises samples from one second to another, with blocks that take the place of the request's if given."""
@@ -95,22 +96,17 @@ class CtcDecoding:
         self.session = Session(folder, manifest, threads)
         self.tokenizer = PieceTable(tokens_of(folder, manifest, blank=True), manifest.silent_tokens)
         self._silent = manifest.silent_tokens
-        self._decoder: CtcDecoder | None = None
+        self._use = CtcUse()
 
     @cached_property
-    def _pieces(self) -> Pieces:
+    def pieces(self) -> Pieces:
         from layerdial.text.ctc_beams import Pieces
 
         return Pieces(self.tokenizer.tokens, self._silent)
 
     def of(self, request: Request, model: str) -> CtcDecoding:
-        request.refuse_decoder_options(model)
-        if not request.searches:
-            return self
-        from layerdial.text.ctc_decoder import ctc_decoder  # much that a greedy request does not need
-
         changed = copy(self)
-        changed._decoder = ctc_decoder(request, self._pieces, model)
+        changed._use = CtcUse.of(request, lambda: self.pieces, model)
         return changed
 
     def run(self, inputs: NDArray[np.float32], subset: BlockSubset, cancel: Cancel | None = None) -> PassResult:
@@ -129,8 +125,17 @@ class CtcDecoding:
         return None
 
     def texts(self, batch: FeatureBatch, subset: BlockSubset) -> list[str]:
+        if self._use.decoder is not None:
+            return [
+                self.tokenizer.decode(self._use.decoder.labels_of(logp_TV)) for logp_TV in self.log_probs(batch, subset)
+            ]
         logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
         return batch_texts(self.tokenizer.decode, logp_BTV.argmax(axis=-1).tolist(), frames_B.tolist())
+
+    def log_probs(self, batch: FeatureBatch, subset: BlockSubset) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities (T, V) of each utterance of a batch."""
+        logp_BTV, frames_B = self.session.posteriors(batch.inputs, batch.lengths_B, subset)
+        return [logp_TV[:length] for logp_TV, length in zip(logp_BTV, frames_B.tolist(), strict=True)]
 
     def pass_over(self, batch: FeatureBatch, subset: BlockSubset) -> Callable[[], object]:
         return partial(self.session.posteriors, batch.inputs, batch.lengths_B, subset)
@@ -140,11 +145,7 @@ class CtcDecoding:
             result, chunk = recognize(samples, begin, end, None)
             return WindowResult(result.frame_ids, chunk, result.logp_TV)
 
-        search = self._decoder.begin() if self._decoder else None
-        take = search.feed if search else None
-        ids, chunks, seconds = recognize_windows(audio, self.features, recognize_window, take)
-        labels = search.finish() if search else greedy_ctc(ids)
-        return Transcribed(self.tokenizer.decode(labels), chunks, seconds)
+        return transcribe_ctc(audio, self.features, recognize_window, self.tokenizer.decode, self._use)
 
 
 def confidence_of(logp_TV: NDArray[np.float32], frame_ids: NDArray[np.int64]) -> float:

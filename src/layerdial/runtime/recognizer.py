@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,13 @@ from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Schedul
 from layerdial.runtime.session import default_threads, usable_cpus
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.tokenizer import PieceTable
-from layerdial.transcript import Chunk, Transcript
+from layerdial.transcript import Chunk, Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
+    from layerdial.recognition.calibration import Calibration
     from layerdial.text.byte_level import ByteTable
+    from layerdial.text.ctc_beams import Pieces
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +128,16 @@ class OnnxRecognizer:
         batch = collate_features([""], [silence], [""], seconds)
         self.pass_over(batch, BlockSubset.full(self.n_blocks))()
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What makes confidence of words that of the model's share of right ones, if `layerdial calibrate` was run.
+
+        Raises `UserError` where it is damaged or of another model.
+        """
+        from layerdial.recognition.calibration import Calibration  # which texts do not need
+
+        return Calibration.beside(self.folder, self.manifest.model_id)
+
     # ------------------------------------------------------------------------------------------------ one request
 
     def transcribe(
@@ -149,6 +162,7 @@ class OnnxRecognizer:
 
     def answer(self, audio: Audio, request: Request) -> Transcript:
         """Return the transcript by the blocks or the constraint of `request`."""
+        request = self.settled(request)
         decoding, scheduler = self.decoding.of(request, self.name), None
         if request.constraints:  # may measure where there is no profile; that is not part of the request
             scheduler = Scheduler(decoding.begin, self.controller, self.n_blocks, rows=decoding.rows)
@@ -157,14 +171,29 @@ class OnnxRecognizer:
         start = time.perf_counter()
         constraint = self._constraint(audio, request, start)
 
-        def recognize(
-            samples: NDArray[np.float32], begin: float, end: float, subset: BlockSubset | None
-        ) -> tuple[PassResult, Chunk]:
-            asked = constraint if subset is None else replace(constraint, subset=subset)
-            return self._recognize_stretch(samples, begin, end, asked, decoding.run, scheduler)
+        def transcribe(audio: Audio, begins: float = 0.0, pause: float = 0.0) -> Transcribed:
+            within = replace(constraint, begins=begins, pause=pause)
 
-        made = decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
-        return Transcript.of(made, time.perf_counter() - start)
+            def recognize(
+                samples: NDArray[np.float32], begin: float, end: float, subset: BlockSubset | None
+            ) -> tuple[PassResult, Chunk]:
+                asked = within if subset is None else replace(within, subset=subset)
+                return self._recognize_stretch(samples, begin, end, asked, decoding.run, scheduler)
+
+            return decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
+
+        if request.vad:
+            from layerdial.recognition.speech import transcribe_speech
+
+            made = transcribe_speech(audio, lambda piece: transcribe(piece.samples, piece.begin, piece.pause))
+        else:
+            made = transcribe(audio)
+        asked = constraint.subset or self.subset()
+        return Transcript.of(self.calibrated(made), time.perf_counter() - start, asked)
+
+    def calibrated(self, made: Transcribed) -> Transcribed:
+        """Return a transcript whose words have the confidence that `layerdial calibrate` found, if it did."""
+        return self.calibration.applied(made) if made.words and self.calibration is not None else made
 
     def _constraint(self, audio: Audio, request: Request, start: float) -> Constraint:
         subset = request.subset
@@ -178,7 +207,7 @@ class OnnxRecognizer:
             max_cpu=request.max_cpu,
             confidence=request.confidence,
             first=None if request.first_depth is None else self.subset(request.first_depth),
-            seconds=0.0 if deadline_ms is None else _seconds_of(audio),
+            seconds=0.0 if deadline_ms is None else seconds_of(audio),
         )
 
     def _recognize_stretch(
@@ -194,19 +223,32 @@ class OnnxRecognizer:
         asked = time.perf_counter()
         with self._slots:
             start = time.perf_counter()
-            inputs = self.features(samples)
             if scheduler is None:
                 assert constraint.subset is not None
-                result = run(inputs, constraint.subset, None)
+                result = run(self.features(samples), constraint.subset, None)
             else:
-                now, seconds = time.perf_counter(), len(samples) / SAMPLE_RATE
-                self.controller.observe_features(seconds, 1000.0 * (now - start), now)
                 deadline = constraint.window_deadline(asked, begin, end)
-                result = scheduler.run(TimedWindow(inputs, seconds, end - begin, deadline), constraint)
+                counted = constraint.pause + end - begin
+                result = self.run_timed(samples, counted, deadline, constraint, scheduler)
         waited, reason = 1000.0 * (start - asked), result.reason
         if reason and waited > 5:
             reason = f"{reason}, after waiting {waited:.0f} ms for others"
         return result, Chunk(begin, end, result.subset, reason, result.confidence)
+
+    def run_timed(
+        self,
+        samples: NDArray[np.float32],
+        counted: float,
+        deadline: float | None,
+        constraint: Constraint,
+        scheduler: Scheduler,
+    ) -> PassResult:
+        """Return what `scheduler` makes of samples of which `counted` seconds are new; their features are timed too."""
+        start = time.perf_counter()
+        inputs = self.features(samples)
+        now, seconds = time.perf_counter(), len(samples) / SAMPLE_RATE
+        self.controller.observe_features(seconds, 1000.0 * (now - start), now)
+        return scheduler.run(TimedWindow(inputs, seconds, counted, deadline), constraint)
 
     def transcribe_batch(
         self, audios: Sequence[NDArray[np.float32]], depth: int | None = None, subset: BlockSubset | None = None
@@ -225,9 +267,35 @@ class OnnxRecognizer:
 
     # --------------------------------------------------------------------------------------------- one batch, one pass
 
-    def recognize(self, batch: FeatureBatch, subset: Blocks) -> list[str]:
-        """Return the text of each utterance of a batch."""
-        return self.decoding.texts(batch, _fixed(subset))
+    def recognize(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        """Return the text of each utterance of a batch: greedy, or by the search of `request`."""
+        asked = None if request is None else self.settled(request, subset)
+        decoding = self.decoding if asked is None else self.decoding.of(asked, self.name)
+        return decoding.texts(batch, _fixed(subset))
+
+    def settled(self, request: Request, subset: Blocks | None = None) -> Request:
+        """Return a request with the weights that were tuned for its language model at its depth, or at `subset`."""
+        if request.lm is None:
+            return request
+        from layerdial.text.tuned import with_tuned  # much that other requests do not need
+
+        depth = (subset or request.subset or self.subset(request.depth)).depth
+        return with_tuned(request, self.folder, lambda: self.manifest.model_id, depth)
+
+    @property
+    def pieces(self) -> Pieces:
+        """The texts of a CTC model's tokens. Raises `UserError` for other models."""
+        return self._ctc.pieces
+
+    def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
+        """Return a CTC model's log-probabilities (T, V) of each utterance. Raises `UserError` for other models."""
+        return self._ctc.log_probs(batch, _fixed(subset))
+
+    @property
+    def _ctc(self) -> CtcDecoding:
+        if isinstance(self.decoding, CtcDecoding):
+            return self.decoding
+        raise UserError(f"{self.name} has a decoder, which is a language model itself; give a CTC model")
 
     def loss(self, batch: FeatureBatch, subset: Blocks) -> float:
         """Return infinity: an exported model gives texts alone."""
@@ -289,5 +357,6 @@ def _fixed(subset: Blocks) -> BlockSubset:
     return subset
 
 
-def _seconds_of(audio: Audio) -> float:
+def seconds_of(audio: Audio) -> float:
+    """Return the length of audio. Raises `UserError` for a file that is none."""
     return probe(audio).seconds if isinstance(audio, AudioPath) else np.size(audio) / SAMPLE_RATE

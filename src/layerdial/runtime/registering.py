@@ -12,7 +12,7 @@ from layerdial.runtime.manifest import Manifest, check_export
 from layerdial.utils.checksums import checksum
 from layerdial.utils.rows import read_rows
 
-_OF_THIS_DEVICE = re.compile(r"profile\.json|search\.jsonl|ladder\.previous\.json|\..*")
+_OF_THIS_DEVICE = re.compile(r"profile\.json|confidence\.png|search\.jsonl|ladder\.previous\.json|\..*")
 
 
 def register_model(folder: Path, name: str, summary: str, sweep: Path | None, test_set: str, source: str) -> Entry:

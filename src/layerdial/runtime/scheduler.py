@@ -30,7 +30,9 @@ _WATCHDOG = Watchdog()
 class Constraint:
     """The constraint of a request, as times and blocks; at most one of the first four.
 
-    With `confidence`, `first` runs before the rest (default: the shallowest). `seconds` is the length of the audio.
+    With `confidence`, `first` runs before the rest (default: the shallowest). `seconds` is the length of the audio. Of
+    a piece of it, `begins` is where that begins, and `pause` the seconds before it that nobody computes. `reason` is
+    why there is a `subset`.
     """
 
     subset: BlockSubset | None = None
@@ -40,12 +42,17 @@ class Constraint:
     confidence: float | None = None
     first: BlockSubset | None = None
     seconds: float = 0.0
+    begins: float = 0.0
+    pause: float = 0.0
+    reason: str = ""
 
     def window_deadline(self, start: float, begin: float, end: float) -> float | None:
         """Return when the window from `begin` to `end` seconds, started at `start`, must be done; None for any time.
 
-        A window gets a share of the time left to a deadline: its share of the audio that is left.
+        A window gets a share of the time left to a deadline: its share of the audio that is left, with the pause
+        before it.
         """
+        begin, end = self.begins + begin - self.pause, self.begins + end
         if self.target_rtf is not None:
             return start + self.target_rtf * (end - begin)
         if self.deadline is None:
@@ -122,7 +129,8 @@ class Scheduler:
     """The runner of windows within their constraints, which reports measured times to the controller.
 
     `run` is what depends on depth: a CTC network, or an encoder, behind which the decoder follows `rows` transcripts at
-    a time. `clock` and `timer` are those of this process, unless a replay brings its own.
+    a time. `clock` and `timer` are those of this process, unless a replay brings its own. `cancel` stops everything
+    that has no time of its own to be stopped at: `run` raises `Cancelled` then.
     """
 
     def __init__(
@@ -133,6 +141,7 @@ class Scheduler:
         clock: Callable[[], float] | None = None,
         timer: Timer = _WATCHDOG,
         rows: int = 1,
+        cancel: Cancel | None = None,
     ) -> None:
         self._run = run
         self._controller = controller
@@ -140,6 +149,7 @@ class Scheduler:
         self._clock = clock or (lambda: time.perf_counter())
         self._timer = timer
         self._rows = rows
+        self._cancel = cancel
 
     def run(self, window: TimedWindow, constraint: Constraint) -> PassResult:
         """Return the result of the blocks that the constraint allows; `reason` explains the choice."""
@@ -179,7 +189,7 @@ class Scheduler:
         steps = self._steps(window, done)
         if constraint.subset is not None:
             option = self._controller.option_for(constraint.subset)
-            return Plan(option, f"depth {constraint.subset.depth} was asked for")
+            return Plan(option, constraint.reason or f"depth {constraint.subset.depth} was asked for")
         if constraint.max_cpu is not None:
             return self._controller.choose_by_cpu(window.seconds, constraint.max_cpu, window.counted, after, steps)
         if window.deadline is None:
@@ -225,7 +235,7 @@ class Scheduler:
         """Run what depends on depth, and tell the controller how long it took, or after what time it was stopped."""
         start = self._clock()
         try:
-            result = self._run(window.inputs, subset, cancel)
+            result = self._run(window.inputs, subset, cancel or self._cancel)
         except Cancelled:
             now = self._clock()
             self._controller.observe_network(subset.depth, window.seconds, 1000.0 * (now - start), now, unfinished=True)
@@ -243,7 +253,7 @@ class Scheduler:
         if done.search is None or done.written is not None:
             return done
         start = self._clock()
-        written = done.search.first(cancel)
+        written = done.search.first(cancel or self._cancel)
         now = self._clock()
         if done.search.is_measured:
             self._controller.observe_decoding(window.seconds, written.n_steps, 1000.0 * (now - start), now)
@@ -268,7 +278,7 @@ class Scheduler:
         if constraint.max_cpu is not None:
             return None
         if window.deadline is None:
-            return done.search.again(done.written)
+            return done.search.again(done.written, self._cancel)
         now, cancel = self._clock(), Cancel()
         left_ms = self._controller.stop_ms(1000.0 * (window.deadline - now), now)
         if left_ms <= 0:

@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from layerdial.audio.features import Features
 from layerdial.audio.whisper_mel import is_silent
 from layerdial.errors import UserError
-from layerdial.recognizer import (
-    Audio,
-    FeatureBatch,
-    PieceResult,
-    again_with_all_blocks,
-    recognize_pieces,
-    texts_of,
-)
+from layerdial.recognition.pieces import PieceResult, again_with_all_blocks, recognize_pieces, texts_of
+from layerdial.recognizer import Audio, FeatureBatch
 from layerdial.request import Request
 from layerdial.runtime.decoding import RecognizeStretch, tokens_of
 from layerdial.runtime.manifest import Manifest, read_features
@@ -121,6 +115,9 @@ class TokenDecoding:
 
     def written(self, batch: FeatureBatch, subset: BlockSubset) -> list[Written]:
         """Return the transcript of each utterance of a batch."""
+        if self.search.beams > 1:  # which follow one utterance at a time
+            rows = zip(batch.inputs, batch.lengths_B.tolist(), strict=True)
+            return [self.run(inputs[:length], subset).written or NOTHING for inputs, length in rows]
         encoded = self.session.encode(batch.inputs, batch.lengths_B, subset, self.search.use)
         seconds = [length / self.features.per_second for length in batch.lengths_B.tolist()]
         return decode_with_fallback(encoded, seconds, self.rules)

@@ -50,6 +50,28 @@ class Pieces:
         written = [text for text in self.texts if text]
         self.whole = bool(written) and all(text[0] == " " and len(text) > 1 for text in written)
 
+    def decode(self, labels: Iterable[int]) -> str:
+        return " ".join("".join(self.texts[label] for label in labels).split())
+
+
+@dataclass(frozen=True)
+class LikelyTokens:
+    """The tokens that a search looks at, frame after frame: those of frame i end at `ends[i]`."""
+
+    ends: list[int]
+    tokens: list[int]
+    values: list[float]
+
+
+def likely_tokens(logp_TV: NDArray[np.float32], least: float = LEAST) -> LikelyTokens:
+    """Return the tokens of log-probabilities (T, V) that are likelier than `least`, and the likeliest of each frame."""
+    likely_TV = logp_TV > (math.log(least) if least else -math.inf)
+    likely_TV[np.arange(len(logp_TV)), logp_TV.argmax(axis=1)] = True
+    frames, places = np.nonzero(likely_TV)
+    values = np.exp(logp_TV[frames, places].astype(np.float64))
+    ends = np.cumsum(np.bincount(frames, minlength=len(logp_TV)))
+    return LikelyTokens(ends.tolist(), places.tolist(), values.tolist())
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -129,15 +151,13 @@ class CtcSearch:
 
     def feed(self, logp_TV: NDArray[np.float32]) -> None:
         """Follow the beams through more frames of log-probabilities (T, V)."""
-        p_TV = np.exp(logp_TV.astype(np.float64))
-        likely_TV = p_TV > self._least
-        likely_TV[np.arange(len(p_TV)), p_TV.argmax(axis=1)] = True
-        frames, places = np.nonzero(likely_TV)
-        values, tokens = p_TV[frames, places].tolist(), places.tolist()
-        ends = np.cumsum(np.bincount(frames, minlength=len(p_TV))).tolist()
+        self.follow(likely_tokens(logp_TV, self._least))
+
+    def follow(self, likely: LikelyTokens) -> None:
+        """Follow the beams through more frames."""
         start = 0
-        for end in ends:
-            self._follow(tokens[start:end], values[start:end])
+        for end in likely.ends:
+            self._follow(likely.tokens[start:end], likely.values[start:end])
             start = end
         self._forget()
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from layerdial.errors import UserError
 from layerdial.request import Request
-from layerdial.text.ctc_beams import CtcSearch, Pieces, Scoring
+from layerdial.text.ctc_beams import CtcSearch, LikelyTokens, Pieces, Scoring, likely_tokens
 from layerdial.text.hotwords import Hotwords, hotwords_of, letters_of
 from layerdial.text.language_model import read_language_model
 from layerdial.text.phrases import Phrases, spellings, unspellable
@@ -27,6 +30,16 @@ class CtcDecoder:
 
     def begin(self) -> CtcSearch:
         return CtcSearch(self.scoring, self.beams)
+
+    def labels(self, likely: LikelyTokens) -> list[int]:
+        """Return the labels of the best text of an utterance."""
+        search = self.begin()
+        search.follow(likely)
+        return search.finish()
+
+    def labels_of(self, logp_TV: NDArray[np.float32]) -> list[int]:
+        """Return the labels of the best text of log-probabilities (T, V)."""
+        return self.labels(likely_tokens(logp_TV))
 
 
 def ctc_decoder(request: Request, pieces: Pieces, model: str) -> CtcDecoder | None:

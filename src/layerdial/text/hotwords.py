@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,31 @@ def read_hotwords(file: Path) -> dict[str, float]:
     Raises `UserError`, with the number of the line, for an empty line, a tab, a phrase without letters or given twice,
     and a weight that is no number from 0 to 3.
     """
+    try:
+        found = parse_hotwords(_lines(file))
+    except _BadLine as problem:
+        raise UserError(f"{file}, {problem}") from None
+    if not found:
+        raise UserError(f"{file} is empty; give {_HOW}")
+    return found
+
+
+def parse_hotwords(lines: Iterable[str]) -> dict[str, float]:
+    """Return the phrases of lines and their weights. Raises `UserError` as `read_hotwords` does."""
     found: dict[str, float] = {}
-    for number, line in enumerate(_lines(file), 1):
+    for number, line in enumerate(lines, 1):
         try:
             phrase, weight = _parsed(line)
             if phrase in found:
                 raise UserError(f"{phrase!r} stands there already")
         except UserError as problem:
-            raise UserError(f"{file}, line {number}: {problem}") from None
+            raise _BadLine(f"line {number}: {problem}") from None
         found[phrase] = weight
-    if not found:
-        raise UserError(f"{file} is empty; give {_HOW}")
     return found
+
+
+class _BadLine(UserError):
+    """What is wrong with a line, which its message names by its number."""
 
 
 def _lines(file: Path) -> list[str]:

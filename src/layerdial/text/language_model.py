@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ _PLACES = (  # what stands before the reason in KenLM's messages
     re.compile(r"^Cannot read model '.*?' \(", re.DOTALL),
     re.compile(r"^.*threw \w+( because `[^']*')?\.", re.DOTALL),
 )
+_NEITHER = "it is neither ARPA, which begins with \\data\\, nor KenLM's binary"
 _MARKS = ("<s>", "</s>", "<unk>", "<UNK>")
 
 
@@ -91,7 +91,8 @@ def read_language_model(file: str | Path) -> NgramModel:
     """
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give an n-gram language model, ARPA or a KenLM binary")
+        problem = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}; give an n-gram language model, ARPA or a KenLM binary")
     stat = path.stat()
     return _read(path.resolve(), (stat.st_mtime_ns, stat.st_size))
 
@@ -105,7 +106,7 @@ def _loaded(file: Path) -> tuple[Any, Callable[[], Any]]:
     try:
         return kenlm.Model(str(file), settings), kenlm.State
     except UnicodeDecodeError:
-        raise UserError(f"{file} cannot be used as a language model: it is neither ARPA nor KenLM's binary") from None
+        raise UserError(f"{file} cannot be used as a language model: {_NEITHER}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{file} cannot be used as a language model: {_reason(str(error))}") from None
 
@@ -114,6 +115,10 @@ def _reason(message: str) -> str:
     """Return what KenLM complains of, without the place in its source."""
     if "KENLM_MAX_ORDER" in message or "MAX_ORDER" in message or "compiled to support up to" in message:
         return "its order is above 6, the highest that KenLM reads; make it with fewer words a phrase"
+    if "first non-empty line was" in message:
+        return _NEITHER
+    if "looks like a gzip file" in message:
+        return "it is compressed; unpack it with gunzip"
     for place in _PLACES:
         message = place.sub("", message)
     text = " ".join(message.split()).rstrip(").")
@@ -126,16 +131,21 @@ def _some_words(file: Path) -> Iterator[str]:
         start = source.read(64)
         if start.startswith(b"mmap lm"):
             source.seek(max(0, file.stat().st_size - _TAIL))
-            parts = source.read().split(b"\0")[1:-1]
-            found: Iterator[str] = (part.decode("utf-8", "replace") for part in parts[-_SAMPLE:])
-            yield from (word for word in found if word not in _MARKS and word.isprintable() and word)
+            yield from _words_at_the_end(source.read())
             return
-    opening = gzip.open if start.startswith(b"\x1f\x8b") else open
-    with opening(file, "rt", encoding="utf-8", errors="replace") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         unigrams = takewhile(lambda line: not line.startswith("\\2-grams"), lines)
         fields = (line.split() for line in unigrams)
         words = (field[1] for field in fields if len(field) in (2, 3) and field[0] != "ngram")
         yield from (word for word in islice(words, _SAMPLE) if word not in _MARKS)
+
+
+def _words_at_the_end(tail: bytes) -> Iterator[str]:
+    """Yield words of a binary, of which these are the last bytes: its words, or numbers and then its words."""
+    _, first, listed = tail.rpartition(b"<unk>\0")
+    parts = (listed if first else tail).split(b"\0")[:-1]
+    found = (part.decode("utf-8", "replace") for part in parts[max(not first, len(parts) - _SAMPLE) :])
+    yield from (word for word in found if word not in _MARKS and word.isprintable() and word)
 
 
 def _capitals(words: Sequence[str]) -> Callable[[str], str]:

@@ -1,4 +1,4 @@
-"""The words of a text that a decoder wrote in byte-level tokens, with the tokens that each is made of.
+"""The words of a text that was written in tokens, with the tokens that each is made of.
 
 Words are what stands between spaces. In scripts without spaces (Chinese, Japanese, Thai, ...) each token is a word, as
 in openai-whisper. Punctuation that stands alone belongs to the word before it; what opens a bracket, to the next.
@@ -51,12 +51,25 @@ class _Part:
         return _Part(self.text + between + other.text, self.tokens + other.tokens, self.spoken + other.spoken)
 
 
+_Pieces = Iterable[tuple[str, tuple[int, ...], bool]]
+"""Whole characters, none of them a space, the places of their tokens, and whether a space is before them."""
+
+
 def words_of(table: ByteTable, tokens: Sequence[int], spoken: Sequence[SpokenToken]) -> list[Word]:
-    """Return the words of tokens of text. Their times and confidence are those of the tokens with letters or digits.
+    """Return the words of byte-level tokens. Their times and confidence are those of the tokens with letters or digits.
 
     The confidence is the geometric mean of the tokens' probabilities.
     """
-    return [_word(part, spoken) for part in _joined(_parts(table, tokens))]
+    return _words(_pieces(table, tokens), spoken)
+
+
+def words_of_texts(texts: Iterable[str], spoken: Sequence[SpokenToken]) -> list[Word]:
+    """Return what `words_of` does, of the text of each token."""
+    return _words(_pieces_of_texts(texts), spoken)
+
+
+def _words(pieces: _Pieces, spoken: Sequence[SpokenToken]) -> list[Word]:
+    return [_word(part, spoken) for part in _joined(_parts(pieces))]
 
 
 def _word(part: _Part, spoken: Sequence[SpokenToken]) -> Word:
@@ -65,10 +78,10 @@ def _word(part: _Part, spoken: Sequence[SpokenToken]) -> Word:
     return Word(part.text, own[0].start, own[-1].end, confidence)
 
 
-def _parts(table: ByteTable, tokens: Sequence[int]) -> Iterator[list[_Part]]:
+def _parts(pieces: _Pieces) -> Iterator[list[_Part]]:
     """Yield the parts of each stretch of text between spaces: one, or several in scripts without spaces."""
     parts = list[_Part]()
-    for text, places, after_space in _pieces(table, tokens):
+    for text, places, after_space in pieces:
         part = _Part.of(text, places)
         if parts and after_space:
             yield parts
@@ -81,8 +94,16 @@ def _parts(table: ByteTable, tokens: Sequence[int]) -> Iterator[list[_Part]]:
         yield parts
 
 
+def _pieces_of_texts(texts: Iterable[str]) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    spaced = False
+    for i, text in enumerate(texts):
+        for n, piece in enumerate(text.split()):
+            yield piece, (i,), n > 0 or spaced or text[0].isspace()
+            spaced = False
+        spaced = spaced or text[-1:].isspace()
+
+
 def _pieces(table: ByteTable, tokens: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-    """Yield whole characters, none of them a space, the places of their tokens, and whether a space is before them."""
     decoder, places, spaced = codecs.getincrementaldecoder("utf-8")("replace"), list[int](), False
     for i, token in enumerate(tokens):
         places.append(i)

@@ -86,8 +86,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def recover(path: Path) -> Path:
     """Return `path`, after putting back a folder that a kill left as `.NAME.old` while it was being replaced."""
-    old = _aside(path)
-    if old.is_dir() and not path.exists():
+    if path.name and (old := _aside(path)).is_dir() and not path.exists():
         with suppress(OSError):  # read-only: what is missing is said by whoever looks for it
             os.replace(old, path)
     return path

@@ -17,6 +17,12 @@ def end_with_parent(seconds_to_save: float = 0.0) -> None:
     threading.Thread(target=_watch, args=(seconds_to_save,), daemon=True).start()
 
 
+def follow_parent() -> None:
+    """Make a worker ignore interrupts, which its parent handles, and end with its parent even if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
 def _watch(seconds_to_save: float) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "only a process that multiprocessing started has a parent to watch"

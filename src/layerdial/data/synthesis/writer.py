@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,7 +23,7 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.synthesis.espeak import Utterance, synthesise
 from layerdial.errors import UserError
 from layerdial.utils.files import read_json, write_json
-from layerdial.utils.parent import end_with_parent
+from layerdial.utils.parent import follow_parent
 
 if TYPE_CHECKING:
     from lhotse import MonoCut
@@ -170,13 +169,7 @@ class _Here:
 def _pool(workers: int) -> ProcessPoolExecutor | _Here:
     if workers == 1:
         return _Here()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
-
-
-def _follow_parent() -> None:
-    """Make a worker ignore interrupts, which its parent handles, and end with its parent even if that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent)
 
 
 def _speak_all(

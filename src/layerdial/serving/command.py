@@ -1,0 +1,70 @@
+"""`layerdial serve`, for the full command line and for that of the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from layerdial.errors import needing
+from layerdial.serving.options import ServeOptions
+
+_log = logging.getLogger(__name__)
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve a model until a signal ends it. Raises `UserError` for what cannot be served or bound."""
+    with needing("serve", "the server needs"):
+        from layerdial.serving.engine import Engine
+        from layerdial.serving.keys import read_keys
+        from layerdial.serving.server import Sockets, bind, run_server
+    from layerdial.registry import DEFAULT
+    from layerdial.runtime.recognizer import OnnxRecognizer
+    from layerdial.serving.pool import Pool
+
+    keys = read_keys(options.api_key_file) if options.api_key_file is not None else None
+    wyoming = None if options.wyoming_port is None else bind(options.host, options.wyoming_port, "wyoming-port")
+    sockets = Sockets(bind(options.host, options.port, "port"), wyoming)
+    recognizer = OnnxRecognizer(options.model or DEFAULT, options.threads)
+    if options.min_depth is not None:
+        recognizer.subset(options.min_depth)
+    names = tuple(options.name) or (recognizer.manifest.name or recognizer.folder.name,)
+    recognizer.warm_up()
+    pool = Pool(recognizer, min_depth=options.min_depth)
+    engine = Engine(recognizer, pool, names, options.limits, options.language)
+    _warn(options, keys is not None)
+    sockets.listen()  # what connects from now on waits until it is taken
+    _tell(engine.names, engine.depths, sockets)
+    try:
+        run_server(engine, sockets, keys, options.cors_origin)
+    finally:
+        engine.close()
+    print("stopped", flush=True)
+
+
+def _warn(options: ServeOptions, keys: bool) -> None:
+    """Warn where other machines can use the server and nothing keeps them out."""
+    if _is_local(options.host):
+        return
+    if not keys:
+        _log.warning("any machine that reaches %s can use this server; --api-key-file ends that", options.host)
+    elif options.wyoming_port is not None:
+        _log.warning("Wyoming has no keys: any machine that reaches port %d can use it", options.wyoming_port)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tell(names: Sequence[str], depths: Sequence[int], sockets: Any) -> None:
+    host, port = sockets.http.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving: {', '.join(names)} (depths {', '.join(map(str, depths))})")
+    print(f"http:    http://{shown}:{port}/v1/audio/transcriptions")
+    if sockets.wyoming is not None:
+        print(f"wyoming: tcp://{shown}:{sockets.wyoming.getsockname()[1]}")
+    print("ends:    with Ctrl-C or SIGTERM, after the requests that have begun", flush=True)

@@ -1,0 +1,234 @@
+"""From a request's audio to its answer, for all protocols: decoding, checks and limits around the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.files import SAMPLE_RATE, PipedAudio
+from layerdial.audio.windows import WINDOW_SECONDS, mono_blocks, pieces
+from layerdial.errors import UserError
+from layerdial.ladder import depths_of
+from layerdial.request import Request
+from layerdial.runtime.recognizer import OnnxRecognizer
+from layerdial.serving.jobs import Job, Refused, Served
+from layerdial.serving.metrics import ServerMetrics
+from layerdial.serving.options import Limits
+from layerdial.serving.pool import Pool
+from layerdial.serving.problems import Problem, busy
+
+_READERS = 2  # threads that decode audio and check jobs: as many uploads are in memory at a time
+_HELD = 4  # the audio of all requests together, in longest requests
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a client wants its audio transcribed: see `layerdial.serving.jobs.Job`."""
+
+    request: Request = field(default_factory=Request)
+    depth: int | None = None
+    min_depth: int | None = None
+    deadline_ms: float | None = None
+
+    def job(self, samples: Samples) -> Job:
+        """Return the job of samples (S,) at 16 kHz."""
+        return Job(samples, self.request, self.depth, self.min_depth, self.deadline_ms)
+
+
+class Engine:
+    """A recogniser and its pool, as the protocols use them. `names` are those by which clients call the model."""
+
+    def __init__(
+        self,
+        recognizer: OnnxRecognizer,
+        pool: Pool,
+        names: tuple[str, ...],
+        limits: Limits,
+        language: str | None = None,
+    ) -> None:
+        self.recognizer, self.pool, self.names, self.limits = recognizer, pool, names, limits
+        self._language = language
+        self.metrics = ServerMetrics(pool.metrics)
+        self.stop = asyncio.Event()  # set once the server takes no more requests
+        self.active = 0  # requests that are answered now
+        self.created = int(time.time())
+        self.depths = tuple(depths_of(recognizer.ladder, recognizer.n_blocks))
+        self._readers = ThreadPoolExecutor(_READERS, "layerdial reader")
+        self._checkers = ThreadPoolExecutor(_READERS, "layerdial checker")  # short checks do not wait for long files
+        self._holding = threading.Lock()
+        self._held = 0  # samples of all requests
+
+    def close(self) -> None:
+        """End the threads, after what they do."""
+        for threads in (self._readers, self._checkers):
+            threads.shutdown(wait=True, cancel_futures=True)
+        self.pool.close(wait=False)
+
+    # ------------------------------------------------------------------------------------------------- the model
+
+    @cached_property
+    def timed(self) -> Request | None:
+        """The request that gives times: of words, or of segments alone; None where the model gives neither."""
+        for request in (Request(words=True), Request(timestamps=True)):
+            try:
+                self.recognizer.decoding.of(request, "")
+                return request
+            except UserError:
+                pass
+        return None
+
+    @cached_property
+    def writes_tokens(self) -> bool:
+        """Whether the model has a decoder, which writes each piece of audio by itself."""
+        return self.recognizer.manifest.decoder is not None
+
+    @cached_property
+    def language(self) -> str:
+        """The code of the language that the model takes speech for; `und` where its files do not say it."""
+        if self._language or not self.writes_tokens:
+            return self._language or "und"
+        prompt = [self.recognizer.tokenizer.tokens[i] for i in self.recognizer.session.facts.prompt]
+        return prompt[1].strip("<|>") if len(prompt) > 2 else "en"  # a start, a language, a task, no timestamps
+
+    def check_model(self, name: str, param: str = "model") -> None:
+        """Raise `Problem` for a model that is not here."""
+        if name not in self.names:
+            there = ", ".join(self.names)
+            raise Problem(404, f"there is no model {name[:80]!r} here; give {there}", "model_not_found", param)
+
+    def with_language(self, request: Request, language: str | None) -> Request:
+        """Return a request with the language of a client, where the model takes one or has it anyway."""
+        if not language or language == self.language:
+            return request
+        return replace(request, language=language)
+
+    # -------------------------------------------------------------------------------------------------- answers
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count a request that is answered within. Raises `Problem` once the server stops."""
+        if self.stop.is_set():
+            raise busy("the server is stopping; send the request again later", 5)
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+
+    @asynccontextmanager
+    async def decoded(self, name: str, content: bytes) -> AsyncIterator[Samples]:
+        """Yield the samples of a file's content, and give their place free behind the block. Raises `Problem`."""
+        samples = await asyncio.wrap_future(self._readers.submit(self._decode, PipedAudio(name, content)))
+        with self.holding(len(samples)):
+            yield samples
+
+    @contextmanager
+    def holding(self, n_samples: int) -> Iterator[None]:
+        """Have so many samples in memory within. Raises `Problem` where those of all requests are too many."""
+        self.hold(n_samples)
+        try:
+            yield
+        finally:
+            self.release(n_samples)
+
+    def hold(self, n_samples: int) -> None:
+        """Count samples that are in memory from now on. Raises `Problem` where those of all requests are too many."""
+        with self._holding:
+            if self._held + n_samples > _HELD * self.limits.max_audio_s * SAMPLE_RATE:
+                raise busy("the server holds as much audio as it may; send the request again later", 5)
+            self._held += n_samples
+
+    def release(self, n_samples: int) -> None:
+        """Count samples that are no longer in memory."""
+        with self._holding:
+            self._held -= n_samples
+
+    async def answer(self, samples: Samples, wish: Wish) -> Served:
+        """Return the answer. Raises `Problem` for what is refused; cancelling gives its place free."""
+        return await self._answered(self._checkers.submit(lambda: (0, self._submit(samples, wish))))
+
+    async def answer_file(self, name: str, content: bytes, wish: Wish) -> Served:
+        """Return the answer to the content of a file, which one thread decodes and submits; else as `answer`."""
+        return await self._answered(self._readers.submit(self._read_and_submit, PipedAudio(name, content), wish))
+
+    async def _answered(self, starting: Future[tuple[int, Future[Served]]]) -> Served:
+        """Return the answer to a job that is being submitted, with how many samples it holds."""
+        try:
+            held, submitted = await asyncio.wrap_future(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._give_up)
+            raise
+        try:
+            served: Served = await asyncio.wrap_future(submitted)
+        except UserError as error:
+            raise self.problem(error) from None
+        finally:
+            self.release(held)
+        self.metrics.answered(served)
+        return served
+
+    def _give_up(self, starting: Future[tuple[int, Future[Served]]]) -> None:
+        """Give up a job that nobody waits for any more."""
+        if not starting.cancelled() and starting.exception() is None:
+            held, submitted = starting.result()
+            submitted.cancel()
+            self.release(held)
+
+    async def parts(self, samples: Samples, wish: Wish) -> AsyncIterator[Served]:
+        """Yield the answers to pieces of the audio that follow each other, where the model takes them one by one.
+
+        Texts are joined by spaces. With times, and of a CTC model, all audio is one piece.
+        """
+        timed = wish.request.words or wish.request.timestamps
+        single = timed or not self.writes_tokens or len(samples) <= WINDOW_SECONDS * SAMPLE_RATE
+        for piece in [samples] if single else pieces(samples):
+            yield await self.answer(piece, wish)
+
+    def problem(self, error: UserError) -> Problem:
+        """Return what a client is told of an error: with the model's name, not with where it lies."""
+        message = str(error)
+        for place in (str(self.recognizer.folder.resolve()), str(self.recognizer.folder)):
+            message = message.replace(place, self.names[0]) if "/" in place else message
+        return Problem(400, message, "invalid_value")
+
+    def _read_and_submit(self, audio: PipedAudio, wish: Wish) -> tuple[int, Future[Served]]:
+        samples = self._decode(audio)
+        self.hold(len(samples))
+        try:
+            return len(samples), self._submit(samples, wish)
+        except BaseException:
+            self.release(len(samples))
+            raise
+
+    def _submit(self, samples: Samples, wish: Wish) -> Future[Served]:
+        try:
+            return self.pool.submit(wish.job(samples))
+        except Refused as refused:
+            raise busy(refused.reason, refused.retry_after_s) from None
+        except UserError as error:
+            raise self.problem(error) from None
+
+    def _decode(self, audio: PipedAudio) -> Samples:
+        """Return all samples, read block by block, so that no header decides how much memory they take."""
+        blocks, n_samples = list[Samples](), 0
+        try:
+            for block in mono_blocks(audio):
+                blocks.append(block)
+                n_samples += len(block)
+                if n_samples > self.limits.max_audio_s * SAMPLE_RATE:
+                    longest = f"{self.limits.max_audio_s:g} s"
+                    raise Problem(413, f"{audio.name} is longer than {longest}; cut it", "audio_too_long", "file")
+        except UserError as error:
+            raise Problem(400, str(error), "invalid_audio", "file") from None
+        return np.concatenate(blocks) if n_samples else np.zeros(1, np.float32)

@@ -1,0 +1,73 @@
+"""The audio of a Realtime session: bytes in, samples at 16 kHz out, held until they are committed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.files import SAMPLE_RATE
+from layerdial.serving.problems import Problem
+
+_SUBTYPES = {"audio/pcmu": "ULAW", "audio/pcma": "ALAW"}
+Samples = NDArray[np.float32]
+
+
+class Incoming:
+    """Turns bytes of one format into samples at 16 kHz; the resampler keeps its state from one to the next."""
+
+    def __init__(self, kind: str, rate: int) -> None:
+        self._kind, self._rate = kind, rate
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        import soxr
+
+        self._stream: Any = None
+        if self._rate != SAMPLE_RATE:
+            self._stream = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    def samples(self, encoded: object) -> Samples:
+        """Return the samples (S,) of base64. Raises `Problem` for what is none."""
+        if not isinstance(encoded, str):
+            raise _bad("audio is no text; give base64")
+        try:
+            content = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise _bad("audio is no base64") from None
+        found = self._decoded(content)
+        return found if self._stream is None else self._resampled(found)
+
+    def rest(self) -> Samples:
+        """Return the samples that the resampler still has; audio begins anew behind them."""
+        found = np.zeros(0, np.float32)
+        if self._stream is not None:
+            found = self._resampled(found, last=True)
+            self._begin_anew()
+        return found
+
+    def _resampled(self, samples: Samples, last: bool = False) -> Samples:
+        found: Samples = self._stream.resample_chunk(samples, last=last)
+        return found
+
+    def _decoded(self, content: bytes) -> Samples:
+        if self._kind == "audio/pcm":
+            if len(content) % 2:
+                raise _bad(f"audio has {len(content)} bytes; samples of audio/pcm have two each")
+            return np.frombuffer(content, "<i2").astype(np.float32) / np.float32(32768)
+        import soundfile
+
+        if not content:
+            return np.zeros(0, np.float32)
+        layout = {"format": "RAW", "subtype": _SUBTYPES[self._kind], "channels": 1, "samplerate": self._rate}
+        found: Samples
+        found, _ = soundfile.read(io.BytesIO(content), dtype="float32", **layout)
+        return found
+
+
+def _bad(message: str) -> Problem:
+    return Problem(400, message, "invalid_value", "audio")

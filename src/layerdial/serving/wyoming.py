@@ -1,0 +1,253 @@
+"""The Wyoming protocol over TCP, which Home Assistant speaks: audio in, a transcript out."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import wave
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
+from wyoming.error import Error
+from wyoming.event import Event, Eventable, async_write_event
+from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
+from wyoming.ping import Ping, Pong
+
+from layerdial import __version__
+from layerdial.errors import UserError
+from layerdial.request import Request
+from layerdial.serving.engine import Engine, Wish
+from layerdial.serving.messages import bad_message, json_object
+from layerdial.serving.problems import Problem
+from layerdial.text.hotwords import hotwords_of
+
+_log = logging.getLogger(__name__)
+_LONGEST_LINE = 1 << 16
+_MOST_DATA, _MOST_PAYLOAD = 1 << 20, 1 << 22
+_TERM_WEIGHT, _NAME_WEIGHT = 1.0, 1.5  # "these take priority over terms", says the protocol of names
+_WIDTHS = (1, 2, 3, 4)
+
+
+class WyomingServer:
+    """Connections that have come by one port, at most as many as the limit of the server."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connections = set[asyncio.Task[None]]()
+
+    async def start(self, sock: Any) -> asyncio.Server:
+        """Listen at a bound socket."""
+        return await asyncio.start_server(self._serve, sock=sock, limit=_LONGEST_LINE)
+
+    async def end(self) -> None:
+        """Close all connections; what they asked for has been answered."""
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            if len(self._connections) > self._engine.limits.max_connections:
+                await _send(writer, Error("the server has as many connections as it may", "overloaded"))
+                return
+            await _Connection(self._engine, reader, writer).run()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        except Exception:
+            _log.exception("a connection of Wyoming failed")
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How samples come."""
+
+    rate: int
+    width: int
+    channels: int
+
+
+class _Connection:
+    """One client: its events, one after the other."""
+
+    def __init__(self, engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._engine, self._reader, self._writer = engine, reader, writer
+        self._wish, self._form, self._audio = Wish(), _Form(16000, 2, 1), bytearray()
+
+    async def run(self) -> None:
+        """Take events until the client closes, stalls, or asks for what cannot be done."""
+        try:
+            while event := await read_event(self._reader, self._engine.limits.idle_s, self._engine.limits.head_s):
+                await self._take(event)
+        except Problem as problem:
+            self._count(str(problem.status))
+            await _send(self._writer, Error(problem.message, problem.code))
+
+    async def _take(self, event: Event) -> None:
+        if Describe.is_type(event.type):
+            await _send(self._writer, described(self._engine))
+        elif Ping.is_type(event.type):
+            await _send(self._writer, Pong(_text(event, "text")))
+        elif Transcribe.is_type(event.type):
+            self._wish = _wish_of(event, self._engine)
+        elif event.type == "audio-start":
+            self._form, self._audio = _form_of(event), bytearray()
+        elif event.type == "audio-chunk":
+            self._append(event)
+        elif event.type == "audio-stop":
+            await self._answer()
+        # events of other services are no error: the protocol says to pass over them
+
+    def _append(self, event: Event) -> None:
+        self._form = _form_of(event)
+        if len(self._audio) + len(event.payload or b"") > self._engine.limits.max_body:
+            raise Problem(413, f"the audio is larger than {self._engine.limits.max_body_mb:g} MB", "request_too_large")
+        self._audio += event.payload or b""
+
+    async def _answer(self) -> None:
+        audio, self._audio = bytes(self._audio), bytearray()
+        wish, self._wish = self._wish, Wish()
+        longest = self._engine.limits.max_request_s
+        try:
+            with self._engine.answering():
+                async with asyncio.timeout(longest):
+                    await _unless_closed(self._reader, self._write_text(audio, wish))
+        except TimeoutError:
+            raise Problem(408, f"the text took longer than {longest:g} s", "timeout") from None
+        self._count("200")
+
+    async def _write_text(self, audio: bytes, wish: Wish) -> None:
+        """Send the transcript in pieces as they come, and whole, as the protocol asks."""
+        language, text = self._engine.language, ""
+        await _send(self._writer, TranscriptStart(language=language))
+        if audio:
+            async with self._engine.decoded("the audio", _wav(audio, self._form)) as samples:
+                async for served in self._engine.parts(samples, wish):
+                    more = " " * bool(text and served.transcript.text) + served.transcript.text
+                    text += more
+                    await _send(self._writer, TranscriptChunk(more))
+        await _send(self._writer, Transcript(text, language=language))
+        await _send(self._writer, TranscriptStop())
+
+    def _count(self, status: str) -> None:
+        self._engine.metrics.requests.labels("wyoming", status).inc()
+
+
+async def _unless_closed(reader: asyncio.StreamReader, answering: Awaitable[None]) -> None:
+    """Wait for an answer, and cancel it where the client closes the connection before it is there."""
+    task = asyncio.ensure_future(answering)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=0.1)
+            if reader.at_eof() or reader.exception() is not None:
+                raise ConnectionResetError
+        task.result()
+    finally:
+        task.cancel()
+
+
+async def read_event(reader: asyncio.StreamReader, idle_s: float, rest_s: float) -> Event | None:
+    """Read an event; None where the client has closed, or sent nothing for `idle_s`.
+
+    Once it has begun, it has `rest_s` to arrive. Raises `Problem` for what is none, or too large.
+    """
+    try:
+        async with asyncio.timeout(idle_s):
+            first = await reader.read(1)
+        async with asyncio.timeout(rest_s):
+            return await _event(reader, first) if first else None
+    except TimeoutError:
+        return None
+
+
+async def _event(reader: asyncio.StreamReader, first: bytes) -> Event:
+    try:
+        head = json_object(first + (b"" if first == b"\n" else await reader.readuntil(b"\n")))
+    except asyncio.LimitOverrunError:
+        raise bad_message("the line of an event is too long") from None
+    data = head.get("data") or {}
+    if not isinstance(data, dict) or not isinstance(head.get("type"), str):
+        raise bad_message("an event has a type and data")
+    if length := _length(head, "data_length", _MOST_DATA):
+        data = {**data, **json_object(await reader.readexactly(length))}
+    length = _length(head, "payload_length", _MOST_PAYLOAD)
+    return Event(head["type"], data, await reader.readexactly(length) if length else None)
+
+
+def _length(head: Mapping[str, Any], name: str, most: int) -> int:
+    length = head.get(name) or 0
+    if type(length) is not int or not 0 <= length <= most:
+        raise bad_message(f"{name} is {length!r:.40}; {most} bytes is the most")
+    return length
+
+
+def _wish_of(event: Event, engine: Engine) -> Wish:
+    """Return how a `transcribe` event wants its audio transcribed."""
+    if name := event.data.get("name"):
+        engine.check_model(str(name), "name")
+    request = engine.with_language(Request(), _text(event, "language"))
+    phrases: dict[str, float] = {}
+    for field, weight in (("transcript_terms", _TERM_WEIGHT), ("transcript_names", _NAME_WEIGHT)):
+        given = event.data.get(field) or []
+        if not isinstance(given, list):
+            raise bad_message(f"{field} is no list")
+        phrases |= {phrase if isinstance(phrase, str) else repr(phrase): weight for phrase in given}
+    if phrases:
+        try:
+            request = replace(request, hotwords=dict(hotwords_of(phrases)))
+        except UserError as error:
+            raise bad_message(str(error)) from None
+    return Wish(request)
+
+
+def _form_of(event: Event) -> _Form:
+    rate, width, channels = (
+        event.data.get(name, usual) for name, usual in (("rate", 16000), ("width", 2), ("channels", 1))
+    )
+    if type(rate) is not int or not 4000 <= rate <= 192_000:
+        raise bad_message(f"rate is {rate!r:.40}; give 4000 to 192000")
+    if width not in _WIDTHS or type(channels) is not int or not 1 <= channels <= 16:
+        raise bad_message(
+            f"width is {width!r:.40} and channels {channels!r:.40}; give 1 to 4 bytes, and 1 to 16 channels"
+        )
+    return _Form(rate, int(width), channels)
+
+
+def _wav(audio: bytes, form: _Form) -> bytes:
+    """Return samples as a WAV file, which is read as any other; a sample that has not come whole is left out."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(form.channels)
+        writer.setsampwidth(form.width)
+        writer.setframerate(form.rate)
+        writer.writeframes(audio[: len(audio) // (form.width * form.channels) * form.width * form.channels])
+    return file.getvalue()
+
+
+def described(engine: Engine) -> Info:
+    """Return what the server can do."""
+    source = Attribution("layerdial", "https://arxiv.org/abs/2601.16117")
+    summary = f"{engine.recognizer.n_blocks} blocks, depths {', '.join(map(str, engine.depths))}"
+    models = [AsrModel(name, source, True, summary, __version__, [engine.language]) for name in engine.names]
+    text = "Speech recognition whose depth follows the load"
+    program = AsrProgram("layerdial", source, True, text, __version__, models, supports_transcript_streaming=True)
+    return Info(asr=[program])
+
+
+def _text(event: Event, name: str) -> str | None:
+    value = event.data.get(name)
+    if value is not None and not isinstance(value, str):
+        raise bad_message(f"{name} is no text")
+    return value
+
+
+async def _send(writer: asyncio.StreamWriter, event: Eventable) -> None:
+    await async_write_event(event.event(), writer)

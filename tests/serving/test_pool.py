@@ -146,6 +146,7 @@ def test_what_waits_can_be_cancelled_and_leaves_its_place(stuck: Stuck) -> None:
     assert (figures.queued, figures.cancelled, figures.running) == (0, 1, 1)
     stuck.let_go.set()
     assert held.result().transcript.text == TEXT
+    assert wait([held, waits], timeout=20).not_done == set()
     with pytest.raises(CancelledError):
         waits.result()
 

@@ -179,6 +179,7 @@ class Pool:
         with self._changed:
             task.stop()
             if task.ticket.number in self._tasks and task.began is None:
+                task.future.set_running_or_notify_cancel()  # else who waits for several futures waits for ever
                 self._leave(task, None)
 
     # ---------------------------------------------------------------------------------------------------- windows

@@ -13,7 +13,7 @@ from layerdial.export.web_folder import write_web_folder
 from layerdial.registry.find import model_folder
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
-from layerdial.utils.files import temporary_folder
+from layerdial.utils.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from layerdial.export.writer import Precision
@@ -41,7 +41,7 @@ def export_web(
     files = onnxruntime_web(runtime)
     folder = model_folder(model)
     if is_exported(folder):
-        _refuse_options(model, precision, licence, name)
+        refuse_options(model, precision, licence, name)
         return write_web_folder(out, folder, files)
     from layerdial.export.export import export_model  # torch
 
@@ -50,7 +50,7 @@ def export_web(
         return write_web_folder(out, beside / "model", files)
 
 
-def _refuse_options(model: Path, precision: str, licence: str | None, name: str | None) -> None:
+def refuse_options(model: Path, precision: str, licence: str | None, name: str | None) -> None:
     """Raise `UserError` for what is settled when a model is exported."""
     given = {"--int8": precision == "int8", "--fp16": precision == "float16", "--licence": licence, "--name": name}
     if options := [option for option, value in given.items() if value]:

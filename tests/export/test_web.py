@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,18 @@ def test_an_exported_model_takes_no_options_of_an_export(tmp_path: Path) -> None
     with pytest.raises(UserError, match="is exported already, and is copied as it is; leave --int8 and --name out"):
         refuse_options(OLD, "int8", None, "other")
     refuse_options(OLD, "float32", None, None)
+
+
+def test_a_device_exports_for_the_web_too(tmp_path: Path) -> None:
+    code = "import sys; sys.modules.update(torch=None, typer=None); from layerdial.cli.device import main; main()"
+    arguments = ["export", OLD, tmp_path / "out", "--format"]
+    for options, message in [
+        (["web", "--onnxruntime-web", "none.tgz"], "none.tgz does not exist"),
+        (["layerdial"], "a device exports with --format web alone; for the others: "),
+    ]:
+        words = [sys.executable, "-c", code, *map(str, [*arguments, *options])]
+        ended = subprocess.run(words, capture_output=True, text=True)
+        assert ended.returncode == 2 and ended.stderr.startswith(f"layerdial: {message}"), ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ WINDOW = 400
 _FFT = 512
 _LOW_HZ, _HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400.0
 _PREEMPHASIS = 0.97
-_GRAPH = Path(__file__).with_name("kaldi_fbank.onnx")  # tests/audio/test_features.py shows how it is made
+GRAPH = Path(__file__).with_name("kaldi_fbank.onnx")  # tests/audio/test_features.py shows how it is made
 
 
 def num_frames(n_samples: int) -> int:
@@ -37,7 +37,7 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     25 ms windows every 10 ms, centred, the signal mirrored at its ends; Povey window, pre-emphasis 0.97, no dither.
     """
-    return _run("log_mel", _frames(samples), *_matrices())
+    return _run("log_mel", _frames(samples), *fbank_matrices())
 
 
 def filter_energies(
@@ -72,7 +72,8 @@ def whole_windows(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @cache
-def _matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fbank_matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the matrices of `log_mel`, as `kaldi_matrices` does."""
     return kaldi_matrices(_HIGH_HZ)
 
 
@@ -122,4 +123,4 @@ def _session(process: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
-    return onnxruntime.InferenceSession(_GRAPH.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(GRAPH.read_bytes(), options, providers=["CPUExecutionProvider"])

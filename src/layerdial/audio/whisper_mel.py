@@ -32,7 +32,7 @@ def log_mel(samples: NDArray[np.float32], n_mels: int) -> NDArray[np.float32]:
     followed = np.pad(signal, (0, WINDOW))
     padded = np.pad(followed, (WINDOW // 2, 0), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT][:count]
-    energies_TF = filter_energies(np.ascontiguousarray(frames), *_matrices(n_mels))
+    energies_TF = filter_energies(np.ascontiguousarray(frames), *whisper_matrices(n_mels))
     log_TF = np.log10(np.maximum(energies_TF, np.float32(_LEAST)))
     log_TF = np.maximum(log_TF, log_TF.max() - np.float32(_RANGE))
     scaled: NDArray[np.float32] = (log_TF + np.float32(4.0)) / np.float32(4.0)
@@ -69,7 +69,7 @@ def pad_with_silence(inputs_TF: NDArray[np.float32], n_frames: int) -> NDArray[n
 
 
 @cache
-def _matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def whisper_matrices(n_mels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the matrix from a window to its spectrum (400, 2K), and from its squares to mel energies (2K, n_mels).
 
     The spectrum is real parts, then imaginary parts.

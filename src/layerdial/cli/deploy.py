@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -77,7 +79,11 @@ def export(
         typer.Option(help="Dev cuts on which --int8 is checked at every depth; blocks that it hurts stay in float."),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="layerdial, or sherpa-onnx for that runtime (one depth).")
+        str,
+        typer.Option(
+            "--format",
+            help="layerdial; sherpa-onnx for that runtime (one depth); or web, a page that runs in the browser alone.",
+        ),
     ] = "layerdial",
     depth: Annotated[Optional[int], typer.Option(help="For sherpa-onnx: how many blocks run.")] = None,  # noqa: UP045
     licence: Annotated[Optional[str], typer.Option(help="The licence of the weights, for the metadata.")] = None,  # noqa: UP045
@@ -86,6 +92,13 @@ def export(
     accept: Annotated[
         bool, typer.Option("--accept", help="Write an int8 export that does worse than float by its own check.")
     ] = False,
+    onnxruntime_web: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="FILE",
+            help="For web: what `npm pack onnxruntime-web` made; if left out, as npm leaves it in this directory.",
+        ),
+    ] = None,
     plugin: PluginOption = None,
 ) -> None:
     """Write a model as ONNX, for devices without torch: one file with a depth dial.
@@ -93,16 +106,24 @@ def export(
     Exit code 3, and nothing written, where int8 does worse than float on --cuts.
     """
     load_own(plugin)
-    from layerdial.export.export import WorseThanFloat, export_model, export_sherpa
-    from layerdial.export.writer import graph_files
-
     if int8 and fp16:
         raise UserError("--int8 and --fp16 exclude each other; export twice, into two folders")
-    if format_ not in ("layerdial", "sherpa-onnx"):
-        raise UserError(f"--format is {format_!r}; choose layerdial or sherpa-onnx")
-    if cuts is not None and (not int8 or format_ != "layerdial"):
-        raise UserError("--cuts is for --int8 in layerdial's own format, which is checked on them")
+    if format_ not in ("layerdial", "sherpa-onnx", "web"):
+        raise UserError(f"--format is {format_!r}; choose layerdial, sherpa-onnx or web")
+    if cuts is not None and (not int8 or format_ == "sherpa-onnx"):
+        raise UserError("--cuts is for --int8 in layerdial's own format and for web, which is checked on them")
+    if onnxruntime_web is not None and format_ != "web":
+        raise UserError("--onnxruntime-web is for --format web; other formats hold no runtime")
     precision: Any = "int8" if int8 else "float16" if fp16 else "float32"
+    if depth is not None and format_ != "sherpa-onnx":
+        raise UserError("--depth is for --format sherpa-onnx; other exports run at every depth")
+    if format_ == "web":
+        with _exit_3_if_worse():
+            _export_web(model, out, onnxruntime_web, precision, cuts, licence, name, _note, force, accept)
+        return
+    from layerdial.export.export import export_model, export_sherpa
+    from layerdial.export.writer import graph_files
+
     if format_ == "sherpa-onnx":
         if depth is None:
             raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
@@ -112,13 +133,8 @@ def export(
             print("checked:     not for WER; an export in layerdial's own format is, with --cuts")
         print(f"next:        see {out / 'README.md'}")
         return
-    if depth is not None:
-        raise UserError("--depth is for --format sherpa-onnx; a layerdial export runs at every depth")
-    try:
+    with _exit_3_if_worse():
         manifest = export_model(model, out, precision, cuts, licence, name, _note, force, accept)
-    except WorseThanFloat as worse:
-        _note(f"layerdial: {worse}")
-        raise typer.Exit(3) from None
     size = sum(file.stat().st_size for file in graph_files(out)) / 1e6
     worst = max(row.largest_difference for row in manifest.parity)
     print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
@@ -132,6 +148,29 @@ def export(
         if manifest.decoder is None
         else f"next:     layerdial transcribe {out} AUDIO"
     )
+
+
+@contextmanager
+def _exit_3_if_worse() -> Iterator[None]:
+    """Say that int8 does worse than float, with an exit code of its own."""
+    try:
+        yield
+    except UserError as error:
+        from layerdial.export.export import WorseThanFloat
+
+        if not isinstance(error, WorseThanFloat):
+            raise
+        _note(f"layerdial: {error}")
+        raise typer.Exit(3) from None
+
+
+def _export_web(model: Path, out: Path, *options: Any) -> None:
+    from layerdial.export.for_web import export_web
+
+    manifest = export_web(model, out, *options)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
+    print(f"web:   {out} ({manifest.name}, {manifest.precision}, {size:.1f} MB with the runtime)")
+    print(f"next:  python -m http.server --directory {out} --bind 127.0.0.1, then http://127.0.0.1:8000")
 
 
 def _note(text: str) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
 from layerdial.errors import UserError
+from layerdial.export.place import check_place
 from layerdial.export.precision import to_float16
 from layerdial.export.quality import quantise, quantised
 from layerdial.export.sherpa import write_sherpa_folder
 from layerdial.export.writer import Precision, Traced, refuse_exported, trace, write_folder
-from layerdial.runtime.manifest import FILE, KIND, SHERPA_KIND, Manifest
+from layerdial.runtime.manifest import Manifest
 from layerdial.subset import BlockSubset
-from layerdial.utils.files import check_writable, read_json
 
 
 def export_model(
@@ -37,7 +37,7 @@ def export_model(
     """
     out = out.resolve()
     refuse_exported(folder)
-    _check_place(out, force)
+    check_place(out, force)
     if cuts is not None:
         open_cuts(cuts)  # errors in them are reported before the work
     traced = trace(folder, licence, name, note)
@@ -72,24 +72,6 @@ def _write_checked(
     return write_folder(out, traced, found.model, manifest, decoder=found.decoder)
 
 
-def _check_place(out: Path, force: bool) -> None:
-    """Raise `UserError` unless `out` is new, empty, or with `force` an earlier export, which is replaced."""
-    if out.is_file():
-        raise UserError(f"{out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
-        raise UserError(f"{out} holds something that is no export; name a new folder, or remove it")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise UserError(f"{out} holds an export already; add --force to replace it, or name a new folder")
-    check_writable(out.parent)
-
-
-def _is_export(folder: Path) -> bool:
-    if not (folder / FILE).is_file():
-        return False
-    stored = read_json(folder / FILE)
-    return isinstance(stored, dict) and stored.get("kind") in (KIND, SHERPA_KIND)
-
-
 def export_sherpa(
     folder: Path,
     out: Path,
@@ -103,5 +85,5 @@ def export_sherpa(
     """Export the blocks that run at `depth` for the sherpa-onnx package; see `layerdial.export.sherpa`."""
     out = out.resolve()
     refuse_exported(folder)
-    _check_place(out, force)
+    check_place(out, force)
     return write_sherpa_folder(out, trace(folder, licence, name, note), depth, precision)

@@ -149,7 +149,7 @@ function showPicture(depth) {
 
 async function showLoad() {
   const found = document.hidden ? null : await readLoad(page.key).catch(() => null);
-  at("load").textContent = found ? `${found.load.toFixed(2)} times the idle time` : "-";
+  at("load").textContent = found ? found.load.toFixed(2) : "-";
   at("queued").textContent = found ? `${found.queued}` : "-";
   setTimeout(showLoad, LOAD_EVERY_MS);
 }

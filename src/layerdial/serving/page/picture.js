@@ -1,6 +1,6 @@
 // WER against time, a point for each depth, drawn as SVG; styles come from classes, since the policy refuses others.
 
-const BOX = { left: 56, right: 616, top: 16, bottom: 212 };
+const BOX = { left: 56, right: 440, top: 16, bottom: 212 };
 
 /** Draw the levels {depth, wer, ms}, that of `depth` as the current one. */
 export function drawPicture(svg, levels, depth) {
@@ -18,14 +18,14 @@ export function drawPicture(svg, levels, depth) {
 
 /** Return what the picture shows, in words. */
 export function wordsOf(levels, measuredOn, depth) {
-  const each = levels.map(({ depth: one, wer, ms }) => `depth ${one}: ${percent(wer)}, ${Math.round(ms)} ms`).join("; ");
+  const each = levels.map(({ depth: one, wer, ms }) => `Depth ${one}: ${percent(wer)}, ${Math.round(ms)} ms.`).join(" ");
   const now = depth === null ? "" : ` The last text has depth ${depth}.`;
-  return `Word error rate on ${measuredOn}, and the time for 10 s of sound on this server when idle. ${each}.${now}`;
+  return `Word error rate on ${measuredOn}, and the time for 10 s of sound, as measured on this server. ${each}${now}`;
 }
 
 function pointOf({ depth }, x, y, now) {
   const group = made("g", { class: now ? "now" : "" });
-  const name = made("text", { class: "name", x, y: y - 14, "text-anchor": "middle" }, `${depth}`);
+  const name = made("text", { class: "name", x: x + 14, y: y + 5 }, `${depth}`);
   group.append(made("circle", { class: "point", cx: x, cy: y, r: now ? 8 : 5 }), name);
   return group;
 }

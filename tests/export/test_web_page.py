@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,13 +68,7 @@ def test_channels_are_mixed_and_a_dropped_file_is_taken(page: Page, folder: Path
     text = page.open_file(folder / "tones.wav")
     assert page.open_file(folder / "stereo.wav") == text
     before = page.answers()
-    page.module(
-        "const bytes = Uint8Array.from(atob(given[0]), (letter) => letter.charCodeAt(0));"
-        "const dataTransfer = new DataTransfer();"
-        "dataTransfer.items.add(new File([bytes], 'tones.wav'));"
-        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}));",
-        base64.b64encode((folder / "tones.wav").read_bytes()).decode(),
-    )
+    page.drop("tones.wav", (folder / "tones.wav").read_bytes())
     page.wait(f"Number(document.getElementById('text').dataset.answer) > {before}")
     assert page.text("text") == text
 

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from layerdial.runtime import Recognizer
 from layerdial.serving.options import Limits
 from tiny import speak
-from tiny_serving import TEXT, Running, running
+from tiny_serving import TEXT, Running, running, voice
 
 pytest_plugins = ["tiny_export"]
 
@@ -128,23 +128,6 @@ def test_turns_are_found_by_their_pauses(server: Running) -> None:
         done = found.until(DONE)
     assert 500 <= started["audio_start_ms"] < stopped["audio_end_ms"] <= 3500
     assert started["item_id"] == stopped["item_id"] == committed["item_id"] == done["item_id"]
-
-
-def voice() -> np.ndarray:
-    """1.5 s at 24 kHz like a vowel: a falling pitch with formants, which the detector takes for speech."""
-    rate, n = 24000, 36000
-    time = np.arange(n) / rate
-    pitch = 130 - 25 * time + 6 * np.sin(2 * np.pi * 5 * time)
-    phase = 2 * np.pi * np.cumsum(pitch) / rate
-    found = np.zeros(n)
-    for harmonic in range(1, 40):
-        frequency = harmonic * 120
-        strength = sum(
-            g / (1 + ((frequency - f) / w) ** 2) for f, w, g in ((700, 90, 1), (1200, 110, 0.6), (2600, 160, 0.3))
-        )
-        found += strength * np.sin(harmonic * phase)
-    syllables = 0.55 + 0.45 * np.sin(2 * np.pi * 4 * time)
-    return 0.3 * found / np.abs(found).max() * syllables
 
 
 def test_a_commit_ends_a_turn_that_goes_on(server: Running) -> None:

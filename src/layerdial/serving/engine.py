@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from layerdial.ladder import depths_of
 from layerdial.request import Request
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.serving.jobs import Job, Refused, Served
+from layerdial.serving.measured import measured_levels
 from layerdial.serving.metrics import ServerMetrics
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
@@ -92,6 +94,11 @@ class Engine:
     def writes_tokens(self) -> bool:
         """Whether the model has a decoder, which writes each piece of audio by itself."""
         return self.recognizer.manifest.decoder is not None
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """What `/v1/models` says of the depths beside their numbers."""
+        return measured_levels(self.recognizer)
 
     @cached_property
     def language(self) -> str:

@@ -44,7 +44,12 @@ def evaluations(recognizer: TorchRecognizer, batches: FeatureBatches) -> list[Ev
         for rows, texts in zip(found, texts_of_depths(recognizer, batch), strict=True):
             rows += by_utterance(batch, texts)
         seconds += batch.audio_seconds
-    return [Evaluation(*map(tuple, zip(*rows, strict=True)), seconds) for rows in found]  # type: ignore[arg-type]
+    return [_evaluation(rows, seconds) for rows in found]
+
+
+def _evaluation(rows: list[tuple[str, str, str]], seconds: float) -> Evaluation:
+    ids, texts, recognized = zip(*rows, strict=True)
+    return Evaluation(ids, texts, recognized, seconds)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from layerdial.runtime import Recognizer
 from tiny_browser import Page, browser_packages, chromium, hosted, npm_package, requests_of
 from tiny_golden import noisy
 
-pytestmark = pytest.mark.medium  # a browser, which compiles 14 MB of WebAssembly
+pytestmark = pytest.mark.slow  # a browser, which compiles 14 MB of WebAssembly
 
 OLD = Path(__file__).parents[1] / "old_artefacts"
 TEXTS = json.loads((OLD / "texts.json").read_text(encoding="utf-8"))

@@ -64,8 +64,15 @@ def test_nothing_in_the_page_needs_what_the_policy_refuses(server: Running) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["/page/nothing.js", "/page/", "/page/index.html", "/page/pages.py", "/page/../app.py", "/page/%2e%2e/app.py"]
-    + ["/page/..%2fapp.py", "/page/..%5capp.py", "/page//etc/passwd", "/page/page.js/", "/page/page.js%00", "//page.js"],
+    [
+        *("/page/nothing.js", "/page/", "/page/index.html", "/page/pages.py", "/page/../app.py", "/page/%2e%2e/app.py"),
+        "/page/..%2fapp.py",
+        "/page/..%5capp.py",
+        "/page//etc/passwd",
+        "/page/page.js/",
+        "/page/page.js%00",
+        "//page.js",
+    ],
 )
 def test_what_is_no_file_of_the_page_is_not_there(server: Running, path: str) -> None:
     assert server.get(path).status == 401  # without a key it is a path as any other

@@ -1,4 +1,4 @@
-"""The page at `/` in Chromium: the runtime's texts, its dials, a key, the microphone, and no request to anybody else."""
+"""The page at `/` in Chromium: the runtime's texts, its dials, a key, the microphone, and no request to others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_browser import Page, browser_packages, chromium, requests_of
 from tiny_serving import Running, running, voice, wav
 
 pytest_plugins = ["tiny_export"]
-pytestmark = pytest.mark.medium  # a browser
+pytestmark = pytest.mark.slow  # a browser
 
 KEY = "sk-key-of-the-page-0"
 HOME, LEFT, RIGHT = "\ue011", "\ue012", "\ue014"
@@ -66,7 +66,9 @@ def test_the_dials_say_what_is_asked_for_and_the_answer_what_was_done(page: Page
     page.wait(f"Number(document.getElementById('text').dataset.answer) > {before}")
     assert page.text("deadline-value") == "10000 ms" and "Deadline of 10000 ms: kept." in page.text("reason")
     page.wait("Number(document.getElementById('load').textContent) > 0")
-    assert page.text("queued") == "0" and page.text("length") == f"{soundfile.info(folder / 'tones.wav').duration:.1f} s"
+    assert (
+        page.text("queued") == "0" and page.text("length") == f"{soundfile.info(folder / 'tones.wav').duration:.1f} s"
+    )
 
 
 def test_a_dropped_file_is_taken(page: Page, folder: Path) -> None:

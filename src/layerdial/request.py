@@ -43,7 +43,7 @@ class Request:
     )
     decoder_depth: int | None = _option("how many of the decoder's blocks run, evenly spaced; all if left out")
     timestamps: bool | None = _option("write where each segment of the text begins and ends")
-    words: bool | None = _option("write when each word is spoken, and how sure it is")
+    words: bool | None = _option("write when each word is spoken; JSON has its confidence too")
     hotwords: Mapping[str, float] | Sequence[str] | None = _option(
         "a file of names and phrases to be preferred, one a line, with a weight behind it: Eyre :2"
     )

@@ -105,6 +105,7 @@ def test_what_is_not_a_recording_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "none.wav", np.zeros(0, dtype=np.float32), 16000)
     soundfile.write(tmp_path / "nan.wav", np.array([0, 0.5, np.nan, 0], dtype=np.float32), 16000, subtype="FLOAT")
     soundfile.write(tmp_path / "inf.wav", np.array([[0, 0], [0, np.inf]], dtype=np.float32), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "divided_by_nobody.wav", 32768 * tone(0.1), 16000, subtype="FLOAT")
     facts = {
         "missing.wav": "does not exist",
         "empty.wav": "is empty",
@@ -114,6 +115,7 @@ def test_what_is_not_a_recording_is_named(tmp_path: Path) -> None:
         "none.wav": "no samples",
         "nan.wav": "sample 2 is not a finite number",
         "inf.wav": "sample 1 is not a finite number",
+        "divided_by_nobody.wav": r"samples go up to 9830.*: divide 16-bit numbers by 32768",
     }
     for name, words in facts.items():
         for check in (read_audio, verify):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -200,6 +202,20 @@ def test_the_clones_folder_comes_before_the_cache_and_a_folder_here_before_both(
     assert model_folder("english") == clone
     shutil.copytree(clone, own_registry / "english", dirs_exist_ok=True)
     assert model_folder("english") == Path("english")
+
+
+def test_a_package_installed_from_a_clone_finds_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, noted = tmp_path / "site-packages" / "layerdial", tmp_path / "layerdial-1.dist-info"
+    clone = tmp_path / "a clone"
+    (clone / "models" / "english").mkdir(parents=True)
+    noted.mkdir()
+    monkeypatch.setattr(places.layerdial, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(places, "distribution", lambda name: PathDistribution(noted))
+    assert places.clone_folder("english") == package.parents[1] / "models" / "english"
+    (noted / "direct_url.json").write_text(json.dumps({"dir_info": {}, "url": clone.as_uri()}))
+    assert places.clone_folder("english") == clone / "models" / "english"
+    (noted / "direct_url.json").write_text(json.dumps({"vcs_info": {}, "url": "https://somewhere/layerdial.git"}))
+    assert places.installed_from() is None
 
 
 def test_an_unknown_name_lists_the_known_ones(published: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def test_a_transcript_never_replaces_its_recording(calls: Path) -> None:
         (lambda calls: Output(channel="0"), "--channel is '0'"),
         (lambda calls: plan([calls], Output("srt")), "3 recordings do not make one srt file; give --output-dir DIR"),
         (lambda calls: plan([calls / ".trash"], Output()), None),
-        (lambda calls: plan([calls / "notes.txt"], Output("srt", calls / "notes.txt")), "cannot write .*notes.txt"),
+        (lambda calls: plan([calls / "notes.txt"], Output("srt", calls / "notes.txt")), "notes.txt: a file is there"),
         (lambda calls: transcribe([calls / "a.wav"], Output("srt"), Request(deadline_ms=9)), "exclude deadline_ms"),
     ],
 )
@@ -256,6 +257,15 @@ def test_what_a_model_refuses_is_said_once(exported: Path, sides: Path, tmp_path
 def test_a_ctc_model_writes_subtitles_of_each_side(exported: Path, sides: Path) -> None:
     ended = command("transcribe", exported, sides, "--channel", "each", "--format", "vtt")
     assert ended.code == 0 and "<v left>low low\n" in ended.out and "<v right>" in ended.out
+
+
+@pytest.mark.medium
+def test_words_of_each_side_have_lines_by_time(exported: Path, sides: Path) -> None:
+    lines = command("transcribe", exported, sides, "--channel", "each", "--words").out.splitlines()
+    found = [re.fullmatch(r"\[([\d.]+) --> [\d.]+\] (left|right): (low|high)", line) for line in lines]
+    assert all(found) and {match[2] for match in found if match} == {"left", "right"}
+    starts = [float(match[1]) for match in found if match]
+    assert len(starts) > 2 and starts == sorted(starts)
 
 
 def test_files_are_written_in_utf8(tmp_path: Path) -> None:

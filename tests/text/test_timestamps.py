@@ -172,5 +172,5 @@ def test_timestamps_of_a_model_that_was_trained_without_them_get_a_warning(caplo
     for _ in range(2):
         use.for_request(Request(timestamps=True), TOKENS, trained_here=True)
     assert [record.getMessage() for record in caplog.records] == [
-        "timestamps may be wrong: this model was trained here (takes_any_length), with texts that have none"
+        "timestamps may be wrong: this model was trained on texts without them; times of words are measured"
     ]

@@ -143,8 +143,10 @@ def test_where_the_system_exchanges_folders_the_name_is_never_gone(tmp_path: Pat
 
 def test_a_place_that_cannot_be_written_is_one_line_and_a_trial_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*file.*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*file/folder: a file is there, or on the way"):
         check_writable(tmp_path / "file" / "folder")
+    with pytest.raises(UserError, match=r"file: a file is there"):
+        check_writable(tmp_path / "file")
     check_writable(tmp_path / "new")
     assert names(tmp_path / "new") == []
 

@@ -54,6 +54,9 @@ LOWEST_RATE, HIGHEST_RATE = 4000, 768_000
 
 MOST_CHANNELS = 256
 
+LOUDEST = 100.0
+"""What samples stay below: beyond one, because resampling and mixing overshoot; far below 16-bit numbers."""
+
 EXTENSIONS = re.compile(
     r"\.(wave?|rf64|w64|bwf|flac|og[ga]|opus|spx|mp[1234]|mpga|sph|nist|aif[fc]?|au|snd|caf|voc|wv|sd2|raw|pcm|m4a|aac|"
     r"wma|webm|mka|mkv|m4[bv]|mov|3g[2p]|amr|awb|ac3|g722|gsm|ul|al)",
@@ -200,7 +203,7 @@ def _mono_blocks(
         block = _guarded(path, partial(file.read, wanted))
         if not len(block):
             return
-        _check_finite(block, path, first + done)
+        _check_values(block, path, first + done)
         done += len(block)
         yield _mix_down(block, path) if chosen is None else np.ascontiguousarray(block[:, chosen])
 
@@ -305,11 +308,16 @@ def _layout_of(source: Path | bytes, name: Path | PipedAudio) -> Layout:
     return found
 
 
-def _check_finite(samples: NDArray[np.float32], path: AudioPath, first: int) -> None:
+def _check_values(samples: NDArray[np.float32], path: AudioPath, first: int) -> None:
+    """Raise `AudioProblem` for values that are not finite, and for 16-bit numbers in a file of floats."""
     finite = np.isfinite(samples)
     if not finite.all():
         at = int(np.argmin(finite.reshape(len(samples), -1).all(axis=1)))
         raise AudioProblem(f"{path}: sample {first + at} is not a finite number; write the file again")
+    if (loudest := float(np.abs(samples).max(initial=0.0))) > LOUDEST:
+        raise AudioProblem(
+            f"{path}: samples go up to {loudest:.6g}; they must lie within [-1, 1]: divide 16-bit numbers by 32768"
+        )
 
 
 def _reason(error: Exception) -> str:

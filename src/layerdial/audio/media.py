@@ -155,11 +155,15 @@ def _check_whole(file: BinaryIO, format: str) -> None:
     if format == "mov":
         names, end = _boxes(file, size)
         if end > size:
-            raise ValueError(f"it is truncated: its header announces {end} bytes, it has {size}")
+            raise ValueError(_cut(end, size))
         if b"moov" not in names:
             raise ValueError("it is truncated: its index (moov) is missing; copy or download it again")
     if format == "matroska" and (end := _segment_end(file)) > size:
-        raise ValueError(f"it is truncated: its header announces {end} bytes, it has {size}")
+        raise ValueError(_cut(end, size))
+
+
+def _cut(end: int, size: int) -> str:
+    return f"it is truncated: its header announces {end} bytes, it has {size}; copy or download it again"
 
 
 def _boxes(file: BinaryIO, size: int) -> tuple[set[bytes], int]:

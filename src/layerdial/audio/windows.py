@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE, AudioPath, open_audio
+from layerdial.audio.files import LOUDEST, SAMPLE_RATE, AudioPath, open_audio
 from layerdial.audio.resampling import Resampler
 from layerdial.errors import UserError
 
 WINDOW_SECONDS = 30
 CONTEXT_SECONDS = 2
 _BLOCK_SECONDS = 10
-_LOUDEST = 100.0  # beyond one, because resampling and mixing overshoot; far below 16-bit numbers
 
 
 @dataclass(frozen=True)
@@ -125,5 +124,5 @@ def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
 def _check_loudness(samples: NDArray[Any]) -> None:
     """Raise `UserError` for samples far beyond [-1, 1]: most are 16-bit numbers, which would be misrecognised."""
     loudest = float(np.abs(samples).max())
-    if loudest > _LOUDEST:
+    if loudest > LOUDEST:
         raise UserError(f"samples go up to {loudest:.6g}; they must lie within [-1, 1]: divide 16-bit numbers by 32768")

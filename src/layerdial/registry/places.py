@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import layerdial
 from layerdial.errors import UserError
@@ -13,8 +16,20 @@ _MANIFEST = "manifest.json"
 
 
 def clone_folder(name: str) -> Path:
-    """Return `models/NAME` of the clone that the package runs from. Where it is installed, there is no such folder."""
-    return Path(layerdial.__file__).parents[2] / "models" / name
+    """Return `models/NAME` of the clone that the package runs from, or else of the one that it was installed from."""
+    here = Path(layerdial.__file__).parents[2]
+    return (here if (here / "models" / name).is_dir() else installed_from() or here) / "models" / name
+
+
+def installed_from() -> Path | None:
+    """Return the folder of `pip install FOLDER`, which pip notes (PEP 610). It may have been removed since."""
+    from urllib.request import url2pathname  # takes time to import
+
+    try:
+        url = urlsplit(json.loads(distribution("layerdial").read_text("direct_url.json") or "{}").get("url", ""))
+    except (PackageNotFoundError, ValueError):
+        return None
+    return Path(url2pathname(url.path)) if url.scheme == "file" else None
 
 
 def cache_folder(entry: Entry) -> Path:

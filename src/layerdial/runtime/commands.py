@@ -19,7 +19,7 @@ from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.outputs import Job, Output
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
-from layerdial.runtime.speakers import Listener, Said, cues_of, turns_of
+from layerdial.runtime.speakers import Listener, Said, cues_of, turns_of, words_of
 from layerdial.transcript import Transcript
 from layerdial.utils.files import check_writable, json_text, write_text
 from layerdial.utils.printing import one_line, printable_json
@@ -93,8 +93,10 @@ def _text_lines(said: Sequence[Said], request: Request) -> list[str]:
     """Return the lines of a transcript, or by time those of all speakers, with their names."""
     if not said[0].speaker:
         return lines_of(said[0].transcript)
+    if request.words and (words := words_of(said)):
+        return [f"[{word.start:.2f} --> {word.end:.2f}] {speaker}: {word.text}" for speaker, word in words]
     return [
-        (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps or request.words else "")
+        (f"[{turn.segment.start:.2f} --> {turn.segment.end:.2f}] " if request.timestamps else "")
         + f"{turn.speaker}: {turn.segment.text}"
         for turn in turns_of(said)
     ]

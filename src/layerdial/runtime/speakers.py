@@ -13,7 +13,7 @@ from layerdial.errors import UserError
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
 from layerdial.runtime.outputs import TIMED, Output
-from layerdial.transcript import Segment, Transcript
+from layerdial.transcript import Segment, Transcript, Word
 
 if TYPE_CHECKING:
     from layerdial.text.subtitles import Cue
@@ -99,6 +99,12 @@ def turns_of(said: Sequence[Said]) -> list[Turn]:
     """Return the segments of all speakers by time; where there are words alone, a segment is a subtitle."""
     found = [Turn(one.speaker, segment) for one in said for segment in _segments(one.transcript)]
     return sorted(found, key=lambda turn: (turn.segment.start, turn.segment.end))
+
+
+def words_of(said: Sequence[Said]) -> list[tuple[str, Word]]:
+    """Return the words of all speakers by time, each with its speaker."""
+    found = [(one.speaker, word) for one in said for word in one.transcript.words]
+    return sorted(found, key=lambda spoken: (spoken[1].start, spoken[1].end))
 
 
 def _segments(transcript: Transcript) -> list[Segment]:

@@ -71,7 +71,7 @@ def _heads_that_run(heads: Heads, use: DecoderUse, tokens: Sequence[str]) -> Hea
 
 @cache
 def _warn_of_timestamps() -> None:
-    _log.warning("timestamps may be wrong: this model was trained here (takes_any_length), with texts that have none")
+    _log.warning("timestamps may be wrong: this model was trained on texts without them; times of words are measured")
 
 
 def prompt_of(tokens: Sequence[str], language: str | None, task: str) -> tuple[int, ...]:

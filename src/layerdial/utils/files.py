@@ -98,6 +98,8 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, "writable") as trial:
             (trial / "file").touch()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"cannot write {folder}: a file is there, or on the way there; choose another place") from None
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}; free the disk or choose another place"

@@ -156,7 +156,7 @@ def test_a_decoder_writes_the_runtimes_texts(page: Page, folders: Path) -> None:
         for length in (16000, 41000):
             found = page.module(
                 _SAMPLES + "const {loadModel} = await import('./model.js');"
-                "const {transcribe} = await (globalThis.model ??= loadModel()); return transcribe(samples, given[1]);",
+                "const {transcribe} = await (globalThis.loaded ??= loadModel()); return transcribe(samples, given[1]);",
                 length,
                 own.subset(depth).key,
             )

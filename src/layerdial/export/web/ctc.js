@@ -2,6 +2,7 @@
 
 const BLANK = 0;
 const SPACE = "\u2581"; // SentencePiece's sign for the start of a word
+const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
 
 /** Return the best token of each frame, of log-probabilities (T, V). */
 export function bestTokens(logProbs, frames, vocabulary) {
@@ -19,8 +20,9 @@ export function textOfPieces(ids, tokens, silent) {
   return withSingleSpaces(written.replaceAll(SPACE, " "));
 }
 
+/** Return the text with single spaces; spaces are those of Python's `split`. */
 export function withSingleSpaces(text) {
-  return text.split(/\s+/u).filter(Boolean).join(" ");
+  return text.split(SPACES).filter(Boolean).join(" ");
 }
 
 /** Return the index of the largest value, the first of equal ones. */

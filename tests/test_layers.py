@@ -23,7 +23,7 @@ LAYERS = (
     "ctc_words",
     "ctc_transcript",
     "runtime modules",
-    "serving",
+    "bulk serving",
     "data",
     "models",
     "evaluation",

@@ -77,8 +77,8 @@ def test_one_row_a_file_and_no_more_in_a_second_run(
     assert len(rows_of(bulk)) == N + 1
     assert "does not exist" in rows.pop(str(tmp_path / "none.wav"))["error"]
     assert {file: row["text"] for file, row in rows.items()} == {str(c): edge.transcribe(c).text for c in clips}
-    assert "13 rows, 1 of them errors; 0 there already" in capsys.readouterr().out
-    assert transcribe_manifest(bulk) == 0 and len(rows_of(bulk)) == N + 1
+    assert "(13 new rows, 13 in all, 1 of them errors)" in capsys.readouterr().out
+    assert transcribe_manifest(bulk) == 2 and len(rows_of(bulk)) == N + 1
 
 
 @pytest.mark.medium

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
+from typing import Protocol
 
 from layerdial.bulk.answers import Answer, answer_file
 from layerdial.errors import UserError
@@ -18,6 +19,30 @@ from layerdial.utils.parent import follow_parent
 
 Load = Callable[[], Recognizer]
 """Loads the model; it is pickled, and called in each process."""
+
+
+GONE = Answer({"error": "the process that read it was killed or crashed"}, True)
+NOT_STARTED = "a process with the model does not start, or ends at once; give fewer --workers, it may need memory"
+
+
+class Answers(Protocol):
+    """What answers files, for one thread."""
+
+    def start(self) -> None:
+        """Load the model. Raises `UserError` where that fails: no file could be answered."""
+        ...
+
+    def answer(self, file: str, request: Request) -> Answer:
+        """Return the answer to a file; the end of a process is an error that may pass."""
+        ...
+
+    def close(self) -> None:
+        """End it, after what it does."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once; called by another thread."""
+        ...
 
 
 class Child:
@@ -37,9 +62,7 @@ class Child:
             self.pid = pool.submit(os.getpid).result()
         except BrokenProcessPool:
             pool.shutdown()
-            raise UserError(
-                "a process with the model does not start, or ends at once; give fewer --workers, it may need memory"
-            ) from None
+            raise UserError(NOT_STARTED) from None
         self._pool = pool
 
     def answer(self, file: str, request: Request) -> Answer:
@@ -50,7 +73,7 @@ class Child:
             return self._pool.submit(_answer, file, request).result()
         except BrokenProcessPool:
             self.close()
-            return Answer({"error": "the process that read it was killed or crashed"}, True)
+            return GONE
 
     def close(self) -> None:
         """End the process, after what it does."""

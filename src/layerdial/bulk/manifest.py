@@ -44,17 +44,18 @@ class Task:
 class Work:
     """The files of a manifest that have no row in `out`. Raises `UserError` for a manifest or rows that cannot be used.
 
-    A file is known by 64 bits of a hash: a million of them take 9 MB. `foreign` counts rows of other files.
+    A file is known by 64 bits of a hash: a million of them take 9 MB. `foreign` counts rows of other files, `failed`
+    those that are errors.
     """
 
     def __init__(self, manifest: Path, out: Path, model: str) -> None:
-        self.manifest = manifest
+        self.manifest, self.failed = manifest, 0
         keys = _hashes(task.key for task in read_tasks(manifest))
         if not len(keys):
             raise UserError(f"{manifest} has no rows; {_REMEDY}")
         _check_unique(keys, manifest, (task.key for task in read_tasks(manifest)))
-        there = _hashes(_known(out, model))
-        _check_unique(there, out, _known(out, model))
+        there = _hashes(self._known(out, model))
+        _check_unique(there, out, self._known(out, model))
         self._done: NDArray[np.bool_] = np.isin(keys, there)
         self.total, self.done = len(keys), int(self._done.sum())
         self.foreign = len(there) - self.done
@@ -69,6 +70,20 @@ class Work:
         for task in islice(read_tasks(self.manifest), self.total):  # rows may be added meanwhile
             if not self._done[task.number]:
                 yield task
+
+    def _known(self, out: Path, model: str) -> Iterator[str]:
+        """Yield the keys of the rows that are there; count the errors.
+
+        Raises `UserError` for rows of another kind, or of another model.
+        """
+        self.failed = 0
+        for number, row in enumerate(iter_rows(out), start=1):
+            if not isinstance(file := row.get("file"), str):
+                raise UserError(f"{out}, row {number}: it is none of a bulk transcription; give another --out")
+            if (other := row.get("model")) != model:
+                raise UserError(f"{out} has rows of the model {other}, not {model}; give another --out, or that model")
+            self.failed += "error" in row
+            yield _key(file, row.get("id"))
 
 
 def read_tasks(manifest: Path) -> Iterator[Task]:
@@ -109,16 +124,6 @@ def _is_length(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     return "missing" if value is None else repr(value)[:40]
-
-
-def _known(out: Path, model: str) -> Iterator[str]:
-    """Yield the keys of the rows that are there. Raises `UserError` for rows of another kind, or of another model."""
-    for number, row in enumerate(iter_rows(out), start=1):
-        if not isinstance(file := row.get("file"), str):
-            raise UserError(f"{out}, row {number}: it is none of a bulk transcription; give another --out")
-        if (other := row.get("model")) != model:
-            raise UserError(f"{out} has rows of the model {other}, not {model}; give another --out, or that model")
-        yield _key(file, row.get("id"))
 
 
 def _key(file: str, name: str | int | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layerdial.bulk.child import Child, Load
+from layerdial.bulk.child import Answers, Child, Load
 from layerdial.bulk.depths import Depths, depths_in_time
 from layerdial.bulk.manifest import Task, Work
 from layerdial.errors import UserError
@@ -41,11 +41,11 @@ class Bulk:
     request: Request
     workers: int | None = None
     end: datetime | None = None
+    ray: bool = False
 
 
 def transcribe_manifest(bulk: Bulk) -> int:
     """Write a row for each file that has none, and print what came of it. Return 2 if any row is an error, else 0."""
-    workers = bulk.workers or usable_cpus()
     with _alone(bulk.out):
         work = Work(bulk.manifest, bulk.out, bulk.model)
         if work.done or work.foreign:
@@ -53,12 +53,26 @@ def transcribe_manifest(bulk: Bulk) -> int:
             print(f"layerdial: {bulk.out} has {work.done} of {work.total} rows already{more}", file=sys.stderr)
         rows = Rows(bulk.out, bulk.model)
         if work.left:
-            workers = min(workers, work.left)
-            depths = depths_of(bulk, _checked(bulk.load(), bulk.request), work, workers)
-            with progress("transcribing", work.total, work.done) as update:
-                run_here(bulk.load, work.tasks(), depths, rows, workers, lambda: update(work.done + rows.written))
-    print(f"written: {bulk.out} ({rows.written} rows, {rows.failed} of them errors; {work.done} there already)")
-    return 2 if rows.failed else 0
+            recognizer = _checked(bulk.load(), bulk.request)
+            with _processes(bulk) as (new, count):
+                count = min(bulk.workers or count, work.left)
+                _run(work, depths_of(bulk, recognizer, work, count), rows, [new() for _ in range(count)])
+    failed = work.failed + rows.failed
+    errors = f", {failed} of them errors" if failed else ""
+    print(f"written: {bulk.out} ({rows.written} new rows, {work.done + work.foreign + rows.written} in all{errors})")
+    return 2 if failed else 0
+
+
+@contextmanager
+def _processes(bulk: Bulk) -> Iterator[tuple[Callable[[], Answers], int]]:
+    """Yield what makes a process with the model, and how many there may be at a time: here, or in a cluster."""
+    if not bulk.ray:
+        yield lambda: Child(bulk.load), usable_cpus()
+        return
+    from layerdial.bulk.on_ray import RemoteChild, cluster  # which needs ray
+
+    with cluster() as cpus:
+        yield lambda: RemoteChild(bulk.load), cpus
 
 
 def depths_of(bulk: Bulk, recognizer: Recognizer, work: Work, workers: int) -> Depths:
@@ -106,18 +120,30 @@ class Rows:
             self.failed += "error" in row
 
 
-class _Worker:
-    """A thread with a process of its own, which takes file after file until there is none, or `stop`."""
+class Tasks:
+    """The files, one by one, for several threads."""
 
-    def __init__(self, load: Load, take: Tasks, depths: Depths, rows: Rows, stop: threading.Event) -> None:
-        self.child = Child(load)
-        self._take, self._depths, self._rows, self._stop = take, depths, rows, stop
+    def __init__(self, tasks: Iterator[Task]) -> None:
+        self._tasks, self._lock = tasks, threading.Lock()
+
+    def next(self) -> Task | None:
+        """Return the next file, or none."""
+        with self._lock:
+            return next(self._tasks, None)
+
+
+class _Worker:
+    """A thread with a process, which takes file after file until there is none, or `stop`."""
+
+    def __init__(self, child: Answers, source: Tasks, depths: Depths, rows: Rows, stop: threading.Event) -> None:
+        self.child = child
+        self._source, self._depths, self._rows, self._stop = source, depths, rows, stop
 
     def run(self) -> None:
         """Do the work. Raises `UserError` where no more can be done."""
         try:
             self.child.start()
-            while not self._stop.is_set() and (task := self._take.next()):
+            while not self._stop.is_set() and (task := self._source.next()):
                 self._do(task)
         finally:
             self.child.close()
@@ -136,30 +162,21 @@ class _Worker:
         self._rows.write(task, {**answer.row, "tries": len(PAUSES) + 1} if answer.again else answer.row)
 
 
-class Tasks:
-    """The files, one by one, for several threads."""
-
-    def __init__(self, tasks: Iterator[Task]) -> None:
-        self._tasks, self._lock = tasks, threading.Lock()
-
-    def next(self) -> Task | None:
-        """Return the next file, or none."""
-        with self._lock:
-            return next(self._tasks, None)
-
-
-def run_here(load: Load, tasks: Iterator[Task], depths: Depths, rows: Rows, n: int, update: Callable[[], None]) -> None:
-    """Do all files with `n` processes of this machine. Files in work are given up where it is interrupted or fails."""
-    stop, source = threading.Event(), Tasks(tasks)
-    workers = [_Worker(load, source, depths, rows, stop) for _ in range(n)]
-    with ThreadPoolExecutor(n, "layerdial bulk") as threads:
+def _run(work: Work, depths: Depths, rows: Rows, children: Sequence[Answers]) -> None:
+    """Do all files, those in work are given up where it is interrupted or fails."""
+    stop, source = threading.Event(), Tasks(work.tasks())
+    workers = [_Worker(child, source, depths, rows, stop) for child in children]
+    with (
+        progress("transcribing", work.total, work.done) as update,
+        ThreadPoolExecutor(len(workers), "layerdial bulk") as threads,
+    ):
         left = {threads.submit(worker.run) for worker in workers}
         try:
             while left:
                 done, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-                update()
+                update(work.done + rows.written)
         except BaseException:
             stop.set()
             for worker in workers:

@@ -18,6 +18,7 @@ HELP = {
     "manifest": 'Transcribe all files of this one, JSON lines such as {"file": "a.wav"}, instead of AUDIO.',
     "out": "With --manifest: the file of rows; what has a row there is not done again.",
     "finish_by": "With --manifest: be done by 18:00, at the deepest depth that keeps it (exported models).",
+    "ray": "With --manifest: on the Ray cluster of RAY_ADDRESS, or on one of this machine.",
     "workers": "With --manifest: so many processes; as many as there are CPUs if left out.",
 }
 
@@ -30,6 +31,7 @@ class BulkOptions:
     out: Path | None
     finish_by: str | None
     workers: int | None
+    ray: bool
 
     def asked(self, others: Mapping[str, object]) -> bool:
         """Return whether a manifest is transcribed. Raises `UserError` for options that are not of one kind.
@@ -37,7 +39,7 @@ class BulkOptions:
         `others` are the options for audio files alone, with what was given for them.
         """
         if self.manifest is None:
-            for name in (name for name in ("out", "finish_by", "workers") if getattr(self, name) is not None):
+            for name in (name for name in ("out", "finish_by", "workers", "ray") if getattr(self, name)):
                 raise UserError(f"{_flag(name)} is for --manifest FILES.jsonl; for audio files there is --output-dir")
             return False
         if self.out is None:
@@ -63,7 +65,9 @@ def run_bulk(
     assert options.manifest is not None and options.out is not None
     end = None if options.finish_by is None else parse_finish(options.finish_by, datetime.now().astimezone())
     model = names[0] if names else DEFAULT
-    return transcribe_manifest(Bulk(options.manifest, options.out, model, load(model), request, options.workers, end))
+    return transcribe_manifest(
+        Bulk(options.manifest, options.out, model, load(model), request, options.workers, end, options.ray)
+    )
 
 
 def _flag(name: str) -> str:

@@ -60,6 +60,7 @@ def transcribe(
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["out"])] = None,  # noqa: UP045
     finish_by: Annotated[Optional[str], typer.Option(metavar="TIME", help=HELP["finish_by"])] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(help=HELP["workers"])] = None,  # noqa: UP045
+    ray: Annotated[bool, typer.Option("--ray", help=HELP["ray"])] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     plugin: PluginOption = None,
@@ -72,7 +73,7 @@ def transcribe(
     from layerdial.runtime.outputs import Output, format_of, plan
 
     request = replace(request, vad=vad)
-    bulk = BulkOptions(manifest, out, finish_by, workers)
+    bulk = BulkOptions(manifest, out, finish_by, workers, ray)
     of_files = {"format": format_, "json": as_json, "output_dir": output_dir, "skip_existing": skip_existing}
     if bulk.asked(of_files | {"channel": channel}):
         raise typer.Exit(run_bulk(names or (), bulk, request, lambda model: _loading(model, device, threads, plugin)))

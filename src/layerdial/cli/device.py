@@ -101,7 +101,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     from layerdial.runtime.recognizer import OnnxRecognizer
 
     request = replace(request_of(vars(options)), vad=options.vad)
-    bulk = BulkOptions(options.manifest, options.out, options.finish_by, options.workers)
+    bulk = BulkOptions(options.manifest, options.out, options.finish_by, options.workers, options.ray)
     of_files = ("format", "json", "output_dir", "skip_existing", "channel")
     if bulk.asked({name: getattr(options, name) for name in of_files}):
         return run_bulk(options.names, bulk, request, lambda model: partial(_load, model, options.threads or 1))
@@ -196,6 +196,7 @@ def _add_bulk(transcribe: argparse.ArgumentParser) -> None:
     transcribe.add_argument("--out", type=Path, metavar="FILE", help=BULK["out"])
     transcribe.add_argument("--finish-by", metavar="TIME", help=BULK["finish_by"])
     transcribe.add_argument("--workers", type=int, help=BULK["workers"])
+    transcribe.add_argument("--ray", action="store_true", help=BULK["ray"])
 
 
 def _add_listen(listen: argparse.ArgumentParser) -> None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from multiprocessing import get_context
 from typing import Protocol
 
+import numpy as np
+
 from layerdial.bulk.answers import Answer, answer_file
 from layerdial.errors import UserError
 from layerdial.recognizer import Recognizer
@@ -93,7 +95,14 @@ _model: list[Recognizer] = []
 
 def _begin(load: Load) -> None:
     follow_parent()
-    _model.append(load())
+    _model.append(warmed(load))
+
+
+def warmed(load: Load) -> Recognizer:
+    """Load the model and run it once, so that the time of the first file is that of any other."""
+    recognizer = load()
+    recognizer.answer(np.zeros(16000, np.float32), Request())
+    return recognizer
 
 
 def _answer(file: str, request: Request) -> Answer:

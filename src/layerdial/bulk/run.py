@@ -69,7 +69,8 @@ def _processes(bulk: Bulk) -> Iterator[tuple[Callable[[], Answers], int]]:
     if not bulk.ray:
         yield lambda: Child(bulk.load), usable_cpus()
         return
-    from layerdial.bulk.on_ray import RemoteChild, cluster  # which needs ray
+    from layerdial.bulk.on_ray import RemoteChild
+    from layerdial.runtime.cluster import cluster
 
     with cluster() as cpus:
         yield lambda: RemoteChild(bulk.load), cpus

@@ -22,7 +22,7 @@ LAYERS = (
     "recognizer registry",
     "recognition",
     "runtime modules",
-    "serving",
+    "bulk serving",
     "data",
     "models",
     "evaluation",

@@ -65,7 +65,7 @@ def clip(tmp_path: Path) -> Path:
 def test_transcribing_by_an_exported_model(clip: Path) -> None:
     found = imported("from layerdial.cli.app import main; main()", "transcribe", EXPORTED, clip)
     assert "onnxruntime" in found and not packages(found) & TRAINING
-    assert_few(found, 88, 440)  # 86 and 433
+    assert_few(found, 91, 443)  # 89 and 436
 
 
 def test_transcribing_by_the_command_line_of_a_device(clip: Path) -> None:

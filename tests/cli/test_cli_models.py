@@ -92,10 +92,16 @@ def test_an_empty_registry_is_said_in_one_line(own_registry: Path, clip: Path) -
     assert command("models").out.startswith("the registry of this version is empty")
 
 
-@pytest.mark.parametrize("words", [("transcribe", "a.wav", "--fast"), ("profile", "edge", "more"), ("transcribe",)])
+@pytest.mark.parametrize("words", [("transcribe", "a.wav", "--fast"), ("profile", "edge", "more")])
 def test_a_device_refuses_what_it_does_not_know(words: tuple[str, ...]) -> None:
     ended = on_device(*words)
     assert ended.code == 2 and "usage: layerdial" in ended.err
+
+
+def test_a_device_needs_audio_to_transcribe() -> None:
+    ended = on_device("transcribe")
+    assert ended.code == 2
+    assert ended.err == "layerdial: there is no audio; give files: layerdial transcribe [MODEL] AUDIO\n"
 
 
 # ---------------------------------------------------------------------------------------------------- a new entry

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from layerdial.cli.bulk import HELP, BulkOptions, run_bulk
 from layerdial.cli.exporting import WEB_HELP, run_export_web
 from layerdial.cli.options import (
     DeviceOption,
@@ -24,18 +26,21 @@ from layerdial.cli.request_options import RequestOption
 from layerdial.errors import UserError, WorseThanFloat
 from layerdial.request import Request
 
+if TYPE_CHECKING:
+    from layerdial.recognizer import Recognizer
+
 
 @with_request_options
 def transcribe(
+    request: Request,
     names: Annotated[
-        list[str],
+        Optional[list[str]],  # noqa: UP045
         typer.Argument(
             metavar="[MODEL] AUDIO...",
             help="Audio files or folders, behind a model or none: a model folder, an exported folder, a hub id, or a "
             "name of `layerdial models` (english if left out).",
         ),
-    ],
-    request: Request,
+    ] = None,
     vad: Annotated[Optional[bool], typer.Option("--vad/--no-vad", help=RequestOption("vad", bool).help)] = None,  # noqa: UP045
     format_: Annotated[
         Optional[str],  # noqa: UP045
@@ -53,6 +58,11 @@ def transcribe(
         Optional[str],  # noqa: UP045
         typer.Option(help="left, right, a number from 1 on, or each, with its name; all channels mixed if left out."),
     ] = None,
+    manifest: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["manifest"])] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["out"])] = None,  # noqa: UP045
+    finish_by: Annotated[Optional[str], typer.Option(metavar="TIME", help=HELP["finish_by"])] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(help=HELP["workers"])] = None,  # noqa: UP045
+    ray: Annotated[bool, typer.Option("--ray", help=HELP["ray"])] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     plugin: PluginOption = None,
@@ -64,10 +74,27 @@ def transcribe(
     from layerdial.runtime.commands import transcribe_files
     from layerdial.runtime.outputs import Output, format_of, plan
 
-    model, audio = split_words(names)
+    request = replace(request, vad=vad)
+    bulk = BulkOptions(manifest, out, finish_by, workers, ray)
+    of_files = {"format": format_, "json": as_json, "output_dir": output_dir, "skip_existing": skip_existing}
+    if bulk.asked(of_files | {"channel": channel}):
+        raise typer.Exit(run_bulk(names or (), bulk, request, lambda model: _loading(model, device, threads, plugin)))
+    model, audio = split_words(names or ())
     output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
     jobs = plan(audio, output)
-    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, replace(request, vad=vad), output))
+    raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
+
+
+def _loading(model: str, device: str, threads: int | None, plugins: list[str] | None) -> Callable[[], Recognizer]:
+    """Return what loads a model in each of several processes, with one thread, unless there is to be another number."""
+    return partial(_load, model, device, threads or 1, plugins)
+
+
+def _load(model: str, device: str, threads: int, plugins: list[str] | None) -> Recognizer:
+    from layerdial.evaluation.load import load_model
+
+    load_own(plugins)
+    return load_model(model, device, threads)
 
 
 def export(

@@ -10,10 +10,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from layerdial import __version__
+from layerdial.cli.bulk import HELP as BULK
+from layerdial.cli.bulk import BulkOptions, run_bulk
 from layerdial.cli.exporting import WEB_HELP
 from layerdial.cli.listening import ABOUT, HELP
 from layerdial.cli.request_options import add_request_options, request_of
@@ -100,23 +103,32 @@ def _transcribe(options: argparse.Namespace) -> int:
     from layerdial.runtime.outputs import Output, format_of, plan
     from layerdial.runtime.recognizer import OnnxRecognizer
 
+    request = replace(request_of(vars(options)), vad=options.vad)
+    bulk = BulkOptions(options.manifest, options.out, options.finish_by, options.workers, options.ray)
+    of_files = ("format", "json", "output_dir", "skip_existing", "channel")
+    if bulk.asked({name: getattr(options, name) for name in of_files}):
+        return run_bulk(options.names, bulk, request, lambda model: partial(_load, model, options.threads or 1))
     model, audio = split_words(options.names)
     chosen = format_of(options.format, options.json)
     output = Output(chosen, options.output_dir, options.skip_existing, options.channel)
     jobs = plan(audio, output)
     _check_exported(Path(model))
-    request = replace(request_of(vars(options)), vad=options.vad)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
+
+
+def _load(model: str, threads: int | None) -> Recognizer:
+    """Load an exported model. Raises `UserError` for one that is not exported."""
+    from layerdial.runtime.recognizer import OnnxRecognizer
+
+    _check_exported(Path(model))
+    return OnnxRecognizer(model, threads)
 
 
 def _listen(options: argparse.Namespace) -> None:
     from layerdial.cli.listening import run_listen
 
     def load(model: str) -> Recognizer:
-        from layerdial.runtime.recognizer import OnnxRecognizer
-
-        _check_exported(Path(model))
-        return OnnxRecognizer(model, options.threads)
+        return _load(model, options.threads)
 
     given = (options.file, options.microphone, options.list_them, options.pause, options.json, options.out)
     run_listen(options.model, load, request_of(vars(options)), *given)
@@ -162,10 +174,11 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         usage="layerdial transcribe [options] [MODEL] AUDIO...",
     )
     names = "audio files or folders, behind a folder of layerdial export or a name of `layerdial models` (else english)"
-    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="+", help=names)
+    transcribe.add_argument("names", metavar="[MODEL] AUDIO", nargs="*", help=names)
     add_request_options(transcribe)
     transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
+    _add_bulk(transcribe)
     transcribe.add_argument("--threads", type=int)
     _add_listen(commands.add_parser("listen", help=ABOUT))
     profile = commands.add_parser("profile", help="Measure an exported model on this device.")
@@ -189,6 +202,14 @@ def _add_output(transcribe: argparse.ArgumentParser) -> None:
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="write a file for each recording there")
     transcribe.add_argument("--skip-existing", action="store_true", help="leave out what has its file there")
     transcribe.add_argument("--channel", help="left, right, a number from 1 on, or each, with its name; else mixed")
+
+
+def _add_bulk(transcribe: argparse.ArgumentParser) -> None:
+    transcribe.add_argument("--manifest", type=Path, metavar="FILE", help=BULK["manifest"])
+    transcribe.add_argument("--out", type=Path, metavar="FILE", help=BULK["out"])
+    transcribe.add_argument("--finish-by", metavar="TIME", help=BULK["finish_by"])
+    transcribe.add_argument("--workers", type=int, help=BULK["workers"])
+    transcribe.add_argument("--ray", action="store_true", help=BULK["ray"])
 
 
 def _add_listen(listen: argparse.ArgumentParser) -> None:

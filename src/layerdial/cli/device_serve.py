@@ -10,7 +10,7 @@ from layerdial.serving.options import Limits, ServeOptions
 
 _TYPES: dict[str, type] = {
     **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
-    **{"language": str, "min_depth": int, "threads": int},
+    **{"language": str, "min_depth": int, "threads": int, "replicas": int},
 }
 _LISTS = ("name", "cors_origin")
 
@@ -24,6 +24,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=ServeOptions.help(name))
     for name in _LISTS:
         parser.add_argument(f"--{name.replace('_', '-')}", action="append", default=[], help=ServeOptions.help(name))
+    parser.add_argument("--ray", action="store_true", help=ServeOptions.help("ray"))
     for name, kind in Limits.options().items():
         default = getattr(Limits(), name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=Limits.help(name))
@@ -32,5 +33,5 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
 def run_serve(options: argparse.Namespace) -> None:
     """Serve a model until a signal ends it."""
     limits = Limits(**{name: vars(options)[name] for name in Limits.options()})
-    given = {name: vars(options)[name] for name in ("model", *_TYPES, *_LISTS)}
+    given = {name: vars(options)[name] for name in ("model", "ray", *_TYPES, *_LISTS)}
     serve(ServeOptions(**given, limits=limits))

@@ -39,10 +39,12 @@ def serve(
     max_request_s: Annotated[float, typer.Option(help=_limit("max_request_s"))] = Limits().max_request_s,
     max_connections: Annotated[int, typer.Option(help=_limit("max_connections"))] = Limits().max_connections,
     threads: ThreadsOption = None,
+    ray: Annotated[bool, typer.Option("--ray", help=_help("ray"))] = False,
+    replicas: Annotated[Optional[int], typer.Option(help=_help("replicas"))] = None,  # noqa: UP045
 ) -> None:
     """Answer requests over HTTP, websockets and TCP: OpenAI's transcriptions and Realtime, and Wyoming."""
     from layerdial.serving.command import serve as run
 
     limits = Limits(max_body_mb, max_audio_s, max_request_s, max_connections)
     found = (host, port, wyoming_port, api_key_file, tuple(name or ()), language, min_depth, tuple(cors_origin or ()))
-    run(ServeOptions(None if model is None else str(model), *found, threads, limits))
+    run(ServeOptions(None if model is None else str(model), *found, threads, limits, ray, replicas))

@@ -20,6 +20,8 @@ def split_words(words: Sequence[str]) -> tuple[str, list[Path]]:
     such files without a model and the only word; else it is the model. Raises `UserError` for a word that can be both,
     and where no audio is left.
     """
+    if not words:
+        raise UserError("there is no audio; give files: layerdial transcribe [MODEL] AUDIO")
     first, *rest = words
     if _is_audio(first) or (not rest and _holds_audio(Path(first))):
         _check_no_model(first, rest)

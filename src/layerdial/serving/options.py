@@ -69,8 +69,12 @@ class ServeOptions:
     cors_origin: Sequence[str] = _option((), "a site whose pages may use the server; may be repeated")
     threads: int | None = _option(None, "threads of one request; else the fastest in the profile")
     limits: Limits = field(default_factory=Limits)
+    ray: bool = _option(False, "as a Ray Serve deployment, on the cluster of RAY_ADDRESS or on one of this machine")
+    replicas: int | None = _option(None, "with --ray: so many at the most; as many as the cluster has CPUs if left out")
 
     def __post_init__(self) -> None:
+        if self.replicas is not None and not (self.ray and self.replicas >= 1):
+            raise UserError(f"--replicas is {self.replicas}; give 1 or more, and --ray")
         for name in self.name:
             if not _NAME.fullmatch(name):
                 raise UserError(f"--name is {name!r}; give letters, digits and . _ / -")

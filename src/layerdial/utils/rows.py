@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         with path.open("ab+", buffering=0) as file:
             wait_for_lock(file)  # two sweeps may write to one file
             whole, torn = _rows_end(file)
-            if _is_object(torn):  # only its line break is missing
+            if _object(torn) is not None:  # only its line break is missing
                 whole, line = whole + len(torn), b"\n" + line
             file.truncate(whole)
             try:
@@ -61,31 +61,37 @@ def _rows_end(file: Any) -> tuple[int, bytes]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return all rows of a file of JSON lines; none if it does not exist.
+    """Return all rows of a file of JSON lines; none if it does not exist. Warns and raises as `iter_rows` does."""
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file of JSON lines, which may be larger than the memory; none if it does not exist.
 
     A torn last line is left out with a warning. Raises `UserError` for a line that is no JSON object.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if (row := _object(line)) is not None:
+                    yield row
+                elif line.strip() and not line.endswith(b"\n"):
+                    _log.warning("%s: the last line was torn by an interruption and is left out", path)
+                elif line.strip():
+                    found = line.rstrip(b"\n")[:40]
+                    raise UserError(f"{path}, line {number}: expected a JSON object, found {found!r}; remove the line")
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    if (torn := lines.pop()) and _is_object(torn):
-        lines.append(torn)
-    elif torn:
-        _log.warning("%s: the last line was torn by an interruption and is left out", path)
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not _is_object(line):
-            raise UserError(f"{path}, line {number}: expected a JSON object, found {line[:40]!r}; remove the line")
-    return [parse_json(line) for line in lines if line.strip()]
 
 
-def _is_object(line: bytes) -> bool:
+def _object(line: bytes) -> Row | None:
     try:
-        return isinstance(parse_json(line), dict)
+        row = parse_json(line)
     except ValueError:
-        return False
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _plain(value: Any) -> Any:

@@ -50,7 +50,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one policy under one load. `wer_all` counts the words of refused requests as deleted."""
+    """The figures of one policy under one load. `wer_all` counts the words of refused requests as deleted,
+    and `wer_in_time` also those of late ones.
+    """
 
     policy: str
     load: float
@@ -64,6 +66,7 @@ class Row:
     per_s: float
     wer: float
     wer_all: float
+    wer_in_time: float
     depth: float
 
 
@@ -74,6 +77,7 @@ def row_of(policy: str, load: float, bursts: bool, outcomes: Sequence[Outcome]) 
     words = sum(one.arrival.utterance.words for one, _ in served)
     errors = sum(one.arrival.utterance.errors[depth] for one, depth in served)
     every = sum(one.arrival.utterance.words for one in outcomes)
+    right = sum(one.arrival.utterance.words - one.arrival.utterance.errors[d] for one, d in served if one.in_time)
     end = max(one.arrival.at + one.took_s for one, _ in served)
     return Row(
         policy=policy,
@@ -86,6 +90,7 @@ def row_of(policy: str, load: float, bursts: bool, outcomes: Sequence[Outcome]) 
         per_s=len(served) / (end - outcomes[0].arrival.at),
         wer=100.0 * errors / words,
         wer_all=100.0 * (errors + every - words) / every,
+        wer_in_time=100.0 * (every - right) / every,
         depth=float(np.mean([depth for _, depth in served])),
     )
 
@@ -170,12 +175,14 @@ def with_peer(bench: Bench, file: Path) -> tuple[Bench, Policy]:
 
 def table(rows: Iterable[Row]) -> str:
     """Return rows as Markdown."""
-    heads = "policy | load | in time | refused | p50 | p95 | p99 ms | answers/s | WER | refused deleted | depth"
+    heads = (
+        "policy | load | in time | refused | p50 | p95 | p99 ms | answers/s | WER | refused deleted | late too | depth"
+    )
     lines = [f"| {heads} |", f"|{'---|' * (heads.count('|') + 1)}"]
     for row in rows:
         times = " | ".join(f"{ms:.0f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms))
         shares = f"{100 * row.in_time:.1f} % | {100 * row.refused:.1f} %"
-        errors = f"{row.wer:.2f} | {row.wer_all:.2f}"
+        errors = f"{row.wer:.2f} | {row.wer_all:.2f} | {row.wer_in_time:.2f}"
         load = f"{row.load:g}{', bursts' if row.bursts else ''}"
         lines.append(f"| {row.policy} | {load} | {shares} | {times} | {row.per_s:.2f} | {errors} | {row.depth:.2f} |")
     return "\n".join(lines)

@@ -98,6 +98,9 @@ class FirstAlone(QueueScheduler):
         fitting = [level for level in self.levels if next_one.work_s[next_one.depth_at(level)] <= left_s]
         return max(fitting, default=self.levels[0])
 
+    def _deeper(self, level: int, tickets: Sequence[Ticket], next_one: Ticket, now: float) -> int:
+        return level
+
 
 def arrivals(
     utterances: Sequence[Utterance],

@@ -12,6 +12,7 @@ LINES = {  # the rows that are drawn, and their names
     "depth by load": "depth by load",
     "full depth, unbounded queue": "full depth, unbounded queue",
     "full depth, bounded queue": "full depth, bounded queue",
+    "full depth, only what is in time": "full depth, only what is in time",
     "shallowest always": "shallowest always",
     "two models, switched": "two models, switched",
     "faster-whisper tiny.en, bounded queue": "faster-whisper tiny.en, bounded queue",
@@ -19,13 +20,13 @@ LINES = {  # the rows that are drawn, and their names
 
 
 def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw p95 and WER, refused words counted as deleted, against the offered load."""
+    """Draw p95 and WER, refused and late words counted as deleted, against the offered load."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), dpi=160, layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_axes(left, rows, "p95_ms", "p95 of the answers", "milliseconds")
-    draw_axes(right, rows, "wer_all", "errors, refused words counted as deleted", "WER, %")
+    draw_axes(right, rows, "wer_in_time", "errors, refused and late words counted as deleted", "WER, %")
     lines = left.get_lines()
     figure.legend(lines, [line.get_label() for line in lines], loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, file)

@@ -83,7 +83,9 @@ def controller(utterances: Sequence[Utterance], features_ms: Sequence[float]) ->
     for depth in depths:
         total = curve(utterances, [one.ms[depth] for one in utterances])
         network[depth] = tuple(max(t - f - QueueScheduler.AFTER_MS, 0.1) for t, f in zip(total, features, strict=True))
-    options = [DepthOption(depth, BlockSubset.prefix(depths[-1], depth), None) for depth in depths]
+    words = sum(one.words for one in utterances)
+    rates = {depth: sum(one.errors[depth] for one in utterances) / words for depth in depths}
+    options = [DepthOption(depth, BlockSubset.prefix(depths[-1], depth), rates[depth]) for depth in depths]
     return DepthController(CostTable(POINTS, features, network), options)
 
 

@@ -10,12 +10,12 @@ dB below the mean power of the speech, lies below all of it.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from layerdial.audio.noise import coloured_noise, rms
 from layerdial.audio.utterances import Segmenter
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
 from layerdial.evaluation.metrics import ErrorCounts, score, total
+from layerdial.recognition.speech import PIECES
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
-from layerdial.speech import PIECES
 from layerdial.text.normalisers import normalizer_of
 
 Samples = NDArray[np.float32]
@@ -229,11 +229,22 @@ def memory(options: argparse.Namespace) -> None:
             ]
             command += [] if depth is None else ["--depth", str(depth)]
             start = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            assert status == 0
+            peak = peak_kb(subprocess.Popen(command, stdout=subprocess.DEVNULL))
             taken = (time.perf_counter() - start) / 60
-            print(f"| {' '.join(words)} | {usage.ru_maxrss / 1024:.0f} | {taken:.1f} |", flush=True)
+            print(f"| {' '.join(words)} | {peak / 1024:.0f} | {taken:.1f} |", flush=True)
+
+
+def peak_kb(process: subprocess.Popen[bytes]) -> int:
+    """Return the peak memory of a process (Linux). Its resource usage would begin with the memory of this one."""
+    peak = 0
+    while process.poll() is None:
+        with suppress(OSError, ValueError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            if process.poll() is None and "VmHWM" in status:
+                peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]))
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return peak
 
 
 def write_hour(spoken: Spoken, path: Path, share: float) -> None:

@@ -61,6 +61,7 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: 
 # Their commands are those of the other recipes with other names, and take as long again as all other documents.
 ALIKE = (
     "arctic-kathleen",
+    "digits-fsdd",
     "digits-wavlm",
     "librispeech",
     "librispeech-mini",

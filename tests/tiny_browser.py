@@ -5,6 +5,7 @@ Tests are skipped where Chromium, its driver or onnxruntime-web is missing.
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import threading
@@ -98,11 +99,15 @@ def requests_of(log: Path) -> set[str]:
 
 
 class Page:
-    """The exported page in a browser, used as a person does."""
+    """The exported page in a browser, or that of a server, used as a person does."""
 
-    def __init__(self, browser: Any, url: str) -> None:
+    def __init__(self, browser: Any, url: str, ready: bool = True) -> None:
         self.browser = browser
         browser.get(url)
+        if ready:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
         self.wait("!document.getElementById('file').disabled || document.getElementById('error').textContent")
         assert self.text("error") == ""
 
@@ -128,6 +133,16 @@ class Page:
         chooser = self.browser.find_element("id", "file")
         self.browser.execute_script("arguments[0].value = ''", chooser)
         chooser.send_keys(str(file))
+
+    def drop(self, name: str, content: bytes) -> None:
+        self.module(
+            "const bytes = Uint8Array.from(atob(given[1]), (letter) => letter.charCodeAt(0));"
+            "const dataTransfer = new DataTransfer();"
+            "dataTransfer.items.add(new File([bytes], given[0]));"
+            "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}));",
+            name,
+            base64.b64encode(content).decode(),
+        )
 
     def press(self, key: str) -> str:
         """Press a key on the dial; the answer follows of itself."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from ctypes.util import find_library
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from layerdial.audio.live import BLOCKS_PER_SECOND
 from tiny_speech import Floats
 
 RATE = 44100
@@ -37,16 +37,13 @@ def needs_portaudio() -> None:
 
 @contextmanager
 def microphone(home: Path, samples: Floats) -> Iterator[dict[str, str]]:
-    """Play samples (S,) at 44.1 kHz into a microphone again and again, in real time; yield the environment that has it.
+    """Play samples (S,) at 44.1 kHz into a microphone again and again; yield the environment that has it.
 
     Its name is "spoken", and it is the system's choice.
     """
-    import fcntl
-
     os.mkfifo(pipe := home / "microphone.pipe")
     (home / ".asoundrc").write_text(_DEVICES % pipe)
     into, ended = os.open(pipe, os.O_RDWR), threading.Event()
-    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 1 << 20)  # 12 s, on a machine that does much else
     player = threading.Thread(target=_play, args=(into, samples, ended))
     player.start()
     try:
@@ -58,11 +55,17 @@ def microphone(home: Path, samples: Floats) -> Iterator[dict[str, str]]:
 
 
 def _play(into: int, samples: Floats, ended: threading.Event) -> None:
+    """Write samples, 50 ms at a time, never faster than in real time, and slower where the reader is.
+
+    Of what comes faster PortAudio drops some, and where a block is not whole ALSA repeats old sound.
+    """
+    import fcntl
+    import termios
+
     data = np.rint(samples * 32767).astype("<i2")
-    step, start, done = RATE // 20, time.monotonic(), 0
-    os.set_blocking(into, False)
-    while not ended.wait(max(0.0, start + done / RATE - time.monotonic())):
-        block = np.take(data, np.arange(done, done + step), mode="wrap")
-        with suppress(BlockingIOError):  # the pipe is full, for nobody listens yet: the sound is gone
-            os.write(into, block.tobytes())
-        done += step
+    step, done = RATE // BLOCKS_PER_SECOND, 0
+    while not ended.wait(1 / BLOCKS_PER_SECOND):
+        unread = int.from_bytes(fcntl.ioctl(into, termios.FIONREAD, bytes(4)), sys.byteorder)
+        if unread == 0:
+            os.write(into, np.take(data, np.arange(done, done + step), mode="wrap").tobytes())
+            done += step

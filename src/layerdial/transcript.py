@@ -110,3 +110,8 @@ _Timed = TypeVar("_Timed", Chunk, Segment, Word)
 def later(items: Iterable[_Timed], seconds: float) -> tuple[_Timed, ...]:
     """Return chunks, segments or words that begin and end so many seconds later."""
     return tuple(replace(item, start=item.start + seconds, end=item.end + seconds) for item in items)
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return the text of pieces that follow each other."""
+    return " ".join(filter(None, texts))

@@ -23,13 +23,15 @@ from layerdial.runtime import Recognizer
 from tiny import command
 from tiny_microphone import RATE as DEVICE_RATE
 from tiny_microphone import microphone, needs_portaudio
-from tiny_speech import RATE, hush, with_pauses
+from tiny_speech import RATE, hush, speech, with_pauses
 
 ENGLISH = Path(__file__).parents[2] / "models" / "english"
 TEXTS = ("the dog and the cat are in the garden", "and nobody knew where it had come from")
 FULL = "from layerdial.cli.app import main; main()"
 DEVICE = "from layerdial.cli.device import main; main()"
-each_command_line = pytest.mark.parametrize("code", [FULL, DEVICE], ids=["full", "device"])
+each_command_line = pytest.mark.parametrize(  # the same code below; what plays in real time is waited for
+    "code", [pytest.param(FULL, marks=pytest.mark.slow, id="full"), pytest.param(DEVICE, id="device")]
+)
 
 
 def start(*words: object, code: str = FULL, **more: Any) -> subprocess.Popen[str]:
@@ -60,7 +62,7 @@ def test_a_played_file_gives_the_text_of_each_stretch(talk: Path, code: str) -> 
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_lines_come_while_the_file_plays_and_a_signal_ends_it(talk: Path, end: signal.Signals, tmp_path: Path) -> None:
     soundfile.write(talk, np.concatenate([with_pauses(TEXTS[0]), hush(600)]), RATE)
     (tmp_path / "out.txt").write_text("before\n")
@@ -130,10 +132,11 @@ def test_a_mistake_is_one_line(words: list[str], problem: str, talk: Path, monke
 # ---------------------------------------------------------------------------------------------------------- microphones
 
 
-@pytest.mark.medium
+@pytest.mark.slow  # a device of PortAudio, in real time
 def test_a_microphone_is_recognised_until_ctrl_c(tmp_path: Path) -> None:
     needs_portaudio()
-    samples = soxr.resample(with_pauses(TEXTS[0]), RATE, DEVICE_RATE)
+    spoken = np.concatenate([hush(1), speech("he was a good man and he loved his mother", "en+f2"), hush(1)])
+    samples = soxr.resample(spoken, RATE, DEVICE_RATE)
     with microphone(tmp_path, samples) as environment:
         process = start("--json", env=environment)
         assert process.stdout is not None
@@ -142,7 +145,7 @@ def test_a_microphone_is_recognised_until_ctrl_c(tmp_path: Path) -> None:
         _, err = process.communicate()
     assert process.returncode == 0, err
     assert "layerdial: listening to default; Ctrl-C ends" in err and "lost" not in err
-    assert "garden" in rows[1]["text"] and rows[0]["end"] <= rows[1]["start"]
+    assert "loved his mother" in rows[1]["text"] and rows[0]["end"] <= rows[1]["start"]
 
 
 @pytest.mark.medium

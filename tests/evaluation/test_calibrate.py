@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from layerdial.calibration import FILE, Calibration, Curve
 from layerdial.errors import UserError
 from layerdial.evaluation.calibrate import hits
 from layerdial.evaluation.judged import JudgedWords, cross_fitted, fitted_curve, fitted_line
+from layerdial.recognition.calibration import FILE, Calibration, Curve
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
 from layerdial.subset import BlockSubset

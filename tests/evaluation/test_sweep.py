@@ -171,6 +171,7 @@ def test_a_search_has_a_row_of_its_own_behind_the_greedy_one(tmp_path: Path) -> 
     request = Request(beams=4, hotwords=["three", "four"])
     rows = list(sweep(recognizer, real_batches(), subsets, tmp_path, timing=QUICK, request=request))
     assert rows[::2] == plain
+    assert [row["latency_ms"] for row in rows[1::2]] == [row["latency_ms"] for row in plain]
     assert {row["search"] for row in rows[1::2]} == {"2 hotwords, 4 beams"}
     assert [row["depth"] for row in rows] == [1, 1, 2, 2, 3, 3] and not any("rtf" in row for row in rows[1::2])
     again = list(sweep(recognizer, real_batches(), subsets, tmp_path, timing=QUICK, request=request))

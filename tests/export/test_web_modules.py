@@ -23,7 +23,7 @@ from layerdial.text.tokenizer import PieceTable
 from tiny_browser import Page, browser_packages, chromium, hosted, npm_package
 
 pytest_plugins = ["tiny_whisper_edge"]
-pytestmark = pytest.mark.medium  # a browser
+pytestmark = pytest.mark.slow  # a browser
 
 # the same numbers in both languages: an integer sequence, scaled
 _SAMPLES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from layerdial.runtime import Recognizer
 from tiny_browser import Page, browser_packages, chromium, hosted, npm_package, requests_of
 from tiny_golden import noisy
 
-pytestmark = pytest.mark.medium  # a browser, which compiles 14 MB of WebAssembly
+pytestmark = pytest.mark.slow  # a browser, which compiles 14 MB of WebAssembly
 
 OLD = Path(__file__).parents[1] / "old_artefacts"
 TEXTS = json.loads((OLD / "texts.json").read_text(encoding="utf-8"))
@@ -70,13 +69,7 @@ def test_channels_are_mixed_and_a_dropped_file_is_taken(page: Page, folder: Path
     text = page.open_file(folder / "tones.wav")
     assert page.open_file(folder / "stereo.wav") == text
     before = page.answers()
-    page.module(
-        "const bytes = Uint8Array.from(atob(given[0]), (letter) => letter.charCodeAt(0));"
-        "const dataTransfer = new DataTransfer();"
-        "dataTransfer.items.add(new File([bytes], 'tones.wav'));"
-        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}));",
-        base64.b64encode((folder / "tones.wav").read_bytes()).decode(),
-    )
+    page.drop("tones.wav", (folder / "tones.wav").read_bytes())
     page.wait(f"Number(document.getElementById('text').dataset.answer) > {before}")
     assert page.text("text") == text
 

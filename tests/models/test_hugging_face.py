@@ -409,7 +409,7 @@ def test_long_audio_in_windows_equals_one_pass(
 ) -> None:
     """Frame by frame: none is lost at a seam, and none comes twice."""
     kept: list[list[int]] = []
-    for user in ("text.ctc", "models.decoding"):
+    for user in ("text.ctc", "recognition.ctc"):
         monkeypatch.setattr(f"layerdial.{user}.greedy_ctc", lambda ids: kept.append(list(ids)) or greedy_ctc(ids))
     pair, (samples,) = load_pair(save_local(tmp_path, variant)), noise(round(seconds * SECOND))
     assert np.array_equal(pair.network.features(samples), samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -244,12 +245,17 @@ def test_both_command_lines_take_one_channel(exported: Path, sides: Path, capsys
 
 
 def test_what_a_model_refuses_is_said_once(exported: Path, sides: Path, tmp_path: Path) -> None:
-    german = ("--format", "srt", "--language", "de", "--output-dir", tmp_path / "out")
-    ended = command("transcribe", exported, sides, sides, *german)
-    refused = "language is for encoder-decoder models such as Whisper"
-    assert ended.code == 2 and ended.err.count(refused) == 1 and len(ended.err.splitlines()) <= 2
+    other = shutil.copy(sides, tmp_path / "other.wav")
+    ended = command("transcribe", exported, sides, other, "--language", "de", "--output-dir", tmp_path / "out")
+    assert ended.code == 2 and ended.err.count("language is for encoder-decoder models") == 1
     ended = command("transcribe", exported, sides, "--json", "--format", "srt")
     assert (ended.code, ended.err) == (2, "layerdial: --json is --format json; it excludes --format srt\n")
+
+
+@pytest.mark.medium
+def test_a_ctc_model_writes_subtitles_of_each_side(exported: Path, sides: Path) -> None:
+    ended = command("transcribe", exported, sides, "--channel", "each", "--format", "vtt")
+    assert ended.code == 0 and "<v left>low low\n" in ended.out and "<v right>" in ended.out
 
 
 def test_files_are_written_in_utf8(tmp_path: Path) -> None:

@@ -96,14 +96,20 @@ def test_alone_and_with_time_enough_it_is_all_blocks() -> None:
     assert dispatch is not None and (dispatch.depth, dispatch.reason) == (N, "deepest: nothing else waits")
 
 
-@pytest.mark.parametrize(("waiting", "depth"), [(1, 4), (3, 4), (4, 3), (5, 2), (6, 2), (7, 1), (9, 1)])
-def test_the_more_wait_the_shallower_all_of_them_run(waiting: int, depth: int) -> None:
+@pytest.mark.parametrize(
+    ("waiting", "level", "depth"),
+    [(1, 4, 4), (3, 4, 4), (4, 3, 4), (5, 2, 3), (6, 2, 2), (7, 1, 2), (9, 1, 1)],
+)
+def test_the_more_wait_the_shallower_all_of_them_run(waiting: int, level: int, depth: int) -> None:
+    """Each has 2 s, of which 0.2 s are spared. The first runs one level deeper where that leaves the others in time."""
     queue = queue_of()
     queue.AHEAD, queue.AIM = 0.0, 1.0  # the deadlines alone
     for number in range(waiting):
         queue.admit(ticket(number, 0.0, 2.0), 0.0)
+    everything = queue._everything()
+    assert queue._level(everything, everything[0], 0.0) == level
     dispatch = queue.next(0.0)
-    assert dispatch is not None and dispatch.depth == depth  # 1.8 s for all of them, 0.2 s are spared
+    assert dispatch is not None and dispatch.depth == depth
 
 
 def test_one_that_waits_with_little_time_makes_the_one_before_it_shallower() -> None:
@@ -301,3 +307,25 @@ def test_deeper_than_the_shallowest_never_makes_another_late() -> None:
             assert now <= dispatch.ticket.deadline + 1e-9
             queue.leave(dispatch.ticket)
             assert not queue._late(queue._everything(), now - 1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------------ levels
+
+
+@pytest.mark.parametrize(
+    ("rates", "levels"),
+    [
+        ((0.5, 0.3, 0.2, 0.15), (1, 2, 3, 4)),  # each block brings less than the one before
+        ((0.99, 0.98, 0.9, 0.5), (1, 4)),  # only all of them together bring something
+        ((0.5, 0.45, 0.2, 0.15), (1, 3, 4)),
+        ((None, None, None, None), (1, 2, 3, 4)),
+    ],
+)
+def test_a_depth_that_a_mix_of_others_beats_is_not_shared(rates: tuple[float | None, ...], levels: object) -> None:
+    costs = queue_of().controller.costs
+    options = [DepthOption(depth, BlockSubset.prefix(N, depth), rate) for depth, rate in enumerate(rates, 1)]
+    queue = QueueScheduler(DepthController(costs, options), 1)
+    assert queue.levels == levels
+    queue.admit(ticket(0, 0.0, 0.5, least=3), 0.0)  # what a request asks for holds nevertheless
+    dispatch = queue.next(0.0)
+    assert dispatch is not None and dispatch.depth == 3

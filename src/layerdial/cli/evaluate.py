@@ -120,8 +120,8 @@ def calibrate(
     normalizer: NormalizerOption = "basic",
 ) -> None:
     """Make the confidence of words that of being right, by dev data; stored beside the model, and used from then on."""
-    from layerdial.calibration import FILE
     from layerdial.evaluation.calibrate import PICTURE, calibrate_model
+    from layerdial.recognition.calibration import FILE
 
     folder, found = calibrate_model(model, cuts, parse_numbers("--depths", depths), normalizer)  # type: ignore[arg-type]
     for curve in found.curves:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from layerdial.calibration import Calibration
 from layerdial.data.manifest import cut_speaker, cut_text, load_samples, open_cuts
 from layerdial.errors import UserError
 from layerdial.evaluation.judged import JudgedWords, cross_fitted, fitted_curve
 from layerdial.evaluation.reliability import draw_reliability
 from layerdial.ladder import depths_of
+from layerdial.recognition.calibration import Calibration
 from layerdial.recognizer import Recognizer
 from layerdial.registry.find import model_folder
 from layerdial.request import Request

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.calibration import Curve, log_odds
 from layerdial.errors import UserError
+from layerdial.recognition.calibration import Curve, log_odds
 
 BINS, FOLDS = 10, 5
 _STEPS = 50  # of Newton's method, which needs about five

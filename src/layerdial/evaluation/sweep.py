@@ -64,17 +64,18 @@ def sweep(
         for asked in searches_of(request)
     ]
     missing = [subset for subset, _, row in wanted if _measured_for(row) not in known]
-    pending = list(dict.fromkeys(missing))
+    times = {subset: _times_of(known.get(_measured_for(labels | {"subset": subset.key}))) for subset in missing}
+    pending = [subset for subset, found in times.items() if not found]
     if progress and pending:
         progress(len(wanted) - len(missing), f"timing {len(pending)} subsets")
-    times = dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
+    times |= dict(zip(pending, (timing or Timing())(recognizer, pending), strict=True))
     for done, (subset, asked, row) in enumerate(wanted, 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
             evaluation = evaluate(recognizer, batches, subset, normalizer, asked)
             made = row | measure_subset(recognizer, evaluation, subset) | times[subset]
             if asked is not None:
-                del made["rtf"]  # which is of a greedy search
+                made.pop("rtf", None)  # which is of a greedy search
             made["rejected"] = len(batches.rejected)
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)
@@ -89,6 +90,11 @@ def sweep(
         same = ("cuts", "cuts_contents", _NORMALIZER)
         rows = [row for row in read_rows(out / "sweep.jsonl") if all(row.get(key) == labels.get(key) for key in same)]
         draw_sweep(latest_rows(rows), out / "sweep.png", title)
+
+
+def _times_of(greedy: Mapping[str, Any] | None) -> Row:
+    """Return the times of the greedy row of a subset, if it was measured before: another search runs that network."""
+    return {name: greedy[name] for name in ("latency_ms", "rtf") if name in greedy} if greedy else {}
 
 
 def _measured_for(row: Mapping[str, Any]) -> tuple[Any, ...]:

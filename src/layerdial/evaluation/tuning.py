@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from typing import NamedTuple
 
 from layerdial.evaluation.metrics import Change, ErrorCounts, bootstrap_interval, paired_change, score, total
-from layerdial.recognizer import FeatureBatch, Recognizer, joined
+from layerdial.recognizer import FeatureBatch, Recognizer
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
 from layerdial.text.ctc import greedy_ctc
@@ -24,6 +24,7 @@ from layerdial.text.ctc_beams import LikelyTokens, Pieces, likely_tokens
 from layerdial.text.ctc_decoder import LM_WEIGHT, WORD_BONUS, CtcDecoder, ctc_decoder
 from layerdial.text.normalisers import Normalizer, normalizer_of
 from layerdial.text.tuned import Weights
+from layerdial.transcript import joined
 from layerdial.utils.parent import follow_parent
 
 _WEIGHTS, _BONUSES = (0.0, 0.25, 0.5, 1.0, 1.5), (-1.0, 0.0, 1.0, 2.0)

@@ -12,20 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerdial.audio.whisper_mel import is_silent
-from layerdial.ctc_transcript import CtcUse, transcribe_ctc
 from layerdial.errors import UserError
 from layerdial.models.network import Network
 from layerdial.modules.losses import cross_entropy_per_utterance, ctc_per_utterance
-from layerdial.recognizer import (
-    Audio,
-    FeatureBatch,
-    PieceResult,
-    WindowResult,
-    again_with_all_blocks,
-    collate_features,
-    recognize_pieces,
-    texts_of,
-)
+from layerdial.recognition.ctc import CtcUse, transcribe_ctc
+from layerdial.recognition.pieces import PieceResult, again_with_all_blocks, recognize_pieces, texts_of
+from layerdial.recognition.windows import WindowResult
+from layerdial.recognizer import Audio, FeatureBatch, collate_features
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.byte_level import ByteTable

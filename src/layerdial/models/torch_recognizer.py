@@ -114,7 +114,7 @@ class TorchRecognizer:
         start = time.perf_counter()
         transcribe = self.decoding.transcriber(subset, self.settled(request, subset))
         if request.vad:
-            from layerdial.speech import transcribe_speech
+            from layerdial.recognition.speech import transcribe_speech
 
             made = transcribe_speech(audio, lambda piece: transcribe(piece.samples))
         else:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
-from layerdial.ctc_transcript import CtcUse, transcribe_ctc
 from layerdial.errors import UserError
-from layerdial.recognizer import Audio, FeatureBatch, WindowResult
+from layerdial.recognition.ctc import CtcUse, transcribe_ctc
+from layerdial.recognition.windows import WindowResult
+from layerdial.recognizer import Audio, FeatureBatch
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest, read_features
 from layerdial.runtime.scheduler import PassResult

@@ -19,7 +19,6 @@ from layerdial.audio.channels import AudioPath, hold_all
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE, probe
 from layerdial.audio.windows import WINDOW_SECONDS, windows
-from layerdial.calibration import Calibration
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, depths_of, select
@@ -40,6 +39,7 @@ from layerdial.transcript import Chunk, Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
+    from layerdial.recognition.calibration import Calibration
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
 
@@ -134,6 +134,8 @@ class OnnxRecognizer:
 
         Raises `UserError` where it is damaged or of another model.
         """
+        from layerdial.recognition.calibration import Calibration  # which texts do not need
+
         return Calibration.beside(self.folder, self.manifest.model_id)
 
     # ------------------------------------------------------------------------------------------------ one request
@@ -181,15 +183,17 @@ class OnnxRecognizer:
             return decoding.transcribe(audio, recognize, None if scheduler else constraint.subset)
 
         if request.vad:
-            from layerdial.speech import transcribe_speech
+            from layerdial.recognition.speech import transcribe_speech
 
             made = transcribe_speech(audio, lambda piece: transcribe(piece.samples, piece.begin, piece.pause))
         else:
             made = transcribe(audio)
-        if made.words and self.calibration is not None:
-            made = self.calibration.applied(made)
         asked = constraint.subset or self.subset()
-        return Transcript.of(made, time.perf_counter() - start, asked)
+        return Transcript.of(self.calibrated(made), time.perf_counter() - start, asked)
+
+    def calibrated(self, made: Transcribed) -> Transcribed:
+        """Return a transcript whose words have the confidence that `layerdial calibrate` found, if it did."""
+        return self.calibration.applied(made) if made.words and self.calibration is not None else made
 
     def _constraint(self, audio: Audio, request: Request, start: float) -> Constraint:
         subset = request.subset

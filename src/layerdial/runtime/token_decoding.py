@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from layerdial.audio.features import Features
 from layerdial.audio.whisper_mel import is_silent
 from layerdial.errors import UserError
-from layerdial.recognizer import (
-    Audio,
-    FeatureBatch,
-    PieceResult,
-    again_with_all_blocks,
-    recognize_pieces,
-    texts_of,
-)
+from layerdial.recognition.pieces import PieceResult, again_with_all_blocks, recognize_pieces, texts_of
+from layerdial.recognizer import Audio, FeatureBatch
 from layerdial.request import Request
 from layerdial.runtime.decoding import RecognizeStretch, tokens_of
 from layerdial.runtime.manifest import Manifest, read_features

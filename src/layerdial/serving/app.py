@@ -16,6 +16,7 @@ from layerdial.serving.engine import Engine
 from layerdial.serving.guard import Guard
 from layerdial.serving.keys import ApiKeys
 from layerdial.serving.metrics import CONTENT_TYPE
+from layerdial.serving.pages import PATHS, page_routes
 from layerdial.serving.problems import Problem
 from layerdial.serving.realtime import realtime
 from layerdial.serving.transcriptions import problem_response, transcribe
@@ -23,7 +24,7 @@ from layerdial.serving.transcriptions import problem_response, transcribe
 
 def make_app(engine: Engine, keys: ApiKeys | None = None, origins: Sequence[str] = ()) -> Starlette:
     """Return the application of a server; `origins` are the sites whose pages may use it."""
-    around = [Middleware(Guard, keys=keys, origins=origins)]
+    around = [Middleware(Guard, keys=keys, origins=origins, pages=PATHS)]
     if origins:
         methods, headers = ["GET", "POST"], ["Authorization", "Content-Type"]
         shown = ["X-Layerdial-Depth", "X-Layerdial-Reason", "Retry-After"]
@@ -46,6 +47,7 @@ def make_app(engine: Engine, keys: ApiKeys | None = None, origins: Sequence[str]
             Route("/ready", _ready),
             Route("/metrics", _metrics),
             WebSocketRoute("/v1/realtime", realtime),
+            *page_routes(),
         ],
         middleware=around,
         exception_handlers={HTTPException: _refuse, Problem: _refuse, Exception: _fail},
@@ -66,12 +68,13 @@ async def _model(request: Request) -> Response:
 
 
 def _described(engine: Engine, name: str) -> dict[str, object]:
+    own = {"n_blocks": engine.recognizer.n_blocks, "depths": engine.depths, "language": engine.language}
     return {
         "id": name,
         "object": "model",
         "created": engine.created,
         "owned_by": "layerdial",
-        "layerdial": {"n_blocks": engine.recognizer.n_blocks, "depths": engine.depths, "language": engine.language},
+        "layerdial": own | engine.measured,
     }
 
 

@@ -34,6 +34,7 @@ def serve(options: ServeOptions) -> None:
     pool = Pool(recognizer, min_depth=options.min_depth)
     engine = Engine(recognizer, pool, names, options.limits, options.language)
     _warn(options, keys is not None)
+    sockets.listen()  # what connects from now on waits until it is taken
     _tell(engine.names, engine.depths, sockets)
     try:
         run_server(engine, sockets, keys, options.cors_origin)

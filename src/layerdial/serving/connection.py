@@ -78,9 +78,13 @@ class Connection(H11Protocol):
             self._rest.start(_LINGER_S, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, where an answer can follow; uvicorn alone would fail where none can."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # nobody waits for what is being answered
+            self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
-        else:  # what follows an answer can have none; uvicorn alone would fail here
+        else:
             self.transport.close()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:

@@ -39,7 +39,7 @@ class Counts:
     def metrics(self, queued: int, running: int, workers: int, load: float) -> Metrics:
         """Return the figures with the state of the queue now."""
         ordered = sorted(self._took_ms)
-        quantiles = {share: ordered[int(share * (len(ordered) - 1))] for share in _QUANTILES} if ordered else {}
+        quantiles = {share: ordered[int(share * len(ordered))] for share in _QUANTILES} if ordered else {}
         return Metrics(
             submitted=self.submitted,
             answered=self._answered,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from layerdial.ladder import depths_of
 from layerdial.request import Request
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.serving.jobs import Job, Refused, Served
+from layerdial.serving.measured import measured_levels
 from layerdial.serving.metrics import ServerMetrics
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
@@ -29,7 +31,6 @@ from layerdial.serving.problems import Problem, busy
 _READERS = 2  # threads that decode audio and check jobs: as many uploads are in memory at a time
 _HELD = 4  # the audio of all requests together, in longest requests
 
-_Result = TypeVar("_Result")
 Samples = NDArray[np.float32]
 
 
@@ -67,6 +68,7 @@ class Engine:
         self.depths = tuple(depths_of(recognizer.ladder, recognizer.n_blocks))
         self._readers = ThreadPoolExecutor(_READERS, "layerdial reader")
         self._checkers = ThreadPoolExecutor(_READERS, "layerdial checker")  # short checks do not wait for long files
+        self._holding = threading.Lock()
         self._held = 0  # samples of all requests
 
     def close(self) -> None:
@@ -92,6 +94,11 @@ class Engine:
     def writes_tokens(self) -> bool:
         """Whether the model has a decoder, which writes each piece of audio by itself."""
         return self.recognizer.manifest.decoder is not None
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """What `/v1/models` says of the depths beside their numbers."""
+        return measured_levels(self.recognizer)
 
     @cached_property
     def language(self) -> str:
@@ -129,7 +136,7 @@ class Engine:
     @asynccontextmanager
     async def decoded(self, name: str, content: bytes) -> AsyncIterator[Samples]:
         """Yield the samples of a file's content, and give their place free behind the block. Raises `Problem`."""
-        samples = await _in_thread(self._readers, self._decode, PipedAudio(name, content))
+        samples = await asyncio.wrap_future(self._readers.submit(self._decode, PipedAudio(name, content)))
         with self.holding(len(samples)):
             yield samples
 
@@ -144,28 +151,46 @@ class Engine:
 
     def hold(self, n_samples: int) -> None:
         """Count samples that are in memory from now on. Raises `Problem` where those of all requests are too many."""
-        if self._held + n_samples > _HELD * self.limits.max_audio_s * SAMPLE_RATE:
-            raise busy("the server holds as much audio as it may; send the request again later", 5)
-        self._held += n_samples
+        with self._holding:
+            if self._held + n_samples > _HELD * self.limits.max_audio_s * SAMPLE_RATE:
+                raise busy("the server holds as much audio as it may; send the request again later", 5)
+            self._held += n_samples
 
     def release(self, n_samples: int) -> None:
         """Count samples that are no longer in memory."""
-        self._held -= n_samples
+        with self._holding:
+            self._held -= n_samples
 
     async def answer(self, samples: Samples, wish: Wish) -> Served:
         """Return the answer. Raises `Problem` for what is refused; cancelling gives its place free."""
-        submitting = self._checkers.submit(self._submit, samples, wish)
+        return await self._answered(self._checkers.submit(lambda: (0, self._submit(samples, wish))))
+
+    async def answer_file(self, name: str, content: bytes, wish: Wish) -> Served:
+        """Return the answer to the content of a file, which one thread decodes and submits; else as `answer`."""
+        return await self._answered(self._readers.submit(self._read_and_submit, PipedAudio(name, content), wish))
+
+    async def _answered(self, starting: Future[tuple[int, Future[Served]]]) -> Served:
+        """Return the answer to a job that is being submitted, with how many samples it holds."""
         try:
-            submitted = await asyncio.wrap_future(submitting)
+            held, submitted = await asyncio.wrap_future(starting)
         except asyncio.CancelledError:
-            submitting.add_done_callback(_give_up)
+            starting.add_done_callback(self._give_up)
             raise
         try:
             served: Served = await asyncio.wrap_future(submitted)
         except UserError as error:
             raise self.problem(error) from None
+        finally:
+            self.release(held)
         self.metrics.answered(served)
         return served
+
+    def _give_up(self, starting: Future[tuple[int, Future[Served]]]) -> None:
+        """Give up a job that nobody waits for any more."""
+        if not starting.cancelled() and starting.exception() is None:
+            held, submitted = starting.result()
+            submitted.cancel()
+            self.release(held)
 
     async def parts(self, samples: Samples, wish: Wish) -> AsyncIterator[Served]:
         """Yield the answers to pieces of the audio that follow each other, where the model takes them one by one.
@@ -183,6 +208,15 @@ class Engine:
         for place in (str(self.recognizer.folder.resolve()), str(self.recognizer.folder)):
             message = message.replace(place, self.names[0]) if "/" in place else message
         return Problem(400, message, "invalid_value")
+
+    def _read_and_submit(self, audio: PipedAudio, wish: Wish) -> tuple[int, Future[Served]]:
+        samples = self._decode(audio)
+        self.hold(len(samples))
+        try:
+            return len(samples), self._submit(samples, wish)
+        except BaseException:
+            self.release(len(samples))
+            raise
 
     def _submit(self, samples: Samples, wish: Wish) -> Future[Served]:
         try:
@@ -205,13 +239,3 @@ class Engine:
         except UserError as error:
             raise Problem(400, str(error), "invalid_audio", "file") from None
         return np.concatenate(blocks) if n_samples else np.zeros(1, np.float32)
-
-
-async def _in_thread(threads: ThreadPoolExecutor, action: Callable[..., _Result], *arguments: object) -> _Result:
-    return await asyncio.get_running_loop().run_in_executor(threads, action, *arguments)
-
-
-def _give_up(submitting: Future[Future[Served]]) -> None:
-    """Give up a job that nobody waits for any more."""
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().cancel()

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -110,7 +111,8 @@ class Pool:
 
     def _task(self, job: Job, arrived: float) -> Task:
         """Return a job with what is known of it before it begins. Raises `UserError` for what cannot be done."""
-        decoding = self.recognizer.decoding.of(job.request, self.recognizer.name)
+        request = self.recognizer.settled(replace(job.request, depth=job.depth))
+        decoding = self.recognizer.decoding.of(request, self.recognizer.name)
         audio: Audio = hold_all(job.audio) if isinstance(job.audio, AudioPath) else np.asarray(job.audio)
         seconds = seconds_of(audio)
         fixed_ms, rtf = self._deadline
@@ -124,11 +126,12 @@ class Pool:
         if job.depth is not None:
             self.recognizer.subset(job.depth)
             return job.depth, job.depth
-        levels, asked = self._queue.levels, max(self._min_depth or 1, job.min_depth or 1)
+        depths = [option.depth for option in self.recognizer.controller.options]
+        asked = max(self._min_depth or 1, job.min_depth or 1)
         if job.min_depth is not None:
             self.recognizer.subset(job.min_depth)
-        least = next((level for level in levels if level >= asked), asked)
-        return least, max(least, levels[-1])
+        least = next((depth for depth in depths if depth >= asked), asked)
+        return least, max(least, depths[-1])
 
     def _dispatch(self) -> None:
         """Have free workers take what is next; the lock is held."""
@@ -157,7 +160,7 @@ class Pool:
         assert task.began is not None
         made = task.decoding.transcribe(task.audio, task.recognizing(self._recognize), None)
         done, arrived = time.perf_counter(), task.ticket.arrived
-        transcript = Transcript.of(made, done - task.began, self.recognizer.subset())
+        transcript = Transcript.of(self.recognizer.calibrated(made), done - task.began, self.recognizer.subset())
         waited_ms, took_ms = 1000.0 * (task.began - arrived), 1000.0 * (done - arrived)
         deadline_ms = 1000.0 * (task.ticket.deadline - arrived)
         return Served(transcript, transcript.depth, transcript.reason, waited_ms, took_ms, deadline_ms)
@@ -176,6 +179,7 @@ class Pool:
         with self._changed:
             task.stop()
             if task.ticket.number in self._tasks and task.began is None:
+                task.future.set_running_or_notify_cancel()  # else who waits for several futures waits for ever
                 self._leave(task, None)
 
     # ---------------------------------------------------------------------------------------------------- windows

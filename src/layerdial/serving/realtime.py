@@ -21,6 +21,7 @@ from layerdial.serving.engine import Engine, Samples, Wish
 from layerdial.serving.formats import of_depth
 from layerdial.serving.incoming import Incoming
 from layerdial.serving.jobs import Served
+from layerdial.serving.messages import bad_message, json_object
 from layerdial.serving.problems import Problem, busy
 from layerdial.serving.session import Session, updated
 
@@ -83,6 +84,7 @@ class _Connection:
 
     def __init__(self, websocket: WebSocket, engine: Engine, session: Session) -> None:
         self._websocket, self._engine, self._session = websocket, engine, session
+        self._id = _new_id("sess")
         self._items = asyncio.Queue[_Item]()
         self._held: list[Samples] = []
         self._n_held = 0
@@ -287,7 +289,7 @@ class _Connection:
         await self._send(f"{_TRANSCRIPTION}.failed", item_id=item.id, content_index=0, error=problem.error)
 
     def _shown(self) -> dict[str, Any]:
-        return {"id": f"sess_{id(self):x}", "object": "realtime.transcription_session", **self._session.shown()}
+        return {"id": self._id, "object": "realtime.transcription_session", **self._session.shown()}
 
     async def _send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": _new_id("event"), **fields}
@@ -296,14 +298,8 @@ class _Connection:
 
 def _parsed(text: str | None) -> Mapping[str, Any]:
     if text is None:
-        raise Problem(400, "events are text, this message is binary", "invalid_event")
-    try:
-        event = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Problem(400, "the message is no JSON", "invalid_event") from None
-    if not isinstance(event, dict):
-        raise Problem(400, "the message is no JSON object", "invalid_event")
-    return event
+        raise bad_message("events are text, this message is binary")
+    return json_object(text)
 
 
 def _new_id(kind: str) -> str:

@@ -16,6 +16,7 @@ from layerdial.audio.windows import WINDOW_SECONDS
 from layerdial.runtime.controller import DepthController
 from layerdial.serving.arrivals import Arrivals
 from layerdial.serving.jobs import Refused
+from layerdial.serving.levels import shared_levels
 
 
 @dataclass(eq=False)
@@ -58,8 +59,8 @@ class QueueScheduler:
 
     That is the deepest for which two things hold. Everything that waits is done before its deadline, with some time to
     spare. And what waits and what is about to come, at the rate of the last seconds, is done in `AIM` of the time that
-    it has. Where not even the shallowest depth does all in time, as many as possible are done in time, and the rest
-    after them.
+    it has. The next one runs one level deeper, if all are still done in that share of their time. Where not even the
+    shallowest depth does all in time, as many as possible are done in time, and the rest after them.
     """
 
     AIM = 0.5  # of the time from arrival to deadline: how long a request is to take while there are many
@@ -70,7 +71,7 @@ class QueueScheduler:
     def __init__(self, controller: DepthController, workers: int) -> None:
         self.controller = controller
         self.workers = workers
-        self.levels = tuple(option.depth for option in controller.options)
+        self.levels = shared_levels(controller)
         self._arrivals = Arrivals(self.levels)
         self._waiting = list[Ticket]()
         self._running = dict[int, Ticket]()
@@ -138,7 +139,7 @@ class QueueScheduler:
             ticket = next(ticket for ticket in late if ticket.free_at == -math.inf)
             return Dispatch(ticket, ticket.depth_at(self.levels[0]), "shallowest: late at any depth")
         level = self._level(kept, ready[0], now)
-        depth = ready[0].depth_at(level)
+        depth = ready[0].depth_at(self._deeper(level, kept, ready[0], now))
         return Dispatch(ready[0], depth, self._reason(ready[0], depth, len(ready)))
 
     def _level(self, tickets: Sequence[Ticket], next_one: Ticket, now: float) -> int:
@@ -148,15 +149,32 @@ class QueueScheduler:
                 return level
         return self.levels[0]
 
-    def _keeps_up(self, level: int, tickets: Sequence[Ticket], next_one: Ticket, now: float) -> bool:
+    def _deeper(self, level: int, tickets: Sequence[Ticket], next_one: Ticket, now: float) -> int:
+        """Return the next deeper level where `next_one` can run there while all others share `level`, else `level`.
+
+        Every one must be done within `AIM` of its time then.
+        """
+        above = self.levels[self.levels.index(level) + 1 :]
+        if not above:
+            return level
+        more_s = next_one.work_s[next_one.depth_at(above[0])] - next_one.work_s[next_one.depth_at(level)]
+        if not self._keeps_up(level, tickets, next_one, now, more_s):
+            return level
+        spare = max(self.SPARE, 1.0 - self.AIM)
+        return level if self._late(tickets, now, level, spare, more=(next_one.number, more_s)) else above[0]
+
+    def _keeps_up(
+        self, level: int, tickets: Sequence[Ticket], next_one: Ticket, now: float, more_s: float = 0.0
+    ) -> bool:
         """Return whether a level does what waits and what is about to come in a share of the time that it has.
 
         Waiting is what is due before something that comes at the end of that time and has as much time as `next_one`.
+        `more_s` is work besides.
         """
         allowed_s = next_one.deadline - next_one.arrived
         ahead_s = self.AHEAD * allowed_s
         due = now + ahead_s + allowed_s
-        work_s = sum(ticket.work_s[ticket.depth_at(level)] for ticket in tickets if ticket.deadline <= due)
+        work_s = more_s + sum(ticket.work_s[ticket.depth_at(level)] for ticket in tickets if ticket.deadline <= due)
         work_s += self._arrivals.rate(level, now) * ahead_s
         return self.slowdown(now) * work_s + self._running_s(now) <= self.workers * (ahead_s + self.AIM * allowed_s)
 
@@ -201,12 +219,18 @@ class QueueScheduler:
         return sorted([*self._waiting, *rests], key=lambda one: one.urgency) if rests else list(self._waiting)
 
     def _late(
-        self, tickets: Iterable[Ticket], now: float, level: int | None = None, spare: float = 0.0, first: bool = False
+        self,
+        tickets: Iterable[Ticket],
+        now: float,
+        level: int | None = None,
+        spare: float = 0.0,
+        first: bool = False,
+        more: tuple[int, float] | None = None,
     ) -> dict[int, float]:
         """Return by how many seconds tickets would be late at a level (default: the shallowest), by their number.
 
         They are run in the order given, each by the worker that is free first. `spare` of their time is left over.
-        `first`: return the first of those that are late alone.
+        `first`: return the first of those that are late alone. `more`: the ticket of that number takes so much longer.
         """
         level, slow = self.levels[0] if level is None else level, self.slowdown(now)
         free = [max(now, ticket.free_at) for ticket in self._running.values()]
@@ -215,7 +239,8 @@ class QueueScheduler:
         late = dict[int, float]()
         for ticket in tickets:
             start = max(free[0], ticket.free_at)
-            end = start + slow * ticket.work_s[ticket.depth_at(level)]
+            more_s = more[1] if more is not None and ticket.number == more[0] else 0.0
+            end = start + slow * (ticket.work_s[ticket.depth_at(level)] + more_s)
             heapq.heapreplace(free, end)
             due = ticket.deadline - spare * (ticket.deadline - ticket.arrived)
             if end > due:

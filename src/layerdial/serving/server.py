@@ -20,6 +20,7 @@ from layerdial.serving.engine import Engine
 from layerdial.serving.keys import ApiKeys
 from layerdial.serving.wyoming import WyomingServer
 
+_BACKLOG = 512
 _KEEP_ALIVE_S = 5.0
 _LAST_WORDS_S = 0.2  # in which sessions send what they still have
 
@@ -30,6 +31,12 @@ class Sockets:
 
     http: socket.socket
     wyoming: socket.socket | None
+
+    def listen(self) -> None:
+        """Have connections wait from now on."""
+        for one in (self.http, self.wyoming):
+            if one is not None:
+                one.listen(_BACKLOG)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -60,7 +67,8 @@ async def serve_until(
     origins: Sequence[str] = (),
 ) -> None:
     """Serve until a signal can be acquired; then answer what has begun. Another one ends that too."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # malformed requests are no news
+    for library in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # malformed requests are no news
     server = _Uvicorn(_config(engine, keys, origins))
     wyoming = WyomingServer(engine)
     listening = await wyoming.start(sockets.wyoming) if sockets.wyoming is not None else None

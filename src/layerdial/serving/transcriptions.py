@@ -23,7 +23,7 @@ from layerdial.serving.formats import (
 )
 from layerdial.serving.jobs import Served
 from layerdial.serving.problems import Problem
-from layerdial.serving.uploads import ClientGone, read_upload
+from layerdial.serving.uploads import ClientGone, Upload, read_upload
 
 _Result = TypeVar("_Result")
 _GONE = 499  # as in nginx: the client closed the connection
@@ -61,15 +61,20 @@ async def _within(engine: Engine, answering: Coroutine[Any, Any, _Result]) -> _R
 async def _answer(request: Request, engine: Engine) -> Response:
     upload = await read_upload(request, engine.limits)
     asked = read_fields(upload.fields, engine)
-    async with AsyncExitStack() as stack:
-        samples = await stack.enter_async_context(engine.decoded(upload.name, upload.content))
-        if asked.stream:
-            events = _events(engine, samples, asked)
-            first = await unless_gone(request, anext(events))
-            return _Stream(first, events, stack.pop_all(), engine)
-        served = await unless_gone(request, engine.answer(samples, asked.wish))
+    if asked.stream:
+        return await _stream(request, engine, upload, asked)
+    served = await unless_gone(request, engine.answer_file(upload.name, upload.content, asked.wish))
     body = written(served, asked.response_format, asked.granularities, _language(asked, engine))
     return Response(body, media_type=CONTENT_TYPES[asked.response_format], headers=depth_headers(served))
+
+
+async def _stream(request: Request, engine: Engine, upload: Upload, asked: Asked) -> Response:
+    """Return a stream that has begun: until its first event, what goes wrong has a status of its own."""
+    async with AsyncExitStack() as stack:
+        samples = await stack.enter_async_context(engine.decoded(upload.name, upload.content))
+        events = _events(engine, samples, asked)
+        first = await unless_gone(request, anext(events))
+        return _Stream(first, events, stack.pop_all(), engine)
 
 
 async def unless_gone(request: Request, answering: Awaitable[_Result]) -> _Result:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import logging
 import wave
 from collections.abc import Awaitable, Mapping
@@ -21,6 +20,7 @@ from layerdial import __version__
 from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.serving.engine import Engine, Wish
+from layerdial.serving.messages import bad_message, json_object
 from layerdial.serving.problems import Problem
 from layerdial.text.hotwords import hotwords_of
 
@@ -170,32 +170,22 @@ async def read_event(reader: asyncio.StreamReader, idle_s: float, rest_s: float)
 
 async def _event(reader: asyncio.StreamReader, first: bytes) -> Event:
     try:
-        head = _object(first + (b"" if first == b"\n" else await reader.readuntil(b"\n")))
+        head = json_object(first + (b"" if first == b"\n" else await reader.readuntil(b"\n")))
     except asyncio.LimitOverrunError:
-        raise _bad("the line of an event is too long") from None
+        raise bad_message("the line of an event is too long") from None
     data = head.get("data") or {}
     if not isinstance(data, dict) or not isinstance(head.get("type"), str):
-        raise _bad("an event has a type and data")
+        raise bad_message("an event has a type and data")
     if length := _length(head, "data_length", _MOST_DATA):
-        data = {**data, **_object(await reader.readexactly(length))}
+        data = {**data, **json_object(await reader.readexactly(length))}
     length = _length(head, "payload_length", _MOST_PAYLOAD)
     return Event(head["type"], data, await reader.readexactly(length) if length else None)
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        raise _bad("an event is a line of JSON") from None
-    if not isinstance(found, dict):
-        raise _bad("an event is a JSON object")
-    return found
 
 
 def _length(head: Mapping[str, Any], name: str, most: int) -> int:
     length = head.get(name) or 0
     if type(length) is not int or not 0 <= length <= most:
-        raise _bad(f"{name} is {length!r:.40}; {most} bytes is the most")
+        raise bad_message(f"{name} is {length!r:.40}; {most} bytes is the most")
     return length
 
 
@@ -208,13 +198,13 @@ def _wish_of(event: Event, engine: Engine) -> Wish:
     for field, weight in (("transcript_terms", _TERM_WEIGHT), ("transcript_names", _NAME_WEIGHT)):
         given = event.data.get(field) or []
         if not isinstance(given, list):
-            raise _bad(f"{field} is no list")
+            raise bad_message(f"{field} is no list")
         phrases |= {phrase if isinstance(phrase, str) else repr(phrase): weight for phrase in given}
     if phrases:
         try:
             request = replace(request, hotwords=dict(hotwords_of(phrases)))
         except UserError as error:
-            raise _bad(str(error)) from None
+            raise bad_message(str(error)) from None
     return Wish(request)
 
 
@@ -223,9 +213,11 @@ def _form_of(event: Event) -> _Form:
         event.data.get(name, usual) for name, usual in (("rate", 16000), ("width", 2), ("channels", 1))
     )
     if type(rate) is not int or not 4000 <= rate <= 192_000:
-        raise _bad(f"rate is {rate!r:.40}; give 4000 to 192000")
+        raise bad_message(f"rate is {rate!r:.40}; give 4000 to 192000")
     if width not in _WIDTHS or type(channels) is not int or not 1 <= channels <= 16:
-        raise _bad(f"width is {width!r:.40} and channels {channels!r:.40}; give 1 to 4 bytes, and 1 to 16 channels")
+        raise bad_message(
+            f"width is {width!r:.40} and channels {channels!r:.40}; give 1 to 4 bytes, and 1 to 16 channels"
+        )
     return _Form(rate, int(width), channels)
 
 
@@ -253,12 +245,8 @@ def described(engine: Engine) -> Info:
 def _text(event: Event, name: str) -> str | None:
     value = event.data.get(name)
     if value is not None and not isinstance(value, str):
-        raise _bad(f"{name} is no text")
+        raise bad_message(f"{name} is no text")
     return value
-
-
-def _bad(message: str) -> Problem:
-    return Problem(400, message, "invalid_event")
 
 
 async def _send(writer: asyncio.StreamWriter, event: Eventable) -> None:

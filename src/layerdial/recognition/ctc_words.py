@@ -1,6 +1,6 @@
-"""The words of a CTC model's labels, from what is noted of each window.
+"""The words and segments of a CTC model, from the labels of its frames and the pauses of the audio.
 
-Shapes: S samples, T frames, V vocabulary.
+Shapes: T frames, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.pauses import Span, quiet_stretches
 from layerdial.audio.windows import Window
+from layerdial.recognition.word_places import placed
 from layerdial.text.ctc_beams import Pieces
 from layerdial.text.ctc_spans import LabelSpan, LikelyFrames, aligned_spans, best_path_spans
 from layerdial.text.token_rules import SpokenToken
 from layerdial.text.token_words import words_of_texts
 from layerdial.transcript import Word
-from layerdial.word_places import placed
 
 
 class CtcTimes:
@@ -50,18 +50,21 @@ class CtcTimes:
             elif first < last:
                 self._quiet.append((first, last))
 
+    def words(
+        self, frame_ids: Sequence[int], labels: Sequence[int], pieces: Pieces, samples_per_frame: int, seconds: float
+    ) -> list[Word]:
+        """Return the words of labels in audio of so many seconds, whose best tokens are `frame_ids`."""
+        return placed(_spoken(self._spans(frame_ids, labels), pieces, samples_per_frame), self._quiet, seconds)
+
     def _spans(self, frame_ids: Sequence[int], labels: Sequence[int]) -> list[LabelSpan]:
         """Return the frames of each label: of the best path, or of the most probable path of what beams have found."""
         if self._likely is None:
             return best_path_spans(frame_ids, np.concatenate(self._best))
         return aligned_spans(labels, self._likely)
 
-    def words(
-        self, frame_ids: Sequence[int], labels: Sequence[int], pieces: Pieces, samples_per_frame: int, seconds: float
-    ) -> tuple[Word, ...]:
-        """Return the words of labels whose tokens are `pieces`, within so many seconds of audio."""
-        frame = samples_per_frame / SAMPLE_RATE
-        spans = self._spans(frame_ids, labels)
-        spoken = [SpokenToken(span.first * frame, span.end * frame, span.logp) for span in spans]
-        words = words_of_texts([pieces.texts[span.label] for span in spans], spoken)
-        return tuple(placed(words, self._quiet, seconds))
+
+def _spoken(spans: Sequence[LabelSpan], pieces: Pieces, samples_per_frame: int) -> list[Word]:
+    """Return the words of labels, from the first frame that emits them to the last."""
+    frame = samples_per_frame / SAMPLE_RATE
+    spoken = [SpokenToken(span.first * frame, span.end * frame, span.logp) for span in spans]
+    return words_of_texts([pieces.texts[span.label] for span in spans], spoken)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.utterances import Pauses, Segmenter, Stretch
 from layerdial.audio.windows import mono_blocks
-from layerdial.recognizer import Audio, joined
-from layerdial.transcript import Transcribed, later
+from layerdial.recognizer import Audio
+from layerdial.transcript import Transcribed, joined, later
 
 PIECES = Pauses(silence=1.0, longest=16.0)
 """How recordings are cut. Shorter pauses stay within a piece; memory grows with the longest one."""

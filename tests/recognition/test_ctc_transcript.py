@@ -10,8 +10,8 @@ import pytest
 
 from layerdial.audio.features import LogMel
 from layerdial.audio.files import SAMPLE_RATE
-from layerdial.ctc_transcript import CtcUse, transcribe_ctc
-from layerdial.recognizer import WindowResult
+from layerdial.recognition.ctc import CtcUse, transcribe_ctc
+from layerdial.recognition.windows import WindowResult
 from layerdial.request import Request
 from layerdial.subset import BlockSubset
 from layerdial.text.ctc_beams import Pieces

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.windows import take_pieces
 from layerdial.errors import UserError
-from layerdial.recognizer import PieceResult, recognize_pieces
+from layerdial.recognition.pieces import PieceResult, recognize_pieces
 from layerdial.subset import BlockSubset
 from layerdial.text.timestamps import Stamps
 from layerdial.text.token_rules import Written

@@ -13,10 +13,10 @@ import soundfile
 from layerdial.audio.files import AudioProblem
 from layerdial.errors import UserError
 from layerdial.models.torch_recognizer import TorchRecognizer
+from layerdial.recognition.speech import Piece, transcribe_speech
 from layerdial.recognizer import Recognizer as AnyRecognizer
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
-from layerdial.speech import Piece, transcribe_speech
 from layerdial.subset import BlockSubset
 from layerdial.transcript import Chunk, Segment, Transcribed, Word
 from tiny import Ended, in_child

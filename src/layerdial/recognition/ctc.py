@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.audio.windows import Window
-from layerdial.recognizer import Audio, Decode, Recognize, recognize_windows
+from layerdial.recognition.pieces import Decode
+from layerdial.recognition.windows import Recognize, recognize_windows
+from layerdial.recognizer import Audio
 from layerdial.request import Request
 from layerdial.text.ctc import greedy_ctc
 from layerdial.transcript import Transcribed
-from layerdial.word_places import segments_of
 
 if TYPE_CHECKING:
-    from layerdial.ctc_words import CtcTimes
     from layerdial.text.ctc_beams import Pieces
     from layerdial.text.ctc_decoder import CtcDecoder
 
@@ -62,7 +62,11 @@ def transcribe_ctc(audio: Audio, features: Features, recognize: Recognize, decod
     `UserError` as `windows` does.
     """
     search = use.decoder.begin() if use.decoder else None
-    times = _times(greedy=search is None) if use.words or use.segments else None
+    times = None
+    if use.words or use.segments:
+        from layerdial.recognition.ctc_words import CtcTimes  # much that a text does not need
+
+        times = CtcTimes(greedy=search is None)
 
     def take(window: Window, logp_TV: NDArray[np.float32]) -> None:
         if search is not None:
@@ -75,11 +79,8 @@ def transcribe_ctc(audio: Audio, features: Features, recognize: Recognize, decod
     made = Transcribed(decode(labels), chunks, seconds)
     if times is None or use.pieces is None:
         return made
+    from layerdial.recognition.word_places import segments_of
+
     words = times.words(ids, labels, use.pieces, features.samples_per_frame, seconds)
-    return replace(made, segments=segments_of(words) if use.segments else (), words=words if use.words else ())
-
-
-def _times(greedy: bool) -> CtcTimes:
-    from layerdial.ctc_words import CtcTimes  # much that a request without words does not need
-
-    return CtcTimes(greedy)
+    segments = segments_of(words) if use.segments else ()
+    return replace(made, segments=segments, words=tuple(words) if use.words else ())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from layerdial.recognition.word_places import placed, segments_of
 from layerdial.transcript import Word
-from layerdial.word_places import placed, segments_of
 
 
 def words(*times: tuple[float, float]) -> list[Word]:

@@ -152,7 +152,6 @@ def test_a_device_exports_for_the_web_too(tmp_path: Path) -> None:
     [
         (["--format", "web", "--depth", "2"], "--depth is for --format sherpa-onnx; other exports run at every depth"),
         (["--onnxruntime-web", "x"], "--onnxruntime-web is for --format web; other formats hold no runtime"),
-        (["--format", "page"], "--format is 'page'; choose layerdial, sherpa-onnx or web"),
     ],
 )
 def test_options_of_other_formats_are_refused(options: list[str], message: str, tmp_path: Path) -> None:

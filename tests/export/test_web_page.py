@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,19 @@ def test_nothing_is_asked_of_others_and_without_its_host_the_page_still_works(fo
             assert again.open_file(folder / "tones.wav") == text
     asked = requests_of(log)
     assert len(asked) > 20 and {url for url in asked if not url.startswith(host.url)} == set()
+
+
+def test_a_file_that_is_not_the_exported_one_is_not_kept(folder: Path, browser: Any) -> None:
+    site = shutil.copytree(folder / "site", folder / "changed")
+    with (site / "icon.svg").open("a") as file:
+        file.write("<!-- changed -->")
+    with hosted(site) as host:
+        page = Page(browser, host.url)
+        assert page.text("state") == "Ready."  # and not "works without a network"
+        kept = page.module(
+            "const cache = await caches.open((await caches.keys())[0]); return (await cache.keys()).length;"
+        )
+        assert kept == 0
 
 
 def test_the_microphone_is_heard(folder: Path) -> None:

@@ -15,6 +15,7 @@ _STORE_BYTES = 100 * 2**20  # of a cluster that is started here: what is sent is
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
     "RAY_worker_niceness": "0",  # Ray's own 15 leaves little of a machine that has other work
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # with Ray's own 5 a busy machine starts its proxy again and again
 }
 
 

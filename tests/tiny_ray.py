@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from layerdial.runtime.cluster import SETTINGS
+
 
 @contextmanager
 def two_workers() -> Iterator[None]:
     """A cluster with two CPUs, ended at last."""
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(SETTINGS)
     ray.init(
         num_cpus=2,
         object_store_memory=100 * 2**20,

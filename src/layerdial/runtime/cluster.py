@@ -12,9 +12,10 @@ from layerdial.runtime.session import usable_cpus
 
 _STORE_BYTES = 100 * 2**20  # of a cluster that is started here: what is sent is names of files, and texts
 
-_SETTINGS = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
     "RAY_worker_niceness": "0",  # Ray's own 15 leaves little of a machine that has other work
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # with Ray's own 5 a busy machine starts its proxy again and again
 }
 
 
@@ -24,7 +25,7 @@ def cluster() -> Iterator[int]:
 
     What was started here ends with the context. Raises `UserError` where ray is missing or the cluster does not answer.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     with needing("ray", "--ray needs"):
         import ray

@@ -5,14 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerdial.errors import needing
 from layerdial.serving.options import ServeOptions
-
-if TYPE_CHECKING:
-    from layerdial.serving.engine import Engine
-    from layerdial.serving.keys import ApiKeys
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +22,7 @@ def serve(options: ServeOptions) -> None:
         serve_on_ray(options)
         return
     with needing("serve", "the server needs"):
+        from layerdial.serving.opening import open_engine
         from layerdial.serving.server import Sockets, bind, run_server
 
     wyoming = None if options.wyoming_port is None else bind(options.host, options.wyoming_port, "wyoming-port")
@@ -39,24 +36,6 @@ def serve(options: ServeOptions) -> None:
     finally:
         engine.close()
     print("stopped", flush=True)
-
-
-def open_engine(options: ServeOptions) -> tuple[Engine, ApiKeys | None]:
-    """Return the engine of a server, with a warm model, and its keys. Raises `UserError` for what cannot be served."""
-    from layerdial.registry import DEFAULT
-    from layerdial.runtime.recognizer import OnnxRecognizer
-    from layerdial.serving.engine import Engine
-    from layerdial.serving.keys import read_keys
-    from layerdial.serving.pool import Pool
-
-    keys = read_keys(options.api_key_file) if options.api_key_file is not None else None
-    recognizer = OnnxRecognizer(options.model or DEFAULT, options.threads)
-    if options.min_depth is not None:
-        recognizer.subset(options.min_depth)
-    names = tuple(options.name) or (recognizer.manifest.name or recognizer.folder.name,)
-    recognizer.warm_up()
-    pool = Pool(recognizer, min_depth=options.min_depth)
-    return Engine(recognizer, pool, names, options.limits, options.language), keys
 
 
 def _warn(options: ServeOptions, keys: bool) -> None:

@@ -9,17 +9,18 @@ from typing import Any
 
 from layerdial.errors import UserError, needing
 from layerdial.runtime.cluster import cluster
-from layerdial.serving.command import open_engine
 from layerdial.serving.options import ServeOptions
 
 NAME = "layerdial"
-_QUEUED = 2  # requests for each CPU of a replica, beyond which there is to be another one
+_QUEUED = 2  # requests that a replica has at a time; with more for some seconds, another one is started
 
 
 def serve_on_ray(options: ServeOptions) -> None:
     """Serve a model on a Ray cluster until a signal ends it. Raises `UserError` for what is not served there."""
     if options.wyoming_port is not None:
         raise UserError("--ray serves HTTP and websockets alone; leave out --wyoming-port, or --ray")
+    with needing("serve", "the server needs"):
+        from layerdial.serving.opening import open_engine
     engine, _ = open_engine(options)  # what cannot be served is said here, in one line
     names = ", ".join(engine.names)
     engine.close()
@@ -65,12 +66,18 @@ def _deployment(options: ServeOptions, cpus: int) -> Any:
 
     def build() -> Any:
         from layerdial.serving.app import make_app
+        from layerdial.serving.opening import open_engine
 
         logging.getLogger("layerdial").setLevel(logging.WARNING)
         engine, keys = open_engine(options)
         return make_app(engine, keys, options.cors_origin)
 
-    scaling = {"min_replicas": 1, "max_replicas": replicas(options, cpus), "target_ongoing_requests": _QUEUED}
+    scaling = {
+        "min_replicas": 1,
+        "max_replicas": replicas(options, cpus),
+        "target_ongoing_requests": _QUEUED,
+        "upscale_delay_s": 5,
+    }
     return serve.deployment(
         serve.ingress(build)(),
         name=NAME,

@@ -71,6 +71,8 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        if self.wyoming_port == self.port != 0:
+            raise UserError(f"--wyoming-port is {self.port}, as --port is; give two ports")
         for name in self.name:
             if not _NAME.fullmatch(name):
                 raise UserError(f"--name is {name!r}; give letters, digits and . _ / -")

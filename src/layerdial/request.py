@@ -49,10 +49,10 @@ class Request:
     )
     lm: str | None = _option("CTC models: an n-gram language model of words, ARPA or a KenLM binary")
     lm_weight: float | None = _option(
-        "with lm: the factor of its log-probabilities; what tune-decoder chose, or 0.5, if left out"
+        "with lm: the factor of its log-probabilities; if left out 0.5, or tuned if word_bonus is left out too"
     )
     word_bonus: float | None = _option(
-        "CTC models, with beams: added for each word; if left out, with lm what tune-decoder chose, or 1, else 0"
+        "CTC models, with beams: added for each word; 0 if left out, with lm 1, or tuned if lm_weight is left out too"
     )
     vad: bool | None = _option("find speech first (voice activity detection), and recognise nothing else")
 

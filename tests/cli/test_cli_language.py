@@ -33,6 +33,7 @@ def test_an_ngram_is_made_of_text_and_of_transcripts(corpus: Corpus, tmp_path: P
         (["none.txt", "lm.arpa"], "does not exist; give text, a sentence a line"),
         (["other.bin", "lm.arpa"], "is no UTF-8 text"),
         (["empty.txt", "lm.arpa"], "the text has no word"),
+        (["text.txt", "old.arpa", "lm.arpa"], "old.arpa is a language model (ARPA); give the text"),
         (["text.txt", "lm.arpa", "--order", "9"], "the order is 9; give 2 to 6"),
     ],
 )
@@ -40,6 +41,7 @@ def test_what_makes_no_ngram_is_said_in_one_line(words: list[str], message: str,
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("low high\n")
     Path("empty.txt").write_text("\n!\n")
+    Path("old.arpa").write_text("\n\\data\\\nngram 1=3\n")
     Path("other.bin").write_bytes(b"\xff\xfe\x80")
     assert_users_mistake(command("ngram", *words), message)
     assert not Path("lm.arpa").exists()

@@ -20,6 +20,7 @@ from layerdial.errors import UserError
 from layerdial.runtime import Recognizer
 from layerdial.serving.keys import read_keys
 from layerdial.serving.options import Limits, ServeOptions
+from layerdial.serving.server import Sockets, bind
 from tiny_processes import wait_for
 from tiny_serving import PATH, TEXT, Running, as_file, form, running, wav
 
@@ -233,6 +234,7 @@ def test_a_limit_is_a_number_above_zero(name: str) -> None:
     [
         ({"name": ["a b"]}, "--name is 'a b'"),
         ({"language": "English"}, "--language is 'English'"),
+        ({"port": 8000, "wyoming_port": 8000}, "--wyoming-port is 8000, as --port is"),
         ({"cors_origin": ["*"]}, r"--cors-origin is '\*'"),
         ({"cors_origin": ["https://a.example/path"]}, "without a path"),
     ],
@@ -240,6 +242,14 @@ def test_a_limit_is_a_number_above_zero(name: str) -> None:
 def test_options_are_checked(options: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         ServeOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_port_that_was_taken_before_the_model_was_loaded_is_said() -> None:
+    first = bind("127.0.0.1", 0, "port")
+    second = bind("127.0.0.1", first.getsockname()[1], "port")  # as long as nobody listens there
+    with first, second, pytest.raises(UserError, match="is taken by another program; give another --port"):
+        first.listen()
+        Sockets(second, None).listen()
 
 
 # ---------------------------------------------------------------------------------------------------------- the end

@@ -10,11 +10,13 @@ from pathlib import Path
 from layerdial.errors import UserError
 from layerdial.text.normalise import normalise
 
+_ARPA = "\\data\\"  # the line that ARPA begins with
+
 
 def sentences_of(file: Path) -> Iterator[str]:
     """Yield the normalised sentences of a text file, a line each, or the transcripts of a manifest of cuts.
 
-    Raises `UserError` for a file that is missing or no UTF-8 text.
+    Raises `UserError` for a file that is missing or no UTF-8 text, and for a language model, which is text as well.
     """
     if ".jsonl" in file.suffixes:
         from layerdial.data.manifest import cut_text, open_cuts
@@ -24,7 +26,10 @@ def sentences_of(file: Path) -> Iterator[str]:
     opening = gzip.open if file.suffix == ".gz" else open
     try:
         with opening(file, "rt", encoding="utf-8-sig") as lines:
-            yield from map(normalise, lines)
+            for line in lines:
+                if line.strip() == _ARPA:
+                    raise UserError(f"{file} is a language model (ARPA); give the text that one is made of")
+                yield normalise(line)
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; give text, a sentence a line, or a manifest of cuts") from None
     except UnicodeDecodeError:

@@ -28,8 +28,8 @@ from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
 
-_READERS = 2  # threads that decode audio and check jobs: as many uploads are in memory at a time
-_HELD = 4  # the audio of all requests together, in longest requests
+_READERS = 2  # threads that decode audio, and as many that check jobs
+_HELD = 4  # the audio of all requests together, files and samples, in longest requests
 
 Samples = NDArray[np.float32]
 

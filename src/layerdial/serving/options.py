@@ -75,6 +75,8 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if self.replicas is not None and not (self.ray and self.replicas >= 1):
             raise UserError(f"--replicas is {self.replicas}; give 1 or more, and --ray")
+        if self.wyoming_port == self.port != 0:
+            raise UserError(f"--wyoming-port is {self.port}, as --port is; give two ports")
         for name in self.name:
             if not _NAME.fullmatch(name):
                 raise UserError(f"--name is {name!r}; give letters, digits and . _ / -")

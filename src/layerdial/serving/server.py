@@ -33,10 +33,15 @@ class Sockets:
     wyoming: socket.socket | None
 
     def listen(self) -> None:
-        """Have connections wait from now on."""
-        for one in (self.http, self.wyoming):
-            if one is not None:
+        """Have connections wait from now on. Raises `UserError` for a port that another program took meanwhile."""
+        for one, option in ((self.http, "port"), (self.wyoming, "wyoming-port")):
+            if one is None:
+                continue
+            try:
                 one.listen(_BACKLOG)
+            except OSError as error:
+                host, port = one.getsockname()[:2]
+                raise UserError(f"{host} port {port} {_why(error)}; give another --{option}") from None
 
 
 class _Uvicorn(uvicorn.Server):

@@ -26,6 +26,7 @@ from layerdial.serving.problems import Problem
 from layerdial.serving.uploads import ClientGone, Upload, read_upload
 
 _Result = TypeVar("_Result")
+_BYTES = 4  # of a sample in memory
 _GONE = 499  # as in nginx: the client closed the connection
 
 
@@ -61,9 +62,10 @@ async def _within(engine: Engine, answering: Coroutine[Any, Any, _Result]) -> _R
 async def _answer(request: Request, engine: Engine) -> Response:
     upload = await read_upload(request, engine.limits)
     asked = read_fields(upload.fields, engine)
-    if asked.stream:
-        return await _stream(request, engine, upload, asked)
-    served = await unless_gone(request, engine.answer_file(upload.name, upload.content, asked.wish))
+    with engine.holding(len(upload.content) // _BYTES):  # the file too, while it waits to be decoded
+        if asked.stream:
+            return await _stream(request, engine, upload, asked)
+        served = await unless_gone(request, engine.answer_file(upload.name, upload.content, asked.wish))
     body = written(served, asked.response_format, asked.granularities, _language(asked, engine))
     return Response(body, media_type=CONTENT_TYPES[asked.response_format], headers=depth_headers(served))
 

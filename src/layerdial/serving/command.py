@@ -59,6 +59,7 @@ def _tell(names: Sequence[str], depths: Sequence[int], sockets: Any) -> None:
     host, port = sockets.http.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"serving: {', '.join(names)} (depths {', '.join(map(str, depths))})")
+    print(f"page:    http://{shown}:{port}/")
     print(f"http:    http://{shown}:{port}/v1/audio/transcriptions")
     if sockets.wyoming is not None:
         print(f"wyoming: tcp://{shown}:{sockets.wyoming.getsockname()[1]}")

@@ -31,7 +31,7 @@ export async function transcribe(file, fields, key, signal, more) {
   body.append("file", file);
   for await (const event of events(await ask("v1/audio/transcriptions", key, { method: "POST", body, signal }))) {
     if (event.type === "transcript.text.delta") more(event.delta);
-    else if (event.type === "error") throw new Refusal(0, sentence(event.error.message));
+    else if (event.type === "error") throw new Refusal(0, quoted(event.error.message));
     else return { layerdial: event.layerdial, seconds: event.usage.seconds };
   }
   throw new Refusal(0, "The server ended its answer too early; send the file again.");
@@ -44,7 +44,8 @@ export function openSocket(model, key) {
   return new WebSocket(address, key ? ["realtime", `openai-insecure-api-key.${key}`] : ["realtime"]);
 }
 
-export const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+/** Return a message of the server as a sentence; its first word may be the name of a file. */
+export const quoted = (text) => `The server says: ${text}.`;
 
 async function ask(path, key, options = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
@@ -53,8 +54,8 @@ async function ask(path, key, options = {}) {
     throw new Refusal(0, "The server does not answer; is it running?");
   });
   if (found.ok) return found;
-  const said = await found.json().then(({ error }) => error.message).catch(() => `the server answers with ${found.status}`);
-  throw new Refusal(found.status, sentence(said));
+  const said = await found.json().then(({ error }) => error.message).catch(() => `status ${found.status}`);
+  throw new Refusal(found.status, quoted(said));
 }
 
 /** Yield the events of a stream. */

@@ -1,32 +1,43 @@
 // The microphone over the Realtime protocol: the server finds the pauses, and sends the text of what was said before each.
 
-import { openSocket, Refusal, sentence } from "./client.js";
+import { openSocket, Refusal, quoted } from "./client.js";
 import { openMicrophone, RATE } from "./microphone.js";
 
 const PART = RATE / 10; // samples of a message
 const TRANSCRIPTION = "conversation.item.input_audio_transcription.";
 
 /** Begin to listen. `heard(event)` gets {delta}, {done: {layerdial, seconds}} or {problem}; `closed()` is called at its end.
- *  Returns {change(wish), stop()}; `stop` gives what was said last time to be answered. */
+ *  `wish()` gives depth and deadline. Returns {change(), stop()}: `change` applies a wish to what ends from then on, and
+ *  after `stop` what was said last is still answered. */
 export async function listen(model, wish, key, heard, closed) {
   const socket = await opened(openSocket(model, key));
   const send = (type, fields) => socket.readyState === WebSocket.OPEN && socket.send(JSON.stringify({ type, ...fields }));
-  const change = (layerdial) => send("session.update", { session: { layerdial } });
-  const turns = { open: 0, ending: false };
-  const close = await openMicrophone(inParts((audio) => send("input_audio_buffer.append", { audio }))).catch((problem) => {
+  const change = (more = {}) => send("session.update", { session: { ...more, layerdial: wish() } });
+  const turns = { open: 0, stopped: false, counted: false };
+  socket.onmessage = ({ data }) => take(JSON.parse(data), turns, heard, () => socket.close());
+  change({ audio: { input: { format: { type: "audio/pcm", rate: RATE } } } }); // before any sound
+  const silence = once(await openMicrophone(inParts((audio) => send("input_audio_buffer.append", { audio }))).catch((problem) => {
     socket.close();
     throw problem;
-  });
-  socket.onmessage = ({ data }) => take(JSON.parse(data), turns, heard, () => socket.close());
-  socket.onclose = () => close().then(closed);
-  send("session.update", { session: { audio: { input: { format: { type: "audio/pcm", rate: RATE } } }, layerdial: wish } });
+  }));
+  const end = () => {
+    if (!turns.counted) heard({ problem: "The server ended the session; record again." });
+    silence().then(closed);
+  };
+  if (socket.readyState === WebSocket.OPEN) socket.onclose = end;
+  else end();
   const stop = async () => {
-    await close();
-    turns.ending = true;
+    await silence();
     send("input_audio_buffer.commit");
-    send("session.update", { event_id: "last", session: {} }); // its answer follows those to the commit
+    turns.stopped = true;
+    send("session.update", { session: {} }); // its answer follows all that the commit brings
   };
   return { change, stop };
+}
+
+function once(act) {
+  let done = null;
+  return () => (done ??= act());
 }
 
 function opened(socket) {
@@ -44,9 +55,9 @@ function take(event, turns, heard, close) {
     heard({ done: { layerdial: event.layerdial, seconds: event.usage.seconds } });
   } else if (event.type === `${TRANSCRIPTION}failed`) {
     turns.open -= 1;
-    heard({ problem: sentence(event.error.message) });
-  } else if (event.type === "error") heard({ problem: sentence(event.error.message) });
-  else if (event.type === "session.updated" && turns.ending) turns.counted = true;
+    heard({ problem: quoted(event.error.message) });
+  } else if (event.type === "error") heard({ problem: quoted(event.error.message) });
+  else if (event.type === "session.updated" && turns.stopped) turns.counted = true;
   if (turns.counted && turns.open === 0) close();
 }
 

@@ -8,7 +8,7 @@ import { drawPicture, wordsOf } from "./picture.js";
 const at = (id) => document.getElementById(id);
 const DEADLINES_MS = [100, 200, 300, 500, 1000, 2000, 5000, 10000, null];
 const LOAD_EVERY_MS = 1000;
-const page = { key: "", model: null, depth: null, deadline: null, file: null, sending: null, session: null, answers: 0 };
+const page = { key: "", model: null, depth: null, deadline: null, file: null, sending: null, session: null, changing: false, answers: 0 };
 
 begin();
 
@@ -41,7 +41,7 @@ function ready({ name, nBlocks, depths }) {
 const wish = () => ({ depth: page.depth(), deadline_ms: page.deadline() });
 
 function changed() {
-  if (page.session) page.session.change(wish());
+  if (page.session) page.session.change();
   else if (page.file) send();
 }
 
@@ -58,38 +58,41 @@ async function send() {
   page.sending?.abort();
   const { signal } = page.sending = new AbortController();
   clear();
-  at("text").setAttribute("aria-busy", "true");
   say(`Sending ${page.file.name}.`);
   try {
     const fields = { model: page.model.name, ...wish() };
     show(await transcribe(page.file, fields, page.key, signal, (delta) => signal.aborted || write(delta)));
+    mark();
     say("Ready.");
   } catch (problem) {
     if (!signal.aborted) fail(problem.message);
   }
-  if (!signal.aborted) at("text").setAttribute("aria-busy", "false");
 }
 
 // --------------------------------------------------------------------------------------------------- the microphone
 
 async function toggleRecording() {
+  if (page.changing) return;
   if (page.session) return stopRecording();
+  page.changing = true;
   page.sending?.abort();
   page.file = null;
   clear();
-  use({ recording: true });
+  at("file").disabled = true;
+  say("Opening the microphone.");
   try {
-    page.session = await listen(page.model.name, wish(), page.key, heard, ended);
-    at("record").textContent = "Stop";
+    page.session = await listen(page.model.name, wish, page.key, heard, ended);
+    use({ recording: true });
     say("Recording. Text comes at each pause.");
   } catch (problem) {
     use({ recording: false });
     fail(problem.message);
   }
+  page.changing = false;
 }
 
 function stopRecording() {
-  at("record").disabled = true;
+  page.changing = true;
   say("Waiting for the last text.");
   page.session.stop();
 }
@@ -103,12 +106,13 @@ function heard({ delta, done, problem }) {
 
 function ended() {
   page.session = null;
+  page.changing = false;
   use({ recording: false });
+  mark();
   if (!at("error").textContent) say("Ready.");
 }
 
 function use({ recording }) {
-  at("record").disabled = false;
   at("record").textContent = recording ? "Stop" : "Record";
   at("record").setAttribute("aria-pressed", String(recording));
   at("file").disabled = recording;
@@ -126,8 +130,12 @@ function write(delta) {
   at("text").append(delta);
 }
 
+/** Say so where there is no text at the end of all sound. */
+function mark() {
+  if (!at("text").textContent && !at("error").textContent) at("text").textContent = "(no speech)";
+}
+
 function show({ layerdial, seconds }) {
-  if (!at("text").textContent) at("text").textContent = "(no speech)";
   at("blocks").textContent = page.words(layerdial.depth);
   at("delay").textContent = `${Math.round(layerdial.took_ms)} ms`;
   at("length").textContent = `${seconds.toFixed(1)} s`;

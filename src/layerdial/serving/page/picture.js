@@ -45,7 +45,7 @@ function ticks(largest) {
   return Array.from({ length: count + 1 }, (_, i) => Number((i * step).toPrecision(6)));
 }
 
-const percent = (wer) => `${Number((100 * wer).toFixed(1))} %`;
+const percent = (wer) => `${Number((100 * wer).toFixed(1))}\u00a0%`;
 
 function made(name, attributes, text = "") {
   const found = document.createElementNS("http://www.w3.org/2000/svg", name);

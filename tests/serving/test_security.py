@@ -289,7 +289,7 @@ def test_the_command_serves_and_ends_with_a_signal(exported: Path, tmp_path: Pat
         started = [sys.executable, "-c", code, *map(str, words)]
         with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(4)]
+            lines = [process.stdout.readline() for _ in range(5)]
             assert lines[0] == "serving: whisper-1, tones (depths 1, 2, 3)\n" and "127.0.0.1" in lines[1]
             port = int(lines[1].rsplit(":", 1)[1].split("/")[0])
             with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as openai:

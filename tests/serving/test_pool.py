@@ -118,6 +118,13 @@ def test_words_have_calibrated_confidence(exported: Path, tmp_path: Path) -> Non
     assert [word.confidence for word in served.transcript.words] == [curve(word.confidence) for word in raw] != []
 
 
+def test_a_damaged_calibration_is_said_at_the_start(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "model")
+    (folder / "confidence.json").write_text("{}")
+    with pytest.raises(UserError, match=r"confidence\.json.*make it again with layerdial calibrate"):
+        Pool(Recognizer(folder))
+
+
 @pytest.mark.medium
 def test_a_long_file_lets_a_short_job_pass(stuck: Stuck) -> None:
     order = list[str]()

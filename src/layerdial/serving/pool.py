@@ -32,7 +32,8 @@ class Pool:
 
     `workers` windows are computed at a time; the default is as many as there are CPUs for the recogniser's threads. No
     job runs shallower than `min_depth` unless it asks for it. A job without a deadline has `deadline_ms`, and
-    `deadline_rtf` seconds more for each second of audio. Raises `UserError` for numbers that cannot be.
+    `deadline_rtf` seconds more for each second of audio. Raises `UserError` for numbers that cannot be, and where
+    the model's `confidence.json` is damaged.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Pool:
     ) -> None:
         if workers is not None and workers < 1:
             raise UserError(f"workers is {workers}; give 1 or more")
+        recognizer.calibration  # noqa: B018 - a damaged one is said now, not to each client
         self.recognizer = recognizer
         self.workers = workers or max(1, usable_cpus() // recognizer.threads)
         self._deadline = deadline_ms, deadline_rtf

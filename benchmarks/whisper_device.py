@@ -4,7 +4,9 @@
         --faster-whisper base=FOLDER tiny.en=FOLDER [--compute int8 float32] [--lengths 2 5 10 30] [--repeats 15]
 
 Requests of so many seconds of the speech of CUTS, in turns: ratios mean much, milliseconds depend on the machine.
-Greedy, English, no timestamps, no fallback. Writes `OUT/device.json` and prints the tables. WER of the same things:
+Greedy, English, no timestamps, no fallback. With `--clock cpu` milliseconds are CPU time of the process, for a machine
+that does other things. `encoder_ms` are the encoder's graph alone: blocks, the convolutions before them, and the keys
+and values that it makes for the decoder. Writes `OUT/device.json` and prints the tables. WER of the same things:
 `layerdial sweep FOLDER CUTS` and `benchmarks/whisper_peers.py`.
 """
 
@@ -30,7 +32,7 @@ from layerdial.ladder import depths_of
 from layerdial.runtime import Recognizer
 from layerdial.runtime.profiling import peak_rss_mb
 from layerdial.utils.files import write_json
-from turns import Run, in_turns
+from turns import CLOCKS, Run, in_turns
 
 _PEAK_OF_FASTER_WHISPER = """
 import sys, numpy as np
@@ -46,11 +48,14 @@ print(int(status["VmHWM"].split()[0]) / 1000)
 def main() -> None:
     options = parse()
     exported = {name: Recognizer(Path(folder), threads=1) for name, folder in named(options.exported)}
+    clock = CLOCKS[options.clock]
+    samples = {f"{seconds:g}": speech(options.cuts, seconds) for seconds in options.lengths}
     times = {
-        f"{seconds:g}": in_turns(requests(options, exported, speech(options.cuts, seconds)), options.repeats)
-        for seconds in options.lengths
+        length: in_turns(requests(options, exported, one), options.repeats, clock) for length, one in samples.items()
     }
-    found = {"request_ms": times, "peak_rss_mb": peaks(options, exported), "folder_mb": sizes(options)}
+    encoder = {length: in_turns(encoders(exported, one), options.repeats, clock) for length, one in samples.items()}
+    found = {"clock": options.clock, "request_ms": times, "encoder_ms": encoder}
+    found |= {"peak_rss_mb": peaks(options, exported), "folder_mb": sizes(options)}
     write_json(options.out / "device.json", found)
     show(found)
 
@@ -64,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compute", nargs="+", default=["int8"])
     parser.add_argument("--lengths", nargs="+", type=float, default=[2.0, 5.0, 10.0, 30.0], help="seconds")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     return parser.parse_args()
 
 
@@ -93,6 +99,17 @@ def requests(
         for depth in depths_of(model.ladder, model.n_blocks)
     }
     return runs | {name: partial(faster_whisper, model, samples) for name, model in peers(options).items()}
+
+
+def encoders(exported: dict[str, Recognizer], samples: NDArray[np.float32]) -> dict[str, Run]:
+    """Return a pass of the encoder at every depth of every export."""
+    runs: dict[str, Run] = {}
+    for name, model in exported.items():
+        inputs_1TF = model.features(samples)[None]
+        lengths_1 = np.array([inputs_1TF.shape[1]])
+        for depth in depths_of(model.ladder, model.n_blocks):
+            runs[f"{name} {depth}"] = partial(model.session.encode, inputs_1TF, lengths_1, model.subset(depth))
+    return runs
 
 
 def peers(options: argparse.Namespace) -> dict[str, Any]:
@@ -139,10 +156,11 @@ def sizes(options: argparse.Namespace) -> dict[str, float]:
 
 def show(found: dict[str, Any]) -> None:
     """Print milliseconds by length of audio, then memory and sizes."""
-    lengths = list(found["request_ms"])
-    print("ms a request".ljust(28) + "".join(f"{length + ' s':>10}" for length in lengths))
-    for name in found["request_ms"][lengths[0]]:
-        print(name.ljust(28) + "".join(f"{found['request_ms'][length][name]:10.1f}" for length in lengths))
+    for title, key in (("ms a request", "request_ms"), ("ms in the encoder", "encoder_ms")):
+        lengths = list(found[key])
+        print(title.ljust(28) + "".join(f"{length + ' s':>10}" for length in lengths))
+        for name in found[key][lengths[0]]:
+            print(name.ljust(28) + "".join(f"{found[key][length][name]:10.1f}" for length in lengths))
     print(json.dumps({"peak_rss_mb": found["peak_rss_mb"], "folder_mb": found["folder_mb"]}, indent=1))
 
 

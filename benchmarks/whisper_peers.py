@@ -3,15 +3,18 @@
     python benchmarks/whisper_peers.py CUTS OUT --faster-whisper base=FOLDER tiny.en=FOLDER [--compute int8 float32]
     python benchmarks/whisper_peers.py CUTS OUT --transformers base=FOLDER
     python benchmarks/whisper_peers.py CUTS OUT --sherpa-onnx "tiny.en float32=FOLDER"
+    python benchmarks/whisper_peers.py CUTS OUT --exported "student int8=FOLDER" --depths 6 4 --against PEER
     python benchmarks/whisper_peers.py CUTS OUT --faster-whisper base=FOLDER --time 20
 
 Greedy, English, no timestamps, no text of earlier windows, one thread. faster-whisper takes a CTranslate2 folder
 (`pip install faster-whisper`), transformers the folder that `layerdial convert ctranslate2` makes of it, sherpa-onnx
-(`pip install sherpa-onnx`) what `layerdial export --format sherpa-onnx` makes of that. Texts are
+(`pip install sherpa-onnx`) what `layerdial export --format sherpa-onnx` makes of that. `--exported` takes what
+`layerdial export` writes, at each of `--depths`. `--against` prints the relative change of errors from a peer whose
+texts are there, paired over utterances. Texts are
 appended to `OUT/texts/<split>-<peer>.jsonl` as they are made, so an interrupted run goes on. `OUT/peers.jsonl` gets a
 row for each peer, normaliser, and use of the fallback by temperature; the errors of each utterance are in the file that
 it names, as those of a sweep. With `--time N` only times are measured, of N utterances of the middle lengths, on a
-machine that does nothing else.
+machine that does nothing else; `--clock cpu` takes the CPU time of the process instead.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,10 +35,13 @@ from numpy.typing import NDArray
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.data.manifest import cut_text, load_samples, open_cuts
 from layerdial.evaluation.evaluate import Evaluation
+from layerdial.evaluation.metrics import paired_change
 from layerdial.evaluation.sweep import measure_errors, utterance_lines
+from layerdial.runtime import Recognizer
 from layerdial.text.normalisers import Normalizer
 from layerdial.utils.files import write_text
 from layerdial.utils.rows import Row, append_row, read_rows
+from turns import CLOCKS
 
 Samples = NDArray[np.float32]
 Transcribe = Callable[[Samples], Row]
@@ -49,7 +55,9 @@ def main() -> None:
     split = options.cuts.name.split(".")[0]
     for peer, transcribe in peers(options):
         if options.time:
-            append_row(options.out / "times.jsonl", {"peer": peer, "cuts": split, **times(options, transcribe)})
+            row = {"peer": peer, "cuts": split, "clock": options.clock, **times(options, transcribe)}
+            append_row(options.out / "times.jsonl", row)
+            print(row, flush=True)
             continue
         texts = options.out / "texts" / f"{split}-{peer.replace(' ', '-')}.jsonl"
         recognise(options.cuts, texts, transcribe)
@@ -60,6 +68,8 @@ def main() -> None:
             if row not in read_rows(options.out / "peers.jsonl"):
                 append_row(options.out / "peers.jsonl", row)
             print(f"{peer} on {split}, {evaluation.normalizer}: WER {100 * row['wer']:.2f} %", flush=True)
+        if options.against:
+            print(against(options, texts), flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -70,7 +80,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compute", nargs="+", default=["int8", "float32"])
     parser.add_argument("--transformers", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--sherpa-onnx", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--exported", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--depths", nargs="+", type=int, default=[6, 5, 4, 3])
+    parser.add_argument("--against", metavar="PEER", help='such as "faster-whisper base int8"')
     parser.add_argument("--time", type=int, default=0, metavar="N")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     return parser.parse_args()
 
 
@@ -85,6 +99,11 @@ def peers(options: argparse.Namespace) -> Iterator[tuple[str, Transcribe]]:
     for named in options.sherpa_onnx:
         name, _, folder = named.partition("=")
         yield f"sherpa-onnx {name}", sherpa(Path(folder))
+    for named in options.exported:
+        name, _, folder = named.partition("=")
+        model = Recognizer(Path(folder), threads=1)
+        for depth in options.depths:
+            yield f"{name} {depth} blocks", partial(exported, model, depth)
 
 
 def faster_whisper(folder: str, compute: str) -> Transcribe:
@@ -147,6 +166,11 @@ def sherpa(folder: Path) -> Transcribe:
     return transcribe
 
 
+def exported(model: Recognizer, depth: int, samples: Samples) -> Row:
+    """Return the text of an exported model at one depth, with its own safeguards."""
+    return {"text": model.transcribe(samples, depth=depth).text}
+
+
 def recognise(cuts: Path, texts: Path, transcribe: Transcribe) -> None:
     """Append a row for each utterance that has none yet."""
     done = {row["id"] for row in read_rows(texts)}
@@ -168,18 +192,30 @@ def evaluations(cuts: Path, texts: Path) -> Iterator[tuple[Row, Evaluation]]:
             yield labels, Evaluation(ids, references, written, seconds, normalizer)
 
 
+def against(options: argparse.Namespace, texts: Path) -> str:
+    """Return a line for the relative change of errors from the peer of `--against`, normaliser `basic`."""
+    split = options.cuts.name.split(".")[0]
+    other = texts.with_name(f"{split}-{options.against.replace(' ', '-')}.jsonl")
+    (_, before), *_ = evaluations(options.cuts, other)
+    (_, after), *_ = evaluations(options.cuts, texts)
+    old, new = before.word_counts, after.word_counts
+    change = paired_change([c.errors for c in old], [c.words for c in old], [c.errors for c in new])
+    interval = f"({change.low:+.1%} to {change.high:+.1%})"
+    return f"{texts.stem} against {options.against}, {before.normalizer}: {change.relative:+.1%} {interval}"
+
+
 def times(options: argparse.Namespace, transcribe: Transcribe) -> Row:
     """Return the real-time factor of whole requests: the fastest of a few repetitions, summed over utterances."""
     cuts = sorted(open_cuts(options.cuts), key=lambda cut: float(cut.duration))
     start = max(0, (len(cuts) - options.time) // 2)
     chosen = cuts[start : start + options.time]
-    best, audio = [], 0.0
+    best, audio, clock = [], 0.0, CLOCKS[options.clock]
     for cut in chosen:
         samples, taken = load_samples(cut), []
         for _ in range(TIMED):
-            begin = time.perf_counter()
+            begin = clock()
             transcribe(samples)
-            taken.append(time.perf_counter() - begin)
+            taken.append(clock() - begin)
         best.append(min(taken))
         audio += len(samples) / SAMPLE_RATE
     return {

@@ -55,6 +55,13 @@ def test_every_recipe_suite_and_plugin_is_copied_as_it_is_in_the_clone(installed
         assert names and different == [[], []]
 
 
+def test_the_page_for_browsers_is_in_the_wheel(installed: Installed) -> None:
+    page = next((installed.python.parents[1] / "lib").glob("python*/site-packages/layerdial/export/web"))
+    own = ROOT / "src" / "layerdial" / "export" / "web"
+    _, *different = filecmp.cmpfiles(own, page, [file.name for file in own.iterdir()], shallow=False)
+    assert different == [[], []] and (page / "index.html").is_file()
+
+
 def test_what_was_copied_can_be_run_as_the_documents_say(installed: Installed) -> None:
     installed.layerdial("recipes", "copy", "librispeech-mini", "mine")
     done = installed.layerdial("train", "mine/sc-exits.yaml")

@@ -111,7 +111,7 @@ class Page:
         self.wait("!document.getElementById('file').disabled || document.getElementById('error').textContent")
         assert self.text("error") == ""
 
-    def wait(self, condition: str, seconds: float = 120.0) -> None:
+    def wait(self, condition: str, seconds: float = 60.0) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
         script = f"return Boolean({condition})"
@@ -126,7 +126,13 @@ class Page:
         return int(self.browser.execute_script("return Number(document.getElementById('text').dataset.answer || 0)"))
 
     def open_file(self, file: Path) -> str:
-        return self._answer(lambda: self.browser.find_element("id", "file").send_keys(str(file)))
+        return self._answer(lambda: self.choose(file))
+
+    def choose(self, file: Path) -> None:
+        """Choose a file; as a click does, what was chosen before is taken back first."""
+        chooser = self.browser.find_element("id", "file")
+        self.browser.execute_script("arguments[0].value = ''", chooser)
+        chooser.send_keys(str(file))
 
     def drop(self, name: str, content: bytes) -> None:
         self.module(

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class WorseThanFloat(UserError):
+    """An export in int8 that does worse than float by its own check, on which nobody has agreed."""
+
+
 def installing(extras: str) -> str:
     """The command that installs this package with extras, for messages about a package that is missing."""
     return f"pip install '.[{extras}]' (in the clone of layerdial)"

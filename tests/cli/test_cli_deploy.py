@@ -128,7 +128,7 @@ def test_an_export_for_sherpa_onnx_names_its_blocks_and_its_readme(
     ("options", "parts"),
     [
         (("--int8", "--fp16"), ("--int8 and --fp16 exclude each other",)),
-        (("--format", "tflite"), ("--format is 'tflite'", "layerdial or sherpa-onnx")),
+        (("--format", "tflite"), ("--format is 'tflite'", "layerdial, sherpa-onnx or web")),
         (("--format", "sherpa-onnx"), ("which", "--depth")),
         (("--format", "sherpa-onnx", "--depth", "4"), ("depth 4 does not exist", "1 to 3")),
         (("--depth", "2"), ("--depth is for --format sherpa-onnx",)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,6 @@ def test_any_value_in_any_place_of_a_recipe_is_taken_or_refused_in_one_line(tmp_
     good = yaml.safe_load(write_recipe(tmp_path / "good.yaml", tmp_path, tmp_path, tmp_path).read_text())
     good["objective"] = {"exits": {"at": "all", "weight": 1.0, "power": 0.0}}
     good["model"]["size"] = "xs"
-    began = time.perf_counter()
     refused = 0
     for place, value in hostile(good, part):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(replaced(good, place, value)))
@@ -145,7 +143,7 @@ def test_any_value_in_any_place_of_a_recipe_is_taken_or_refused_in_one_line(tmp_
         except UserError as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 800, (place, value)
-    assert refused > 100 and time.perf_counter() - began < 60
+    assert refused > 100
 
 
 @each_part

@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,7 @@ def test_the_page_knows_the_depths_and_blocks_of_the_ladder(web: Path) -> None:
 def test_the_page_names_no_other_host_and_all_its_modules_are_there() -> None:
     for file in PAGE.iterdir():
         text = file.read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
-        assert "http:" not in text and "https:" not in text and "//" not in re.sub(r"^\s*//.*|; //.*", "", text, flags=re.M)
+        assert "http:" not in text and "https:" not in text
         for module in re.findall(r'(?:from|href=|src=) ?"\.?/?([\w-]+\.\w+)"', text):
             assert (PAGE / module).is_file(), f"{file.name} names {module}"
 
@@ -112,7 +114,7 @@ def test_a_runtime_that_is_missing_damaged_or_of_another_version_is_named(
     package = Path("node_modules/onnxruntime-web/dist")
     package.mkdir(parents=True)
     found = refused()
-    assert found.startswith("node_modules/onnxruntime-web has no ort.wasm.bundle.min.mjs, so it is not") and make in found
+    assert found.startswith("node_modules/onnxruntime-web has no ort.wasm.bundle.min.mjs, so it is not")
     for name in SHA256:
         (package / name).write_bytes(b"older")
     assert "is damaged or not that of onnxruntime-web" in refused()
@@ -131,6 +133,18 @@ def test_an_exported_model_takes_no_options_of_an_export(tmp_path: Path) -> None
     with pytest.raises(UserError, match="is exported already, and is copied as it is; leave --int8 and --name out"):
         refuse_options(OLD, "int8", None, "other")
     refuse_options(OLD, "float32", None, None)
+
+
+def test_a_device_exports_for_the_web_too(tmp_path: Path) -> None:
+    code = "import sys; sys.modules.update(torch=None, typer=None); from layerdial.cli.device import main; main()"
+    arguments = ["export", OLD, tmp_path / "out", "--format"]
+    for options, message in [
+        (["web", "--onnxruntime-web", "none.tgz"], "none.tgz does not exist"),
+        (["layerdial"], "a device exports with --format web alone; for the others: "),
+    ]:
+        words = [sys.executable, "-c", code, *map(str, [*arguments, *options])]
+        ended = subprocess.run(words, capture_output=True, text=True)
+        assert ended.returncode == 2 and ended.stderr.startswith(f"layerdial: {message}"), ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from layerdial.serving.jobs import Job
         ({"request": Request(depth=2)}, "depth of a request"),
         ({"request": Request(deadline_ms=2.0)}, "deadline_ms of a request"),
         ({"request": Request(confidence=0.5)}, "confidence of a request"),
+        ({"request": Request(vad=True)}, "vad of a request"),
     ],
 )
 def test_a_job_refuses_what_it_cannot_keep(fields: dict[str, Any], message: str) -> None:

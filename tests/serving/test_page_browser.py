@@ -14,7 +14,7 @@ from tiny_browser import Page, browser_packages, chromium, requests_of
 from tiny_serving import Running, running, voice, wav
 
 pytest_plugins = ["tiny_export"]
-pytestmark = pytest.mark.medium  # a browser
+pytestmark = pytest.mark.slow  # a browser
 
 KEY = "sk-key-of-the-page-0"
 HOME, LEFT, RIGHT = "\ue011", "\ue012", "\ue014"

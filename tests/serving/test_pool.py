@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
@@ -12,8 +13,10 @@ import pytest
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
+from layerdial.recognition.calibration import Calibration, Curve
 from layerdial.request import Request
 from layerdial.runtime import Recognizer
+from layerdial.runtime.manifest import Manifest
 from layerdial.serving.jobs import Job, Refused, Served
 from layerdial.serving.pool import Pool
 from tiny_runtime import LONG_AUDIO, NEVER_MS, SAMPLES, TEXT, controlled
@@ -105,6 +108,16 @@ def test_words_and_beams_come_as_one_recogniser_gives_them(pool: Pool, edge: Rec
     assert served.transcript.text == edge.answer(SAMPLES, Request(depth=2, hotwords=["high"], beams=4)).text
 
 
+def test_words_have_calibrated_confidence(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "edge")
+    raw = Recognizer(folder).answer(SAMPLES, Request(depth=2, words=True)).words
+    curve = Curve(depth=2, slope=0.5, offset=-1.0, words=9, error_before=0.1, error_after=0.1)
+    Calibration(Manifest.load(folder).model_id, "dev", (curve,)).save(folder)
+    with Pool(Recognizer(folder)) as pool:
+        served = pool.submit(Job(SAMPLES, Request(words=True), depth=2)).result()
+    assert [word.confidence for word in served.transcript.words] == [curve(word.confidence) for word in raw] != []
+
+
 @pytest.mark.medium
 def test_a_long_file_lets_a_short_job_pass(stuck: Stuck) -> None:
     order = list[str]()
@@ -133,6 +146,7 @@ def test_what_waits_can_be_cancelled_and_leaves_its_place(stuck: Stuck) -> None:
     assert (figures.queued, figures.cancelled, figures.running) == (0, 1, 1)
     stuck.let_go.set()
     assert held.result().transcript.text == TEXT
+    assert wait([held, waits], timeout=20).not_done == set()
     with pytest.raises(CancelledError):
         waits.result()
 

@@ -221,6 +221,7 @@ def test_a_bad_event_is_answered_and_the_session_goes_on(server: Running, messag
         ({"audio": {"input": {"turn_detection": {"threshold": 2}}}}, "session.audio.input.turn_detection.threshold"),
         ({"layerdial": {"depth": "x"}}, "session.layerdial.depth"),
         ({"layerdial": {"deadline_ms": -1}}, "session.layerdial.deadline_ms"),
+        ({"layerdial": {"depth": 10**400}}, "session.layerdial.depth"),
     ],
 )
 def test_a_setting_that_is_not_possible_is_refused(server: Running, change: dict[str, Any], param: str | None) -> None:

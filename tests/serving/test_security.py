@@ -77,6 +77,10 @@ def test_every_path_but_those_of_health_needs_a_key(locked: Running, path: str) 
     assert locked.get(path, Authorization=f"Bearer {KEY}").status != 401
 
 
+def test_the_name_of_the_host_is_no_path(locked: Running) -> None:
+    assert [locked.get("/v1/models", Host=name).status for name in ("a/health?", "a/ready#")] == [401, 401]
+
+
 def test_health_needs_no_key(locked: Running) -> None:
     assert [locked.get(path).status for path in ("/health", "/ready")] == [200, 200]
 
@@ -131,7 +135,7 @@ def test_a_page_of_another_site_is_not_let_in(small: Running) -> None:
     found = small.transcribe(headers={"Origin": "https://evil.example"})
     assert found.status == 403 and found.error["code"] == "foreign_origin"
     assert "access-control-allow-origin" not in found.headers
-    assert small.transcribe(headers={"Origin": "null"}).status == 403
+    assert [small.transcribe(headers={"Origin": site}).status for site in ("null", "http://[")] == [403, 403]
     assert small.transcribe(headers={"Origin": small.url}).status == 200
     address = f"ws://127.0.0.1:{small.port}/v1/realtime?intent=transcription"
     with pytest.raises(InvalidStatus) as refused, connect(address, origin=SITE):  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from openai import NotFoundError, OpenAI
 
+from layerdial.request import Request
 from layerdial.runtime import Recognizer
 from tiny import speak
 from tiny_serving import PATH, TEXT, Running, as_file, form, running, wav
@@ -106,6 +107,16 @@ def test_verbose_json_has_what_is_asked_for(whisper: Running, granularity: str, 
     assert there in found and missing not in found
 
 
+def test_times_of_words_that_a_model_does_not_give_are_refused(whisper: Running) -> None:
+    fields = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    words, whisper.engine.timed = whisper.engine.timed, Request(timestamps=True)  # as an export of an earlier version
+    try:
+        found = whisper.transcribe(**fields)
+    finally:
+        whisper.engine.timed = words
+    assert found.status == 400 and "give segment" in found.error["message"]
+
+
 @pytest.mark.parametrize(("form", "begin"), [("srt", "1\n00:00:"), ("vtt", "WEBVTT\n\n00:00:")])
 def test_subtitles(whisper: Running, form: str, begin: str) -> None:
     with client(whisper) as openai:
@@ -149,6 +160,7 @@ def test_another_model_is_not_found(tones: Running) -> None:
         ({"depth": ["1", "2"]}, 400, "depth", "2 times"),
         ({"depth": "deep"}, 400, "depth", "a whole number"),
         ({"depth": 9}, 400, None, "depth 9"),
+        ({"depth": "9" * 400}, 400, "depth", "a whole number"),
         ({"depth": 1, "min_depth": 1}, 400, None, "give one of depth, min_depth"),
         ({"deadline_ms": -1}, 400, "deadline_ms", "give a number"),
         ({"deadline_ms": 0}, 400, None, "give a number above 0"),

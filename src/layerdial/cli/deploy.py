@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from layerdial.cli.exporting import WEB_HELP, run_export_web
 from layerdial.cli.options import (
     DeviceOption,
     ModelArgument,
@@ -20,7 +21,7 @@ from layerdial.cli.options import (
     with_request_options,
 )
 from layerdial.cli.request_options import RequestOption
-from layerdial.errors import UserError
+from layerdial.errors import UserError, WorseThanFloat
 from layerdial.request import Request
 
 
@@ -94,10 +95,7 @@ def export(
     ] = False,
     onnxruntime_web: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="FILE",
-            help="For web: what `npm pack onnxruntime-web` made; if left out, as npm leaves it in this directory.",
-        ),
+        typer.Option(metavar="FILE", help=f"For web: {WEB_HELP}."),
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
@@ -119,7 +117,7 @@ def export(
         raise UserError("--depth is for --format sherpa-onnx; other exports run at every depth")
     if format_ == "web":
         with _exit_3_if_worse():
-            _export_web(model, out, onnxruntime_web, precision, cuts, licence, name, _note, force, accept)
+            run_export_web(model, out, onnxruntime_web, precision, cuts, licence, name, _note, force, accept)
         return
     from layerdial.export.export import export_model, export_sherpa
     from layerdial.export.writer import graph_files
@@ -155,22 +153,9 @@ def _exit_3_if_worse() -> Iterator[None]:
     """Say that int8 does worse than float, with an exit code of its own."""
     try:
         yield
-    except UserError as error:
-        from layerdial.export.export import WorseThanFloat
-
-        if not isinstance(error, WorseThanFloat):
-            raise
-        _note(f"layerdial: {error}")
+    except WorseThanFloat as worse:
+        _note(f"layerdial: {worse}")
         raise typer.Exit(3) from None
-
-
-def _export_web(model: Path, out: Path, *options: Any) -> None:
-    from layerdial.export.for_web import export_web
-
-    manifest = export_web(model, out, *options)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    print(f"web:   {out} ({manifest.name}, {manifest.precision}, {size:.1f} MB with the runtime)")
-    print(f"next:  python -m http.server --directory {out} --bind 127.0.0.1, then http://127.0.0.1:8000")
 
 
 def _note(text: str) -> None:

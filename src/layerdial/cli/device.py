@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from layerdial import __version__
+from layerdial.cli.exporting import WEB_HELP
 from layerdial.cli.listening import ABOUT, HELP
 from layerdial.cli.request_options import add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
@@ -25,7 +26,7 @@ from layerdial.utils.printing import show_every_name
 if TYPE_CHECKING:
     from layerdial.recognizer import Recognizer
 
-_COMMANDS = ("transcribe", "listen", "profile", "serve", "models", "try")
+_COMMANDS = ("transcribe", "listen", "profile", "serve", "export", "models", "try")
 
 
 def main() -> NoReturn:
@@ -81,6 +82,8 @@ def _run(options: argparse.Namespace) -> int:
 
         _check_exported(Path(options.model or DEFAULT))
         run_serve(options)
+    elif options.command == "export":
+        _export(options)
     elif options.command == "try":
         from layerdial.demo.trial import run_trial
 
@@ -117,6 +120,15 @@ def _listen(options: argparse.Namespace) -> None:
 
     given = (options.file, options.microphone, options.list_them, options.pause, options.json, options.out)
     run_listen(options.model, load, request_of(vars(options)), *given)
+
+
+def _export(options: argparse.Namespace) -> None:
+    if options.format != "web":
+        raise UserError(f"a device exports with --format web alone; for the others: {installing('export')}")
+    from layerdial.cli.exporting import run_export_web
+
+    _check_exported(options.model)
+    run_export_web(options.model, options.out, options.onnxruntime_web, force=options.force)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -165,6 +177,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         from layerdial.cli.device_serve import add_serve_options
 
         add_serve_options(serve)
+    _add_export(commands.add_parser("export", help="Write a page that runs an exported model in the browser."))
     _add_models(commands.add_parser("models", help="List the models that have names, or fetch one."))
     _add_try(commands.add_parser("try", help="Transcribe a clip at every depth, and draw the time that each takes."))
     return parser
@@ -189,6 +202,14 @@ def _add_listen(listen: argparse.ArgumentParser) -> None:
     listen.add_argument("--json", action="store_true", help=HELP["json"])
     listen.add_argument("--out", type=Path, metavar="FILE", help=HELP["out"])
     listen.add_argument("--threads", type=int)
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("model", metavar="MODEL", type=Path, help="a folder of layerdial export, or a name")
+    export.add_argument("out", metavar="OUT", type=Path, help="the folder that a host of static files serves")
+    export.add_argument("--format", help="web; the others are not for devices")
+    export.add_argument("--onnxruntime-web", type=Path, metavar="FILE", help=WEB_HELP)
+    export.add_argument("--force", action="store_true", help="replace an export that is there")
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
-from layerdial.errors import UserError
+from layerdial.errors import WorseThanFloat
 from layerdial.export.place import check_place
 from layerdial.export.precision import to_float16
 from layerdial.export.quality import quantise, quantised
@@ -51,10 +51,6 @@ def export_model(
         model, decoder = quantised(traced)
         return write_folder(out, traced, model, manifest, decoder=decoder)
     return _write_checked(out, traced, manifest, cuts, note, accept)
-
-
-class WorseThanFloat(UserError):
-    """An export in int8 that does worse than float by its own check, on which nobody has agreed."""
 
 
 def _write_checked(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerdial.errors import UserError
+from layerdial.errors import UserError, WorseThanFloat, needing
 from layerdial.export.onnxruntime_web import onnxruntime_web
 from layerdial.export.place import check_place
 from layerdial.export.web_folder import write_web_folder
@@ -43,10 +43,14 @@ def export_web(
     if is_exported(folder):
         refuse_options(model, precision, licence, name)
         return write_web_folder(out, folder, files)
-    from layerdial.export.export import export_model  # torch
+    with needing("export", f"{model} is not exported yet, which needs"):
+        from layerdial.export.export import export_model
 
     with temporary_folder(out.parent, out.name) as beside:
-        export_model(folder, beside / "model", precision, cuts, licence, name, note, accept=accept)
+        try:
+            export_model(folder, beside / "model", precision, cuts, licence, name, note, accept=accept)
+        except WorseThanFloat as worse:
+            raise WorseThanFloat(str(worse).replace(str(beside / "model"), str(out))) from None
         return write_web_folder(out, beside / "model", files)
 
 

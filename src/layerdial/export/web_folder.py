@@ -114,7 +114,7 @@ def _facts(exported: Path, manifest: Manifest, features: Features, matrices: Mat
 
 
 def _write_list(folder: Path) -> None:
-    """Write `files.js`: every file that browsers keep, with its SHA-256, and a version that changes with any of them."""
+    """Write `files.js`: what browsers keep, each with its SHA-256, and a version that changes with any of it."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in _WORKER)
     listed = {file.relative_to(folder).as_posix(): _integrity(file) for file in files}
     version = _checksum_of(listed)

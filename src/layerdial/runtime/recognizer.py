@@ -188,10 +188,12 @@ class OnnxRecognizer:
             made = transcribe_speech(audio, lambda piece: transcribe(piece.samples, piece.begin, piece.pause))
         else:
             made = transcribe(audio)
-        if made.words and self.calibration is not None:
-            made = self.calibration.applied(made)
         asked = constraint.subset or self.subset()
-        return Transcript.of(made, time.perf_counter() - start, asked)
+        return Transcript.of(self.calibrated(made), time.perf_counter() - start, asked)
+
+    def calibrated(self, made: Transcribed) -> Transcribed:
+        """Return a transcript whose words have the confidence that `layerdial calibrate` found, if it did."""
+        return self.calibration.applied(made) if made.words and self.calibration is not None else made
 
     def _constraint(self, audio: Audio, request: Request, start: float) -> Constraint:
         subset = request.subset

@@ -45,7 +45,7 @@ def read_fields(fields: Mapping[str, list[str]], engine: Engine) -> Asked:
             400, f"stream gives text alone, without {form}; give response_format json", "invalid_value", "stream"
         )
     _refuse_what_is_not_done(found)
-    granularities = _granularities(found, form)
+    granularities = _granularities(found, form, engine)
     return Asked(_wish(found, form, engine), form, stream, granularities)
 
 
@@ -85,7 +85,7 @@ def _wish(found: Mapping[str, list[str]], form: str, engine: Engine) -> Wish:
     )
 
 
-def _granularities(found: Mapping[str, list[str]], form: str) -> frozenset[str]:
+def _granularities(found: Mapping[str, list[str]], form: str, engine: Engine) -> frozenset[str]:
     given = frozenset(found.get("timestamp_granularities", ()))
     for name in sorted(given - {"word", "segment"}):
         raise _invalid("timestamp_granularities", name, "give word or segment")
@@ -96,6 +96,8 @@ def _granularities(found: Mapping[str, list[str]], form: str) -> frozenset[str]:
             "invalid_value",
             "timestamp_granularities",
         )
+    if "word" in given and engine.timed is not None and not engine.timed.words:
+        raise _unsupported("timestamp_granularities", f"{engine.names[0]} gives no times of words; give segment")
     return given or frozenset({"segment"})
 
 
@@ -146,9 +148,10 @@ def _number(found: Mapping[str, list[str]], name: str, kind: Callable[[str], _Nu
         return None
     try:
         value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not math.isfinite(value) or value < 0:
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError):  # no number, or a whole one beyond all floats
+        value, finite = None, False
+    if value is None or not finite or value < 0:
         raise _invalid(name, text, "give a whole number" if kind is int else "give a number of 0 or more")
     return value
 

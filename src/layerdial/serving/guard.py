@@ -49,7 +49,8 @@ class Guard:
     def _check(self, connection: HTTPConnection) -> None:
         if connection.scope.get("method") not in _SAFE:  # websockets have no method
             self._check_origin(connection.headers)
-        if self._keys is None or connection.url.path in (*_OPEN, *self._pages):
+        # not `connection.url`, which the client's header Host is a part of
+        if self._keys is None or connection.scope["path"] in (*_OPEN, *self._pages):
             return
         key = key_of(connection.headers)
         if key is None:
@@ -62,8 +63,17 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self._origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        site = _site_of(origin)
+        if not site or site != headers.get("host"):
             raise Problem(403, "pages of other sites are not let in; see the server's --cors-origin", "foreign_origin")
+
+
+def _site_of(origin: str) -> str:
+    """Return the host and the port of an origin; nothing where it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def key_of(headers: Headers) -> str | None:

@@ -31,6 +31,8 @@ class Job:
         for name in ("depth", "subset", "first_depth", *self.request.constraints):
             if getattr(self.request, name) is not None:
                 raise UserError(f"{name} of a request is for one recogniser alone; give the job depth or deadline_ms")
+        if self.request.vad:
+            raise UserError("vad of a request is for one recogniser alone; cut audio by a Segmenter, a job a stretch")
         if self.depth is not None and self.min_depth is not None:
             raise UserError("give one of depth, min_depth, not 2")
         if self.deadline_ms is not None and not 0 < self.deadline_ms < math.inf:

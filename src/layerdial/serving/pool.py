@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -110,7 +111,8 @@ class Pool:
 
     def _task(self, job: Job, arrived: float) -> Task:
         """Return a job with what is known of it before it begins. Raises `UserError` for what cannot be done."""
-        decoding = self.recognizer.decoding.of(job.request, self.recognizer.name)
+        request = self.recognizer.settled(replace(job.request, depth=job.depth))
+        decoding = self.recognizer.decoding.of(request, self.recognizer.name)
         audio: Audio = hold_all(job.audio) if isinstance(job.audio, AudioPath) else np.asarray(job.audio)
         seconds = seconds_of(audio)
         fixed_ms, rtf = self._deadline
@@ -158,7 +160,7 @@ class Pool:
         assert task.began is not None
         made = task.decoding.transcribe(task.audio, task.recognizing(self._recognize), None)
         done, arrived = time.perf_counter(), task.ticket.arrived
-        transcript = Transcript.of(made, done - task.began, self.recognizer.subset())
+        transcript = Transcript.of(self.recognizer.calibrated(made), done - task.began, self.recognizer.subset())
         waited_ms, took_ms = 1000.0 * (task.began - arrived), 1000.0 * (done - arrived)
         deadline_ms = 1000.0 * (task.ticket.deadline - arrived)
         return Served(transcript, transcript.depth, transcript.reason, waited_ms, took_ms, deadline_ms)
@@ -177,6 +179,7 @@ class Pool:
         with self._changed:
             task.stop()
             if task.ticket.number in self._tasks and task.began is None:
+                task.future.set_running_or_notify_cancel()  # else who waits for several futures waits for ever
                 self._leave(task, None)
 
     # ---------------------------------------------------------------------------------------------------- windows

@@ -84,6 +84,7 @@ class _Connection:
 
     def __init__(self, websocket: WebSocket, engine: Engine, session: Session) -> None:
         self._websocket, self._engine, self._session = websocket, engine, session
+        self._id = _new_id("sess")
         self._items = asyncio.Queue[_Item]()
         self._held: list[Samples] = []
         self._n_held = 0
@@ -288,7 +289,7 @@ class _Connection:
         await self._send(f"{_TRANSCRIPTION}.failed", item_id=item.id, content_index=0, error=problem.error)
 
     def _shown(self) -> dict[str, Any]:
-        return {"id": f"sess_{id(self):x}", "object": "realtime.transcription_session", **self._session.shown()}
+        return {"id": self._id, "object": "realtime.transcription_session", **self._session.shown()}
 
     async def _send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": _new_id("event"), **fields}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -168,10 +167,10 @@ def _number(name: str, given: Mapping[str, Any], before: float, least: float, mo
     value = given.get(name.rpartition(".")[2])
     if value is None:
         return before
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _bad(name, f"{name} is {value!r:.60}; give a number")
-    if not least <= value <= most:
-        raise _bad(name, f"{name} is {value}; give a number from {least:g} to {most:g}")
+    if not least <= value <= most:  # also NaN
+        raise _bad(name, f"{name} is {value!s:.60}; give a number from {least:g} to {most:g}")
     return value
 
 

@@ -43,8 +43,9 @@ class Task:
         self._may_go_on.set()
 
     def give_turn_back(self) -> None:
-        """Have its thread wait for another turn."""
-        self._may_go_on.clear()
+        """Have its thread wait for another turn, unless it was given up meanwhile; the pool's lock is held."""
+        if not self.cancel.called:
+            self._may_go_on.clear()
 
     def turn(self) -> tuple[int, str]:
         """Wait for a turn; return the depth of the window and its reason. Raises `Cancelled` where it was given up."""

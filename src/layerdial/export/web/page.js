@@ -109,6 +109,7 @@ function fail(text) {
 }
 
 at("record").addEventListener("click", toggleRecording);
+at("file").addEventListener("click", () => { at("file").value = ""; }); // or the same file again would be no change
 at("file").addEventListener("change", () => takeFile(at("file").files[0]));
 addEventListener("dragover", (event) => {
   event.preventDefault();

@@ -176,6 +176,7 @@ at("file").addEventListener("click", () => { at("file").value = ""; }); // or th
 at("file").addEventListener("change", () => takeFile(at("file").files[0]));
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  fail("");
   page.key = at("key").value.trim();
   begin();
 });

@@ -1,4 +1,4 @@
-"""What is known of a model's depths: errors by the registry or the ladder, and times on this machine."""
+"""What is known of a model's depths: errors by the registry or the model's ladder, and times on this machine."""
 
 from __future__ import annotations
 

@@ -172,9 +172,11 @@ function fail(text) {
 }
 
 at("record").addEventListener("click", toggleRecording);
+at("file").addEventListener("click", () => { at("file").value = ""; }); // or the same file again would be no change
 at("file").addEventListener("change", () => takeFile(at("file").files[0]));
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  fail("");
   page.key = at("key").value.trim();
   begin();
 });

@@ -70,6 +70,8 @@ ALIKE = (
     "reproduce",
     "whisper/README",
     "docs/whisper",  # half a minute
+    "docs/dictation",  # what plays in real time is waited for
+    "hugging-face/README",
 )
 
 

@@ -48,8 +48,8 @@ def talk(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------- a played file
 
 
-@pytest.mark.medium
-@each_command_line
+@pytest.mark.slow  # what plays in real time is waited for
+@pytest.mark.parametrize("code", [FULL, DEVICE], ids=["full", "device"])
 def test_a_played_file_gives_the_text_of_each_stretch(talk: Path, code: str) -> None:
     out, err = (process := start("--from", talk, "--json", "--depth", 3, code=code)).communicate()
     assert process.returncode == 0, err
@@ -87,6 +87,7 @@ def test_of_silence_nothing_is_printed(talk: Path, code: str) -> None:
     assert err == f"layerdial: listening to {talk}; Ctrl-C ends\nlayerdial: listened for 2.0 s\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_ends_it(talk: Path) -> None:
     process = start("--from", talk)
     assert process.stdout is not None and process.stderr is not None

@@ -25,8 +25,7 @@ pytestmark = [
 
 # those of tests/export/test_export_hugging_face.py are left out; tracing one takes up to twenty seconds
 OTHERS = [name for name in CASES if name not in ("wavlm", "wav2vec2", "hubert", "parakeet_ctc")]
-QUICK = ("sew",)
-NAMES = [pytest.param(name, marks=pytest.mark.medium if name in QUICK else pytest.mark.slow) for name in OTHERS]
+NAMES = [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
 SUBSETS = [BlockSubset(3, kept) for depth in (1, 2, 3) for kept in combinations(range(3), depth)]
 
 

@@ -54,7 +54,7 @@ class Pair:
         return self.torch.network
 
 
-@pytest.fixture(scope="module", params=["wavlm-base", "wav2vec2-base", *SLOW])
+@pytest.fixture(scope="module", params=["wavlm-base", pytest.param("wav2vec2-base", marks=pytest.mark.slow), *SLOW])
 def pair(
     request: pytest.FixtureRequest,
     trace_tiny: Callable[[str], tuple[Path, Traced]],

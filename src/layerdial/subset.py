@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as _random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerdial.errors import UserError
@@ -98,7 +99,55 @@ class SelectorDepth:
         return f"{self.depth}-of-{self.n_blocks}"
 
 
-Blocks = BlockSubset | SelectorDepth
+@dataclass(frozen=True, slots=True)
+class ChunkSchedule:
+    """What a streaming network does chunk by chunk: frames of the encoder's output a chunk, and the blocks that run.
+
+    Both begin anew when they are used up: chunk i has `frames[i % len(frames)]` frames and runs
+    `subsets[i % len(subsets)]`.
+
+    >>> ChunkSchedule((8,), (BlockSubset.prefix(4, 2),)).key
+    '1100@8'
+    """
+
+    frames: tuple[int, ...]
+    subsets: tuple[BlockSubset, ...]
+
+    def __post_init__(self) -> None:
+        if not self.frames or min(self.frames) < 1:
+            raise UserError(f"a chunk has one frame or more, found {list(self.frames)}")
+        if not self.subsets or len({subset.n_blocks for subset in self.subsets}) > 1:
+            raise UserError(
+                f"the subsets of chunks are for {[s.n_blocks for s in self.subsets]} blocks; give one stack's"
+            )
+
+    @property
+    def n_blocks(self) -> int:
+        return self.subsets[0].n_blocks
+
+    @property
+    def depth(self) -> int:
+        """The most blocks that run in a chunk."""
+        return max(subset.depth for subset in self.subsets)
+
+    @property
+    def key(self) -> str:
+        """The key as text, beside the keys of subsets."""
+        return f"{','.join(subset.key for subset in self.subsets)}@{','.join(map(str, self.frames))}"
+
+    def chunks(self, n_frames: int) -> Iterator[tuple[int, int, BlockSubset]]:
+        """Yield for each chunk its first frame, the one behind its last, and its subset, until `n_frames` are covered.
+
+        The last chunk ends with the frames.
+        """
+        first = index = 0
+        while first < n_frames:
+            end = min(n_frames, first + self.frames[index % len(self.frames)])
+            yield first, end, self.subsets[index % len(self.subsets)]
+            first, index = end, index + 1
+
+
+Blocks = BlockSubset | SelectorDepth | ChunkSchedule
 
 
 def check_depth(depth: int, n_blocks: int, shallowest: int = 1) -> int:

@@ -216,6 +216,8 @@ KEYS = [
     "model.self_condition",
     "model.size",
     "model.skip",
+    "model.streaming.chunk_ms",
+    "model.streaming.left_context_ms",
     "model.width",
     "objective.distil.teacher",
     "objective.distil.top_k",

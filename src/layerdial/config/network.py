@@ -18,6 +18,10 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+FRAME_MS = 40  # of a Conformer's encoder: four frames of log-mel
+ChunkMs = Annotated[int, Field(ge=FRAME_MS, le=60_000, multiple_of=FRAME_MS)] | Literal["full"]
+
+
 class NetworkConfig(Strict):
     """What every network's settings have. A family of one's own derives from `models.network.NetworkFamily`."""
 
@@ -39,6 +43,32 @@ register_network = NETWORKS.register
 AnyNetwork = Annotated[SerializeAsAny[NetworkConfig], NETWORKS]
 
 
+class StreamingConfig(Strict):
+    """How a network takes speech in chunks; one set of weights for all sizes of chunks, and for whole utterances.
+
+    `chunk_ms` are the sizes that training draws from, one a batch; "full" is the whole utterance. `left_context_ms`
+    bounds what attention sees before a chunk, and with it the memory of a stream.
+    """
+
+    chunk_ms: tuple[ChunkMs, ...] = (80, 160, 320, 640, "full")
+    left_context_ms: int = Field(default=2560, ge=FRAME_MS, le=60_000, multiple_of=FRAME_MS)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.chunk_ms or len(set(self.chunk_ms)) < len(self.chunk_ms):
+            raise ValueError(f"chunk_ms names sizes of chunks, each once, found {list(self.chunk_ms)}")
+        return self
+
+    @property
+    def left_frames(self) -> int:
+        return self.left_context_ms // FRAME_MS
+
+    @property
+    def chunk_frames(self) -> tuple[int | None, ...]:
+        """The sizes of chunks in frames of the encoder; none for the whole utterance."""
+        return tuple(None if size == "full" else size // FRAME_MS for size in self.chunk_ms)
+
+
 @register_network("conformer")
 class ConformerConfig(NetworkConfig):
     """The network. `size` names a set of numbers; any of them can be set beside it.
@@ -55,6 +85,7 @@ class ConformerConfig(NetworkConfig):
     (self-conditioned CTC, arXiv 2104.02724).
     `selector` adds a part that chooses the blocks where only their number is given: from the front end's output
     ("input"), or by a learned score a block ("scores").
+    `streaming` makes convolutions causal and lets attention see chunks, so that speech can be recognised as it comes.
     """
 
     family: Literal["conformer"] = "conformer"
@@ -71,6 +102,7 @@ class ConformerConfig(NetworkConfig):
     exit_heads: bool = False
     self_condition: bool = False
     selector: Literal["input", "scores"] | None = None
+    streaming: StreamingConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -95,10 +127,28 @@ class ConformerConfig(NetworkConfig):
             )
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} is even; an odd kernel is centred on its frame")
+        if self.streaming is not None:
+            self._check_streaming()
         return self
+
+    def _check_streaming(self) -> None:
+        """Refuse what needs the whole utterance, or one depth for all of it."""
+        if self.normalise != "fixed":
+            raise ValueError(
+                f"streaming has not heard the utterance that normalise {self.normalise!r} takes; set fixed"
+            )
+        for name in ("selector", "exit_heads"):
+            if getattr(self, name):
+                raise ValueError(f"{name} goes with one depth an utterance, which streaming may change; leave one out")
+        if self.skip == "norm":
+            raise ValueError("streaming keeps the input of a dropped block, but skip is 'norm'; set identity")
 
     def block_count(self) -> int | None:
         return self.n_blocks
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
 
 
 @register_network("hf")

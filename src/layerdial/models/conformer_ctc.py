@@ -22,11 +22,12 @@ from layerdial.models.dynamic import Choice, DynamicEncoder, Gates, check_blocks
 from layerdial.models.network import Blueprint, EncoderOutput, Network
 from layerdial.models.tensors import load_weights
 from layerdial.modules.attention import FrameContext, RotaryAttention
+from layerdial.modules.chunks import seeing_chunks
 from layerdial.modules.conformer import ConformerBlock, Convolution, FeedForward
 from layerdial.modules.normalisation import FixedNorm, SpeechNorm, UtteranceNorm
 from layerdial.modules.selector import InputSelector, LearnedScores
 from layerdial.modules.subsampling import SUBSAMPLING, ConvSubsampling
-from layerdial.subset import SelectorDepth
+from layerdial.subset import ChunkSchedule, SelectorDepth
 from layerdial.text.tokenizer import Tokenizer
 
 
@@ -72,9 +73,14 @@ class ConformerCTC(Network):
             normalised_BTF = self.normalise(inputs_BTF, lengths_B)
         x_BTD = self.front_end(normalised_BTF, lengths_B)
         lengths_B = self.features.frames(lengths_B)
-        head_width = self.config.width // self.config.heads
-        context = FrameContext.make(lengths_B, x_BTD.shape[1], head_width, x_BTD.dtype)
+        context = FrameContext.make(lengths_B, x_BTD.shape[1], self.config.head_width, x_BTD.dtype)
         condition = None if self.feedback is None else self._condition
+        if isinstance(subset, ChunkSchedule) and self.config.streaming is not None:
+            context = seeing_chunks(context, subset, self.config.streaming.left_frames)
+            if len(subset.subsets) > 1:
+                x_BTD = self.encoder.run_by_chunk(x_BTD, context, subset, condition)
+                return EncoderOutput(self._classify(x_BTD, subset.depth), lengths_B)
+            subset = subset.subsets[0]
         if isinstance(subset, SelectorDepth) and self.selector is not None:
             check_blocks("the depth", subset.n_blocks, self.n_blocks)
             gates_BN = self.selector(x_BTD, context.mask_BT, subset.depth)
@@ -92,6 +98,14 @@ class ConformerCTC(Network):
         norm, linear = self.head_of(depth)
         logits_BTV: Tensor = linear(norm(x_BTD))
         return logits_BTV.float().log_softmax(dim=-1)
+
+    def classify(self, x_BTD: Tensor) -> Tensor:
+        """Return the log-probabilities (B, T, V) that the one head makes of the stream."""
+        return self._classify(x_BTD, self.n_blocks)
+
+    def conditioned(self, x_BTD: Tensor) -> Tensor:
+        """Return what a block that runs takes in place of the stream: the stream, and what `self_condition` adds."""
+        return x_BTD if self.feedback is None else self._condition(x_BTD)
 
     def _condition(self, x_BTD: Tensor) -> Tensor:
         """Add the CTC posteriors of the stream so far to it: self-conditioned CTC (Nozaki & Komatsu, arXiv 2104.02724).
@@ -164,7 +178,7 @@ def conformer_block(config: ConformerConfig) -> ConformerBlock:
     """Return one block with the sizes in `config`."""
     return ConformerBlock(
         attention=RotaryAttention(config.width, config.heads, config.dropout),
-        convolution=Convolution(config.width, config.kernel, config.dropout),
+        convolution=Convolution(config.width, config.kernel, config.dropout, causal=config.streaming is not None),
         ff_in=FeedForward(config.width, config.ffn_width, config.dropout),
         ff_out=FeedForward(config.width, config.ffn_width, config.dropout),
         norm=nn.LayerNorm(config.width) if config.block_norm else nn.Identity(),

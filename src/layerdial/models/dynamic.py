@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layerdial.errors import UserError
 from layerdial.modules.attention import FrameContext
-from layerdial.subset import BlockSubset, SelectorDepth
+from layerdial.subset import BlockSubset, ChunkSchedule, SelectorDepth
 
 SkipRule = Literal["identity", "norm"]
 
@@ -24,7 +24,7 @@ class Gates:
     open_N: Tensor
 
 
-Choice = BlockSubset | Gates | SelectorDepth
+Choice = BlockSubset | Gates | SelectorDepth | ChunkSchedule
 Condition = Callable[[Tensor], Tensor]
 
 
@@ -81,6 +81,27 @@ class DynamicEncoder(nn.Module):
             x_BTD = x_BTD.index_add(0, rows_R, change_RTD * gates_BN[rows_R, i].view(-1, 1, 1).to(x_BTD.dtype))
         return x_BTD
 
+    def run_by_chunk(
+        self, x_BTD: Tensor, context: FrameContext, schedule: ChunkSchedule, condition: Condition | None = None
+    ) -> Tensor:
+        """Return the stream after the blocks of each chunk's own subset. A block that no chunk runs is not called.
+
+        `condition` is as in `forward`, for the frames that run.
+        """
+        check_blocks("schedule", schedule.n_blocks, len(self.blocks))
+        chunks = list(schedule.chunks(x_BTD.shape[1]))
+        for i, block in enumerate(self.blocks):
+            runs = [end - first if i in subset else 0 for first, end, subset in chunks]
+            if not any(runs):
+                continue
+            entering_BTD = x_BTD if condition is None else condition(x_BTD)
+            if all(runs):
+                x_BTD = block(entering_BTD, context)
+                continue
+            runs_T = torch.cat([torch.full((end - first,), i in subset) for first, end, subset in chunks])
+            x_BTD = block.by_frame(x_BTD, entering_BTD, context, runs_T.to(x_BTD.device).unsqueeze(1))  # type: ignore[operator]
+        return x_BTD
+
 
 BlockFn = Callable[[nn.Module, Tensor], Tensor]
 
@@ -101,6 +122,8 @@ def run_blocks(
     """
     if isinstance(subset, SelectorDepth):
         raise UserError("this network has no selector that could choose blocks; give a subset, or set model.selector")
+    if isinstance(subset, ChunkSchedule):
+        raise UserError("this network takes whole utterances, not chunks; give a subset, or set model.streaming")
     check_blocks("subset", subset.n_blocks, len(blocks))
     states: list[Tensor] = []
     for i in range(len(blocks)) if span is None else span:

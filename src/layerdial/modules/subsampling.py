@@ -17,8 +17,14 @@ def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
     return torch.arange(n_frames, device=lengths_B.device) < lengths_B.unsqueeze(1)
 
 
-def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor) -> Tensor:
-    """Apply `conv` along T of (B, T, C), the layout of the surrounding code.
+def frames_from(x_BTD: Tensor, first_B: Tensor, count: int) -> Tensor:
+    """Return `count` frames of each stream (B, count, D), from a frame of its own on."""
+    index_BC = first_B.unsqueeze(1) + torch.arange(count, device=x_BTD.device)
+    return x_BTD.gather(1, index_BC.unsqueeze(2).expand(-1, -1, x_BTD.shape[2]))
+
+
+def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor, padding: int | None = None) -> Tensor:
+    """Apply `conv` along T of (B, T, C), the layout of the surrounding code; with its own padding if none is given.
 
     Computed as a two-dimensional convolution of height 1. That kernel takes this layout as it is (channels last), where
     the one-dimensional one would reorder it. For depthwise convolutions on CPUs it is several times as fast.
@@ -28,7 +34,7 @@ def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor) -> Tensor:
         conv.weight.unsqueeze(2),
         conv.bias,
         stride=(1, conv.stride[0]),
-        padding=(0, int(conv.padding[0])),
+        padding=(0, int(conv.padding[0]) if padding is None else padding),
         groups=conv.groups,
     )
     return y_BC1T.squeeze(2).transpose(1, 2)
@@ -61,3 +67,20 @@ class ConvSubsampling(nn.Module):
         x_BTD = x_BTD.masked_fill(~frame_mask(half_B, x_BTD.shape[1]).unsqueeze(2), 0.0)
         x_BTD = conv_over_time(self.conv_out, x_BTD)
         return self.dropout(self.norm(x_BTD))  # type: ignore[no-any-return]
+
+    def step(
+        self, x_BTF: Tensor, lengths_B: Tensor, input_B1F: Tensor, middle_B1D: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go on with the next inputs of streams, behind the last input and the last frame between the convolutions.
+
+        Returns the frames (B, ceil(T/4), D) and both caches anew. Zeros are the caches of the beginning. Lengths are
+        multiples of four, but for the last chunk of a stream.
+        """
+        x_BTF = torch.cat([input_B1F, x_BTF], dim=1)
+        middle_BTD = F.silu(conv_over_time(self.conv_in, F.pad(x_BTF, (0, 0, 0, 1)), padding=0))
+        half_B = (lengths_B + 1) // 2
+        middle_BTD = middle_BTD.masked_fill(~frame_mask(half_B, middle_BTD.shape[1]).unsqueeze(2), 0.0)
+        middle_BTD = torch.cat([middle_B1D, middle_BTD], dim=1)
+        y_BTD = conv_over_time(self.conv_out, F.pad(middle_BTD, (0, 0, 0, 1)), padding=0)
+        last = (frames_from(x_BTF, lengths_B, 1), frames_from(middle_BTD, half_B, 1))
+        return self.dropout(self.norm(y_BTD)), *last

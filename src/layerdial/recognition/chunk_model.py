@@ -1,0 +1,71 @@
+"""A model that takes speech in chunks, as torch's and ONNX Runtime's implement it, and what a stream keeps.
+
+Shapes: B streams, T inputs, F mel bins, N blocks, L frames of left context, K kernel, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdial.audio.features import Features
+from layerdial.subset import BlockSubset
+
+
+class StreamCaches(NamedTuple):
+    """What B streams keep between chunks, as arrays; see `layerdial.models.streaming.Caches` for the meaning.
+
+    float32, but for `seen_B`, which is int64.
+    """
+
+    seen_B: NDArray[np.int64]
+    input_B1F: NDArray[np.float32]
+    middle_B1D: NDArray[np.float32]
+    attention_NBLD: NDArray[np.float32]
+    convolution_NBKD: NDArray[np.float32]
+
+
+_STREAMS = (0, 0, 0, 1, 1)  # the axis of the streams in each cache
+
+
+def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:
+    """Return the caches of several streams as those of one batch."""
+    parts = zip(zip(*caches, strict=True), _STREAMS, strict=True)
+    return StreamCaches(*(np.concatenate(arrays, axis=axis) for arrays, axis in parts))  # type: ignore[arg-type]
+
+
+def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
+    """Return the caches of each stream of a batch; the inverse of `joined_caches`."""
+    streams = range(len(caches.seen_B))
+    return [
+        StreamCaches(*(part.take([row], axis=axis) for part, axis in zip(caches, _STREAMS, strict=True)))  # type: ignore[arg-type]
+        for row in streams
+    ]
+
+
+class ChunkModel(Protocol):
+    """A loaded streaming model, whose depth may change from one chunk to the next."""
+
+    @property
+    def n_blocks(self) -> int: ...
+
+    @property
+    def features(self) -> Features: ...
+
+    def begin(self, streams: int = 1) -> StreamCaches:
+        """Return the caches of streams that have heard nothing."""
+        ...
+
+    def step(
+        self, inputs_BTF: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset, caches: StreamCaches
+    ) -> tuple[NDArray[np.float32], StreamCaches]:
+        """Run the blocks of `subset` on the next chunk of each stream: log-probabilities (B, T', V), and new caches.
+
+        Of a stream's output, the first `features.frames(lengths_B)` frames are real. Lengths are multiples of four
+        inputs, except in a stream's last chunk; a stream of length 0 is left as it is. Raises `UserError` for caches of
+        another model or another number of streams.
+        """
+        ...

@@ -5,8 +5,8 @@ Shapes: B streams, T inputs, F mel bins, N blocks, L frames of left context, K k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +33,18 @@ _STREAMS = (0, 0, 0, 1, 1)  # the axis of the streams in each cache
 
 def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:
     """Return the caches of several streams as those of one batch."""
-    parts = zip(zip(*caches, strict=True), _STREAMS, strict=True)
-    return StreamCaches(*(np.concatenate(arrays, axis=axis) for arrays, axis in parts))  # type: ignore[arg-type]
+    return _made(np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), _STREAMS, strict=True))
 
 
 def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
     """Return the caches of each stream of a batch; the inverse of `joined_caches`."""
+    parts: list[NDArray[Any]] = list(caches)
     streams = range(len(caches.seen_B))
-    return [
-        StreamCaches(*(part.take([row], axis=axis) for part, axis in zip(caches, _STREAMS, strict=True)))  # type: ignore[arg-type]
-        for row in streams
-    ]
+    return [_made(part.take([row], axis) for part, axis in zip(parts, _STREAMS, strict=True)) for row in streams]
+
+
+def _made(parts: Iterable[Any]) -> StreamCaches:
+    return StreamCaches(*parts)
 
 
 class ChunkModel(Protocol):

@@ -1,6 +1,7 @@
 """A model that takes speech in chunks, as torch's and ONNX Runtime's implement it, and what a stream keeps.
 
-Shapes: B streams, T inputs, F mel bins, N blocks, L frames of left context, K kernel, D width, V vocabulary.
+Shapes: B streams, T inputs, F mel bins, N blocks, L frames of left context, K = kernel - 1, P the more of both, D
+width, E = 2D, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from layerdial.subset import BlockSubset
 class StreamCaches(NamedTuple):
     """What B streams keep between chunks, as arrays; see `layerdial.models.streaming.Caches` for the meaning.
 
-    float32, but for `seen_B`, which is int64.
+    float32, but for `seen_B`, which is int64, and `raw_NBP`, which is bool.
     """
 
     seen_B: NDArray[np.int64]
     input_B1F: NDArray[np.float32]
     middle_B1D: NDArray[np.float32]
-    attention_NBLD: NDArray[np.float32]
-    convolution_NBKD: NDArray[np.float32]
+    keys_NBLE: NDArray[np.float32]
+    gated_NBKD: NDArray[np.float32]
+    raw_NBP: NDArray[np.bool_]
 
 
-_STREAMS = (0, 0, 0, 1, 1)  # the axis of the streams in each cache
+_STREAMS = (0, 0, 0, 1, 1, 1)  # the axis of the streams in each cache
 
 
 def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:

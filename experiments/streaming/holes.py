@@ -46,5 +46,6 @@ def holes() -> Iterator[None]:
 if __name__ == "__main__":
     from layerdial.cli.app import main
 
+    sys.argv.insert(1, "train")
     with holes():
-        main(["train", *sys.argv[1:]])
+        main()

@@ -38,7 +38,7 @@ BEGINS, AFTER, AGAIN, PAUSE = (3.0, 8.0), 5.0, 2.0, 8  # seconds, and frames of 
 
 @dataclass(frozen=True)
 class Burst:
-    """A stream (log-mel (T, F) in a batch of one), its words, and the frames from `first` to before `end` of a burst."""
+    """A stream, in a batch of one, its words, and the frames from `first` to before `end` of a burst."""
 
     batch: FeatureBatch
     words: Sequence[KnownWord]

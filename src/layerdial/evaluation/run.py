@@ -172,7 +172,7 @@ def sweep_model(
                 progress=update,
                 normalizer=normalizer,
                 request=request,
-                known=known_words(cuts) if chunk_frames else None,
+                words=known_words(cuts) if chunk_frames else None,
             )
         )
 

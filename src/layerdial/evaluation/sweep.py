@@ -42,15 +42,15 @@ def sweep(
     progress: Callable[[int, str], None] | None = None,
     normalizer: Normalizer = "basic",
     request: Request | None = None,
-    known: Known | None = None,
+    words: Known | None = None,
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
 
     With a `request` whose search is not greedy, a second row follows each, of the same subset with that search. It has
     the network's latency, and no `rtf`.
 
-    Rows of chunks have `chunk_ms`, and with `known`, the words of the cuts with their times, how long after its end a
-    word is written.
+    Rows of chunks have `chunk_ms`, and with `words`, those of the cuts with their times, how long after its end a word
+    is written.
 
     `extra` is added to every row. `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
     `cuts_contents` (a hash) have a meaning here.
@@ -82,8 +82,8 @@ def sweep(
             made = row | measure_subset(recognizer, evaluation, subset) | times[subset]
             if asked is not None:
                 made.pop("rtf", None)  # which is of a greedy search
-            if known and asked is None:
-                made |= measure_delay(recognizer, batches, subset, known)
+            if words and asked is None:
+                made |= measure_delay(recognizer, batches, subset, words)
             made["rejected"] = len(batches.rejected)
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)
@@ -104,7 +104,8 @@ def _named(recognizer: Recognizer, blocks: Blocks) -> Row:
     """Return what a row calls the blocks that run and, where they are the same in all chunks, the size of these."""
     if not isinstance(blocks, ChunkSchedule) or len(blocks.frames) > 1:
         return {"subset": blocks.key}
-    return {"subset": blocks.key, "chunk_ms": blocks.frames[0] * recognizer.features.samples_per_frame * 1000 // SAMPLE_RATE}
+    samples = blocks.frames[0] * recognizer.features.samples_per_frame
+    return {"subset": blocks.key, "chunk_ms": 1000 * samples // SAMPLE_RATE}
 
 
 def _times_of(greedy: Mapping[str, Any] | None) -> Row:

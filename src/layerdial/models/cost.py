@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerdial.cost import Cost
-from layerdial.models.dynamic import Choice
 from layerdial.models.conformer_ctc import ConformerCTC
+from layerdial.models.dynamic import Choice
 from layerdial.models.network import Network
 from layerdial.models.streaming import step_through
 from layerdial.subset import BlockSubset, ChunkSchedule, SelectorDepth

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,9 @@ def emitted_words(logp_TV: NDArray[np.float32], pieces: Pieces) -> list[tuple[st
     return [(normalise(word.text), int(word.end)) for word in words]
 
 
-def _delays(emitted: Sequence[tuple[str, int]], ends_T: NDArray[np.float64], known: Sequence[KnownWord]) -> list[float]:
+def _delays(
+    emitted: Sequence[tuple[str, int]], ends_T: NDArray[np.floating[Any]], known: Sequence[KnownWord]
+) -> list[float]:
     """Return the delays of the known words that the smallest edit distance aligns with an equal one."""
     pairs = aligned([word.text for word in known], [text for text, _ in emitted])
     both = [(known[i], *emitted[j]) for i, j in pairs if i is not None and j is not None]

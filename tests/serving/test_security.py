@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from layerdial.errors import UserError
 from layerdial.runtime import Recognizer
+from layerdial.serving.hosts import Hosts
 from layerdial.serving.keys import read_keys
 from layerdial.serving.options import Limits, ServeOptions
 from layerdial.serving.server import Sockets, bind
@@ -33,7 +34,8 @@ SMALL = Limits(max_body_mb=0.5, max_audio_s=5, head_s=0.3, max_connections=8, ma
 
 @pytest.fixture(scope="module")
 def locked(edge: Recognizer) -> Iterator[Running]:
-    with running(edge, keys=[KEY, OTHER], origins=(SITE,)) as found:
+    everywhere = Hosts("0.0.0.0", keys=True)
+    with running(edge, keys=[KEY, OTHER], origins=(SITE,), hosts=everywhere) as found:
         yield found
 
 
@@ -52,6 +54,11 @@ def ended(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return found
+
+
+def status(port: int, host: str) -> int:
+    """The status of an answer to a client that calls the server so."""
+    return Running(None, port, 0, None, None).get("/health", Host=host).status  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- keys
@@ -159,6 +166,60 @@ def test_answers_keep_browsers_careful(small: Running) -> None:
         assert "server" not in found.headers
 
 
+# ------------------------------------------------------------------------------------------------- names of the server
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "192.168.1.5:{port}", "localhost.example", ""])
+def test_a_site_whose_name_leads_here_is_not_let_in(small: Running, host: str) -> None:
+    named = host.format(port=small.port)
+    found = small.transcribe(headers={"Host": named, "Origin": f"http://{named}"})
+    assert found.status == 403 and found.error["code"] == "foreign_host"
+    assert f"{named!r} is no name of this server" in found.error["message"] and "--allow-host" in found.error["message"]
+    assert small.get("/", Host=named).status == 403
+
+
+def test_nor_is_it_over_a_websocket(small: Running) -> None:
+    address = f"ws://evil.example:{small.port}/v1/realtime?intent=transcription"
+    with small.connect() as opened, pytest.raises(InvalidStatus) as refused, connect(address, sock=opened):
+        pass
+    assert refused.value.response.status_code == 403
+    assert json.loads(refused.value.response.body)["error"]["code"] == "foreign_host"
+
+
+def test_clients_call_it_localhost_too(small: Running) -> None:
+    with OpenAI(base_url=f"http://localhost:{small.port}/v1", api_key="none", max_retries=0) as openai:
+        assert openai.audio.transcriptions.create(model="tones", file=("a.wav", wav())).text == TEXT
+    with connect(f"ws://localhost:{small.port}/v1/realtime?intent=transcription") as websocket:
+        assert json.loads(websocket.recv())["type"] == "session.created"
+
+
+LOCAL, NAMED = Hosts("127.0.0.1"), Hosts("127.0.0.1", ["Speech.Example.org"])
+OPEN, KEYS = Hosts("0.0.0.0"), Hosts("0.0.0.0", keys=True)
+BOTH = Hosts("0.0.0.0", ["speech.example.org"], keys=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "let_in"),
+    [
+        ("localhost", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("LOCALHOST.:8000", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("127.0.0.1:8000", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("[::1]:8000", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("192.168.1.5:8000", [OPEN, KEYS, BOTH]),
+        ("[fe80::1]", [OPEN, KEYS, BOTH]),
+        (f"{socket.gethostname()}:8000", [OPEN, KEYS, BOTH]),
+        ("speech.example.org", [NAMED, KEYS, BOTH]),
+        ("speech.example.org:443", [NAMED, KEYS, BOTH]),
+        ("evil.example", [KEYS]),
+        ("localhost:evil.example", [KEYS]),
+        ("localhost@evil.example", [KEYS]),
+        ("speech.example.org.evil.example", [KEYS]),
+    ],
+)
+def test_a_name_is_that_of_the_machine_or_was_given(header: str, let_in: list[Hosts]) -> None:
+    assert [hosts for hosts in (LOCAL, NAMED, OPEN, KEYS, BOTH) if hosts.admits(header)] == let_in
+
+
 # --------------------------------------------------------------------------------------------------------- limits
 
 
@@ -213,8 +274,7 @@ def test_a_client_that_leaves_gives_its_place_free(small: Running) -> None:
         with small.connect() as connection:
             connection.sendall(sent)
     wait_for(lambda: small.engine.active == 0 and small.engine._held == 0)
-    figures = small.engine.pool.metrics()
-    assert figures.queued == figures.running == 0
+    wait_for(lambda: small.engine.pool.metrics().queued == small.engine.pool.metrics().running == 0)
 
 
 def test_a_message_never_has_a_path_of_the_server(edge: Recognizer, small: Running) -> None:
@@ -237,6 +297,8 @@ def test_a_limit_is_a_number_above_zero(name: str) -> None:
         ({"port": 8000, "wyoming_port": 8000}, "--wyoming-port is 8000, as --port is"),
         ({"cors_origin": ["*"]}, r"--cors-origin is '\*'"),
         ({"cors_origin": ["https://a.example/path"]}, "without a path"),
+        ({"allow_host": ["a.example:8000"]}, "--allow-host is 'a.example:8000'; .* without a port"),
+        ({"allow_host": ["*"]}, r"--allow-host is '\*'"),
     ],
 )
 def test_options_are_checked(options: dict[str, object], words: str) -> None:
@@ -284,6 +346,7 @@ def test_a_server_that_stops_answers_what_has_begun_and_refuses_the_rest(edge: R
 @pytest.mark.medium
 def test_the_command_serves_and_ends_with_a_signal(exported: Path, tmp_path: Path) -> None:
     words = ["serve", exported, "--port", "0", "--wyoming-port", "0", "--name", "whisper-1", "--name", "tones"]
+    words += ["--allow-host", "speech.example.org"]
     for program in ("layerdial", "layerdial.cli.device"):
         code = f"from {'layerdial.cli.app' if program == 'layerdial' else program} import main; main()"
         started = [sys.executable, "-c", code, *map(str, words)]
@@ -294,6 +357,7 @@ def test_the_command_serves_and_ends_with_a_signal(exported: Path, tmp_path: Pat
             port = int(lines[1].rsplit(":", 1)[1].split("/")[0])
             with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as openai:
                 assert openai.audio.transcriptions.create(model="whisper-1", file=("a.wav", wav())).text == TEXT
+            assert [status(port, host) for host in ("speech.example.org", "evil.example")] == [200, 403]
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "stopped\n")

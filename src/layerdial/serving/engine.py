@@ -29,6 +29,7 @@ from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
 
 _READERS = 2  # threads that decode audio, and as many that check jobs
+BYTES = 4  # of a sample in memory
 _HELD = 4  # the audio of all requests together, files and samples, in longest requests
 
 Samples = NDArray[np.float32]

@@ -284,7 +284,7 @@ def test_a_buffer_has_an_end(server: Running) -> None:
     with manual(server) as found:
         for _ in range(2):
             found.append(pcm(np.zeros(11 * 24000)))
-        assert "more than 20 s" in found.next()["error"]["message"]
+        assert "more than 20 s (the server's --max-audio-s)" in found.next()["error"]["message"]
 
 
 def test_what_is_held_is_given_free(server: Running) -> None:

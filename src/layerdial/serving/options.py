@@ -35,8 +35,9 @@ class Limits:
     idle_s: float = 600.0  # without an event, in a session of Realtime or Wyoming
 
     def __post_init__(self) -> None:
-        for name in (one.name for one in fields(self)):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+        for one in fields(self):
+            if not (math.isfinite(value := getattr(self, one.name)) and value > 0):
+                name = f"--{one.name.replace('_', '-')}" if one.metadata else one.name
                 raise UserError(f"{name} is {value}; give a number above 0")
 
     @property

@@ -210,7 +210,8 @@ class _Connection:
     def _hold(self, samples: Samples) -> None:
         longest = self._engine.limits.max_audio_s
         if self._n_held + len(samples) > longest * SAMPLE_RATE:
-            raise Problem(413, f"the buffer would hold more than {longest:g} s; commit or clear it", "audio_too_long")
+            message = f"the buffer would hold more than {longest:g} s (the server's --max-audio-s); commit or clear it"
+            raise Problem(413, message, "audio_too_long")
         self._engine.hold(len(samples))
         self._held.append(samples)
         self._n_held += len(samples)
@@ -270,7 +271,8 @@ class _Connection:
         except Problem as problem:
             await self._failed(item.id, problem)
         except TimeoutError:
-            await self._failed(item.id, Problem(408, f"the text took longer than {longest:g} s", "timeout"))
+            message = f"the text took longer than {longest:g} s (the server's --max-request-s)"
+            await self._failed(item.id, Problem(408, message, "timeout"))
         except (WebSocketDisconnect, asyncio.CancelledError):
             raise
         except Exception:

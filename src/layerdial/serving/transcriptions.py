@@ -55,7 +55,8 @@ async def _within(engine: Engine, answering: Coroutine[Any, Any, _Result]) -> _R
         async with asyncio.timeout(longest):
             return await answering
     except TimeoutError:
-        raise Problem(408, f"the request took longer than {longest:g} s, its upload included", "timeout") from None
+        message = f"the request took longer than {longest:g} s (the server's --max-request-s), its upload included"
+        raise Problem(408, message, "timeout") from None
 
 
 async def _answer(request: Request, engine: Engine) -> Response:
@@ -130,7 +131,7 @@ class _Stream(StreamingResponse):
         except Problem as problem:
             yield error_event(problem.body)
         except TimeoutError:
-            yield error_event(Problem(408, "the request took too long", "timeout").body)
+            yield error_event(Problem(408, "the request took longer than the server's --max-request-s", "timeout").body)
 
 
 def _language(asked: Asked, engine: Engine) -> str:

@@ -21,7 +21,7 @@ from layerdial.errors import UserError
 from layerdial.request import Request
 from layerdial.serving.engine import BYTES, Engine, Wish
 from layerdial.serving.messages import bad_message, json_object
-from layerdial.serving.problems import Problem
+from layerdial.serving.problems import TOO_MANY_CONNECTIONS, Problem
 from layerdial.text.hotwords import hotwords_of
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class WyomingServer:
         self._connections.add(task)
         try:
             if len(self._connections) > self._engine.limits.max_connections:
-                await _send(writer, Error("the server has as many connections as it may", "overloaded"))
+                await _send(writer, Error(TOO_MANY_CONNECTIONS, "overloaded"))
                 return
             await _Connection(self._engine, reader, writer).run()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -120,7 +120,8 @@ class _Connection:
     def _append(self, event: Event) -> None:
         self._form = _form_of(event)
         if len(self._audio) + len(event.payload or b"") > self._engine.limits.max_body:
-            raise Problem(413, f"the audio is larger than {self._engine.limits.max_body_mb:g} MB", "request_too_large")
+            largest = f"{self._engine.limits.max_body_mb:g} MB (the server's --max-body-mb)"
+            raise Problem(413, f"the audio is larger than {largest}", "request_too_large")
         self._audio += event.payload or b""
 
     async def _answer(self) -> None:
@@ -133,7 +134,8 @@ class _Connection:
                 async with asyncio.timeout(longest):
                     await _unless_closed(self._reader, self._write_text(content, wish))
         except TimeoutError:
-            raise Problem(408, f"the text took longer than {longest:g} s", "timeout") from None
+            message = f"the text took longer than {longest:g} s (the server's --max-request-s)"
+            raise Problem(408, message, "timeout") from None
         self._count("200")
 
     async def _write_text(self, content: bytes, wish: Wish) -> None:

@@ -31,19 +31,22 @@ class StreamCaches(NamedTuple):
     raw_NBP: NDArray[np.bool_]
 
 
-_STREAMS = (0, 0, 0, 1, 1, 1)  # the axis of the streams in each cache
+STREAM_AXES = (0, 0, 0, 1, 1, 1)
+"""The axis of the streams in each cache."""
 
 
 def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:
     """Return the caches of several streams as those of one batch."""
-    return _made(np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), _STREAMS, strict=True))
+    return _made(
+        np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), STREAM_AXES, strict=True)
+    )
 
 
 def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
     """Return the caches of each stream of a batch; the inverse of `joined_caches`."""
     parts: list[NDArray[Any]] = list(caches)
     streams = range(len(caches.seen_B))
-    return [_made(part.take([row], axis) for part, axis in zip(parts, _STREAMS, strict=True)) for row in streams]
+    return [_made(part.take([row], axis) for part, axis in zip(parts, STREAM_AXES, strict=True)) for row in streams]
 
 
 def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> None:

@@ -94,16 +94,22 @@ def step(
     )
     frames_B = network.features.frames(lengths_B)
     context = _context(network.config, caches, x_BTD, frames_B)
-    x_BTD, keys, gated = _run_blocks(network, x_BTD, subset, caches, context)
-    keys_NBLE, gated_NBKD = (
-        torch.stack([frames_from(part, frames_B, cache_NBPD.shape[2]) for part in parts])
-        for parts, cache_NBPD in ((keys, caches.keys_NBLE), (gated, caches.gated_NBKD))
-    )
-    raw_NBP = _raw_after(caches.raw_NBP, subset, frames_B, x_BTD.shape[1])
+    open_N = _open(subset, x_BTD.device)
+    keys_NBLE, gated_NBKD = _caught_up(network, isinstance(subset, Gates), open_N, caches)
+    keys, gated = list[Tensor](), list[Tensor]()
+    for i, block in enumerate(network.encoder.blocks):
+        assert isinstance(block, ConformerBlock)
+        past = keys_NBLE[i], gated_NBKD[i]
+        x_BTD, keys_BTE, gated_BTD = _run_block(network, block, x_BTD, past, context, subset, i)
+        keys.append(keys_BTE)
+        gated.append(gated_BTD)
+    keys_NBLE, gated_NBKD = _shifted(keys_NBLE, keys, frames_B), _shifted(gated_NBKD, gated, frames_B)
+    raw_NBP = _raw_after(caches.raw_NBP, open_N, frames_B, x_BTD.shape[1])
     after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
     return EncoderOutput(network.classify(x_BTD), frames_B), after
 
 
+<<<<<<< HEAD
 def step_through(
     network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, schedule: ChunkSchedule
 ) -> EncoderOutput:
@@ -128,25 +134,60 @@ def _run_blocks(
     stale_N = caches.raw_NBP.flatten(1).any(dim=1)
     stale = None if isinstance(subset, Gates) else stale_N.tolist()
     for i, block in enumerate(network.encoder.blocks):
+=======
+def _open(subset: BlockSubset | Gates, device: torch.device) -> Tensor:
+    """Return which blocks run (N,), bool."""
+    if isinstance(subset, Gates):
+        return subset.open_N
+    return torch.tensor([i in subset for i in range(subset.n_blocks)], device=device)
+
+
+def _caught_up(network: ConformerCTC, traced: bool, open_N: Tensor, caches: Caches) -> tuple[Tensor, Tensor]:
+    """Return keys and values, and `gated`, in which no frame of a block that runs now is raw.
+
+    With `traced` both sides of every choice are computed; the export makes them the branches of an `If`: one for all
+    blocks, and in it one for each.
+    """
+    late_N = open_N & caches.raw_NBP.flatten(1).any(dim=1)
+    if not traced and not late_N.any():
+        return caches.keys_NBLE, caches.gated_NBKD
+    made = list[tuple[Tensor, Tensor]]()
+    for block, late, past in zip(network.encoder.blocks, late_N, map(caches.past, range(len(late_N))), strict=True):
+>>>>>>> main
         assert isinstance(block, ConformerBlock)
-        past = caches.past(i)
-        if isinstance(subset, Gates):  # all is traced; the export makes choices the branches of an If
-            caught_up = block.caught_up(past)
-            whole = [torch.where(stale_N[i], new, old) for new, old in zip(caught_up, past[:2], strict=True)]
-            runs = block.step(network.conditioned(x_BTD), past._replace(keys_BPE=whole[0], gated_BKD=whole[1]), context)
-            left = block.left_out(x_BTD, past)
-            made = [torch.where(subset.open_N[i], own, other) for own, other in zip(runs, left, strict=True)]
-            x_BTD, keys_BSE, gated_BSD = made
-        elif i in subset:
-            if stale is not None and stale[i]:
-                keys_BPE, gated_BKD = block.caught_up(past)
-                past = past._replace(keys_BPE=keys_BPE, gated_BKD=gated_BKD)
-            x_BTD, keys_BSE, gated_BSD = block.step(network.conditioned(x_BTD), past, context)
-        else:
-            x_BTD, keys_BSE, gated_BSD = block.left_out(x_BTD, past)
-        keys.append(keys_BSE)
-        gated.append(gated_BSD)
-    return x_BTD, keys, gated
+        made.append(_either(late, block.caught_up(past), past[:2]) if traced or late else past[:2])
+    keys_NBLE, gated_NBKD = (torch.stack(parts) for parts in zip(*made, strict=True))
+    return _either(late_N.any(), (keys_NBLE, gated_NBKD), (caches.keys_NBLE, caches.gated_NBKD))
+
+
+def _either(chosen: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.where(chosen, new[0], old[0]), torch.where(chosen, new[1], old[1])
+
+
+def _run_block(
+    network: ConformerCTC,
+    block: ConformerBlock,
+    x_BTD: Tensor,
+    past: tuple[Tensor, Tensor],
+    context: FrameContext,
+    subset: BlockSubset | Gates,
+    i: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the stream (B, T, D) behind a block, and what the block keeps of the chunk."""
+    if not isinstance(subset, Gates):
+        runs = i in subset
+        return block.step(network.conditioned(x_BTD), *past, context) if runs else block.left_out(x_BTD)
+    gate = subset.open_N[i]  # both sides are traced; the export makes them the branches of one If
+    sides = block.step(network.conditioned(x_BTD), *past, context), block.left_out(x_BTD)
+    x_BTD, keys_BTE, gated_BTD = (torch.where(gate, own, other) for own, other in zip(*sides, strict=True))
+    return x_BTD, keys_BTE, gated_BTD
+
+
+def _shifted(cached_NBPD: Tensor, new: list[Tensor], frames_B: Tensor) -> Tensor:
+    """Return the last P frames of each stream, of what was cached and what came."""
+    every_NBSD = torch.cat([cached_NBPD, torch.stack(new)], dim=2)
+    blocks, _, past, _ = cached_NBPD.shape
+    return frames_from(every_NBSD.flatten(0, 1), frames_B.repeat(blocks), past).view_as(cached_NBPD)
 
 
 def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> FrameContext:
@@ -161,13 +202,8 @@ def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: T
     return FrameContext(mask_BT, *angles, attended_BS.unsqueeze(1))
 
 
-def _raw_after(raw_NBP: Tensor, subset: BlockSubset | Gates, frames_B: Tensor, n_frames: int) -> Tensor:
+def _raw_after(raw_NBP: Tensor, open_N: Tensor, frames_B: Tensor, n_frames: int) -> Tensor:
     """Return which frames each block keeps raw behind this chunk: none where it ran, else also the chunk's."""
-    open_N = (
-        subset.open_N
-        if isinstance(subset, Gates)
-        else torch.tensor([i in subset for i in range(subset.n_blocks)], device=raw_NBP.device)
-    )
     skipped_N11 = ~open_N.view(-1, 1, 1)
     chunk_NBT = skipped_N11.expand(-1, raw_NBP.shape[1], n_frames)
     raw_NBS = torch.cat([raw_NBP & skipped_N11, chunk_NBT], dim=2)

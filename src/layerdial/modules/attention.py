@@ -90,9 +90,9 @@ class RotaryAttention(nn.Module):
         return self._attend(q_BHTK, k_BHTK, qkv_3BHTK[2], context)
 
     def behind(self, past_BPE: Tensor, x_BTD: Tensor, context: FrameContext) -> tuple[Tensor, Tensor]:
-        """Attend to the frames before as well; also return their keys and values with the new ones, (B, S, E).
+        """Attend to the frames before as well, whose keys and values are given; also return those of the new ones.
 
-        They are projections side by side, E = 2D, not rotated yet. The context has rotations for all S frames.
+        They are projections side by side (B, T, E), not rotated yet. The context has rotations for all S frames.
         """
         q_BTD, new_BTE = self.qkv(self.norm(x_BTD)).tensor_split([x_BTD.shape[2]], dim=2)
         kv_BSE = torch.cat([past_BPE, new_BTE], dim=1)
@@ -100,7 +100,7 @@ class RotaryAttention(nn.Module):
         q_1BHTK, kv_2BHSK = self._split(q_BTD, 1), self._split(kv_BSE, 2)
         q_BHTK = rotate(q_1BHTK, context.cos_SK[past:], context.sin_SK[past:]).squeeze(0)
         k_BHSK = rotate(kv_2BHSK[:1], context.cos_SK, context.sin_SK).squeeze(0)
-        return self._attend(q_BHTK, k_BHSK, kv_2BHSK[1], context), kv_BSE
+        return self._attend(q_BHTK, k_BHSK, kv_2BHSK[1], context), new_BTE
 
     def keys_and_values(self, x_BTD: Tensor) -> Tensor:
         """Return the projections (B, T, E) of inputs. (Queries go unused: a part of the weights would be a copy.)"""

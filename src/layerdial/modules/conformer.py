@@ -55,9 +55,9 @@ class Convolution(nn.Module):
         return self._over_time(y_BTD)
 
     def behind(self, past_BPD: Tensor, x_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Continue behind the kernel - 1 frames before, whose `gated` is given; also return it for all (B, S, D)."""
-        gated_BSD = torch.cat([past_BPD, self.gated(x_BTD, mask_BT)], dim=1)
-        return self._over_time(gated_BSD), gated_BSD
+        """Continue behind the kernel - 1 frames before, whose `gated` is given; also return that of the new ones."""
+        gated_BTD = self.gated(x_BTD, mask_BT)
+        return self._over_time(torch.cat([past_BPD, gated_BTD], dim=1)), gated_BTD
 
     def gated(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Return what the depthwise convolution takes; zeros in padding."""
@@ -119,24 +119,21 @@ class ConformerBlock(nn.Module):
         y_BTD = torch.add(y_BTD, self.ff_out(y_BTD), alpha=0.5)
         return torch.where(runs_T1, self.norm(y_BTD), x_BTD)
 
-    def step(self, x_BTD: Tensor, past: Past, context: FrameContext) -> tuple[Tensor, Tensor, Tensor]:
-        """Run for a chunk behind a past without raw frames; also return keys and values, and `gated`, of both."""
+    def step(
+        self, x_BTD: Tensor, keys_BPE: Tensor, gated_BKD: Tensor, context: FrameContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run for a chunk behind a past without raw frames; also return the chunk's keys and values, and `gated`."""
         x_BTD = torch.add(x_BTD, self.ff_in(x_BTD), alpha=0.5)
-        y_BTD, keys_BSE = self.attention.behind(past.keys_BPE, x_BTD, context)
+        y_BTD, keys_BTE = self.attention.behind(keys_BPE, x_BTD, context)
         x_BTD = x_BTD + y_BTD
-        y_BTD, gated_BSD = self.convolution.behind(past.gated_BKD, x_BTD, context.mask_BT)
+        y_BTD, gated_BTD = self.convolution.behind(gated_BKD, x_BTD, context.mask_BT)
         x_BTD = x_BTD + y_BTD
         x_BTD = torch.add(x_BTD, self.ff_out(x_BTD), alpha=0.5)
-        return self.norm(x_BTD), keys_BSE, gated_BSD
+        return self.norm(x_BTD), keys_BTE, gated_BTD
 
-    def left_out(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+    def left_out(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `step` does where the block does not run: its input, raw, stands for all. Nothing is computed."""
-        keys_BTE = torch.cat([x_BTD, torch.zeros_like(x_BTD)], dim=2)
-        return (
-            x_BTD,
-            torch.cat([past.keys_BPE, keys_BTE], dim=1),
-            torch.cat([past.gated_BKD, x_BTD], dim=1),
-        )
+        return x_BTD, torch.cat([x_BTD, torch.zeros_like(x_BTD)], dim=2), x_BTD
 
     def caught_up(self, past: Past) -> tuple[Tensor, Tensor]:
         """Return keys and values, and `gated`, of the past; those of raw frames are computed from the block's input."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
+from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
 
@@ -30,19 +31,33 @@ class StreamCaches(NamedTuple):
     raw_NBP: NDArray[np.bool_]
 
 
-_STREAMS = (0, 0, 0, 1, 1, 1)  # the axis of the streams in each cache
+STREAM_AXES = (0, 0, 0, 1, 1, 1)
+"""The axis of the streams in each cache."""
 
 
 def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:
     """Return the caches of several streams as those of one batch."""
-    return _made(np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), _STREAMS, strict=True))
+    return _made(
+        np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), STREAM_AXES, strict=True)
+    )
 
 
 def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
     """Return the caches of each stream of a batch; the inverse of `joined_caches`."""
     parts: list[NDArray[Any]] = list(caches)
     streams = range(len(caches.seen_B))
-    return [_made(part.take([row], axis) for part, axis in zip(parts, _STREAMS, strict=True)) for row in streams]
+    return [_made(part.take([row], axis) for part, axis in zip(parts, STREAM_AXES, strict=True)) for row in streams]
+
+
+def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> None:
+    """Raise `UserError` unless caches are of so many streams, and of the model of `fresh`, those of one stream."""
+    parts: list[NDArray[Any]] = list(caches)
+    own_parts: list[NDArray[Any]] = list(fresh)
+    for part, own, axis in zip(parts, own_parts, STREAM_AXES, strict=True):
+        if part.shape[axis] != streams:
+            raise UserError(f"the caches are of {part.shape[axis]} streams, the chunk is of {streams}")
+        if part.ndim != own.ndim or part.take([0], axis).shape != own.shape or part.dtype != own.dtype:
+            raise UserError("the caches are of another model; begin() makes those of this one")
 
 
 def _made(parts: Iterable[Any]) -> StreamCaches:

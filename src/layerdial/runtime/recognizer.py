@@ -40,6 +40,7 @@ from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
     from layerdial.recognition.calibration import Calibration
+    from layerdial.recognition.chunk_model import ChunkModel
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
 
@@ -137,6 +138,15 @@ class OnnxRecognizer:
         from layerdial.recognition.calibration import Calibration  # which texts do not need
 
         return Calibration.beside(self.folder, self.manifest.model_id)
+
+    def chunk_model(self) -> ChunkModel:
+        """Return the model as streams use it. Raises `UserError` for a model that takes whole utterances."""
+        if self.manifest.streaming is None:
+            raise UserError(
+                f"{self.name} takes whole utterances; for streams, export a streaming model with layerdial export "
+                "MODEL OUT --streaming"
+            )
+        return self.session  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------------------------------ one request
 

@@ -109,7 +109,6 @@ def step(
     return EncoderOutput(network.classify(x_BTD), frames_B), after
 
 
-<<<<<<< HEAD
 def step_through(
     network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, schedule: ChunkSchedule
 ) -> EncoderOutput:
@@ -125,16 +124,6 @@ def step_through(
     return EncoderOutput(torch.cat(made, dim=1), network.features.frames(lengths_B))
 
 
-def _run_blocks(
-    network: ConformerCTC, x_BTD: Tensor, subset: BlockSubset | Gates, caches: Caches, context: FrameContext
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return the stream after the blocks, and of each block keys and values (B, S, E), and `gated` (B, S, D)."""
-    keys: list[Tensor] = []
-    gated: list[Tensor] = []
-    stale_N = caches.raw_NBP.flatten(1).any(dim=1)
-    stale = None if isinstance(subset, Gates) else stale_N.tolist()
-    for i, block in enumerate(network.encoder.blocks):
-=======
 def _open(subset: BlockSubset | Gates, device: torch.device) -> Tensor:
     """Return which blocks run (N,), bool."""
     if isinstance(subset, Gates):
@@ -153,7 +142,6 @@ def _caught_up(network: ConformerCTC, traced: bool, open_N: Tensor, caches: Cach
         return caches.keys_NBLE, caches.gated_NBKD
     made = list[tuple[Tensor, Tensor]]()
     for block, late, past in zip(network.encoder.blocks, late_N, map(caches.past, range(len(late_N))), strict=True):
->>>>>>> main
         assert isinstance(block, ConformerBlock)
         made.append(_either(late, block.caught_up(past), past[:2]) if traced or late else past[:2])
     keys_NBLE, gated_NBKD = (torch.stack(parts) for parts in zip(*made, strict=True))

@@ -26,7 +26,13 @@ SECOND = 16_000
 def streaming_recognizer(seed: int = 0, **changes: Any) -> TorchRecognizer:
     """Three blocks, 0.4 s of left context; blanks are as likely as all the rest."""
     torch.manual_seed(seed)
-    settings = {"n_blocks": 3, "width": 16, "ffn_width": 32, "normalise": "fixed", "streaming": {"left_context_ms": 400}}
+    settings = {
+        "n_blocks": 3,
+        "width": 16,
+        "ffn_width": 32,
+        "normalise": "fixed",
+        "streaming": {"left_context_ms": 400},
+    }
     network = ConformerCTC(tiny_config(**{**settings, **changes}), len(LETTERS))
     with torch.no_grad():
         network.head.weight *= 4.0

@@ -1,7 +1,7 @@
 """What a burst at the shallowest depth costs the five seconds that follow it, by four rules for skipped blocks.
 
     python experiments/streaming/skipped_blocks.py MODEL data/streams/dev.cuts.jsonl.gz --out ROWS.jsonl
-        [--holes MODEL_TRAINED_WITH_HOLES] [--chunk-ms 320] [--depth 8] [--burst 2]
+        [--holes MODEL_TRAINED_WITH_HOLES] [--rules W,C,M] [--chunk-ms 320] [--depth 8] [--burst 2]
 
 Each stream runs at `depth`, drops to one block at 3 s (in a second pass at 8 s) for `burst` seconds, and comes back.
 Scored are the words that are spoken within the five seconds after, against the same stream that never drops.
@@ -148,14 +148,15 @@ def main() -> None:
     parser.add_argument("--chunk-ms", type=int, default=320)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--burst", type=float, default=2.0)
-    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--streams", type=int, default=1000, help="only the first so many")
+    parser.add_argument("--rules", default="W,C,M", help="of these; H is measured where --holes names its model")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     chunk = asked.chunk_ms // FRAME_MS
     model = load_torch_model(asked.model)
     batches = FeatureBatches(asked.cuts, model.features, workers=0)
     found = list(bursts(batches, asked.cuts, asked.burst, chunk))[: len(BEGINS) * asked.streams]
-    jobs = [(rule, model, asked.model) for rule in RULES]
+    jobs = [(rule, model, asked.model) for rule in asked.rules.split(",") if rule]
     if asked.holes:
         jobs.append(("H", load_torch_model(asked.holes), asked.holes))
     dials = {folder: Dial(network, asked.depth, chunk) for _, network, folder in jobs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,10 @@ class TorchRecognizer:
 
     def chunk_model(self) -> ChunkModel:
         """Return the network, a chunk at a time. Raises `UserError` for a model that takes whole utterances."""
+        return self._chunk_model
+
+    @cached_property
+    def _chunk_model(self) -> TorchChunkModel:
         return TorchChunkModel(streaming_network(self.network, self.name))
 
     def stream(

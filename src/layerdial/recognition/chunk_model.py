@@ -46,7 +46,9 @@ def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
 
 def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> None:
     """Raise `UserError` unless caches are of so many streams, and of the model of `fresh`, those of one stream."""
-    for part, own, axis in zip(caches, fresh, _STREAMS, strict=True):
+    parts: list[NDArray[Any]] = list(caches)
+    owns: list[NDArray[Any]] = list(fresh)
+    for part, own, axis in zip(parts, owns, _STREAMS, strict=True):
         if part.shape[axis] != streams:
             raise UserError(f"the caches are of {part.shape[axis]} streams, the chunk is of {streams}")
         if part.ndim != own.ndim or part.take([0], axis).shape != own.shape or part.dtype != own.dtype:

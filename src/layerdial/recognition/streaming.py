@@ -149,6 +149,10 @@ class Stream:
         self._at = self._arrived = 0.0  # when the last samples came, and the chunk before
         self._closed = False
 
+    def another(self) -> Stream:
+        """Return a new stream that is recognised as this one, and whose depths follow the same rule."""
+        return Stream(self.plan)
+
     @property
     def seconds(self) -> float:
         """The seconds of audio that came."""

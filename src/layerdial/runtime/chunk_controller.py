@@ -76,6 +76,8 @@ _STREAMS = 4
 
 def _run(model: ChunkModel, chunk_inputs: int, inputs_TF: NDArray[np.float32], subset: BlockSubset) -> None:
     """Run a chunk of as many streams as the inputs have chunks."""
-    chunks_BTF = inputs_TF[: len(inputs_TF) // chunk_inputs * chunk_inputs].reshape(-1, chunk_inputs, inputs_TF.shape[1])
+    chunks_BTF = inputs_TF[: len(inputs_TF) // chunk_inputs * chunk_inputs].reshape(
+        -1, chunk_inputs, inputs_TF.shape[1]
+    )
     streams = len(chunks_BTF)
     model.step(chunks_BTF, np.full(streams, chunk_inputs), subset, model.begin(streams))

@@ -108,9 +108,9 @@ def test_a_stream_in_a_batch_equals_the_stream_alone_and_an_idle_one_keeps_its_c
         frames = -(-int(lengths_B[row]) // 4)
         alone, own = in_chunks(net, x_BTF[row : row + 1], lengths_B[row : row + 1], schedule)
         torch.testing.assert_close(together[row, :frames], alone[0, :frames])
-        torch.testing.assert_close(caches.attention_NBLD[:, row], own.attention_NBLD[:, 0])
+        torch.testing.assert_close(caches.keys_NBLE[:, row], own.keys_NBLE[:, 0])
     idle = Caches.begin(net.config, 1)
-    torch.testing.assert_close(caches.attention_NBLD[:, 1], idle.attention_NBLD[:, 0])
+    torch.testing.assert_close(caches.keys_NBLE[:, 1], idle.keys_NBLE[:, 0])
     assert caches.seen_B.tolist() == [16, 0, 8]
 
 
@@ -133,7 +133,19 @@ def test_a_skipped_block_is_not_called_and_its_input_stands_in_its_caches() -> N
     _, caches = in_chunks(net, torch.randn(1, 16, 80), torch.tensor([16]), ChunkSchedule((4,), (subset,)))
     with torch.no_grad():  # nor in whole utterances
         net(torch.randn(1, 16, 80), torch.tensor([16]), ChunkSchedule((2,), (subset, BlockSubset(N_BLOCKS, (0,)))))
-    torch.testing.assert_close(caches.attention_NBLD[1, :, -4:], caches.convolution_NBKD[1, :, -4:])
+    torch.testing.assert_close(caches.keys_NBLE[1, :, -4:, :16], caches.gated_NBKD[1, :, -4:])
+    assert caches.raw_NBP[1, 0, -4:].all() and not caches.raw_NBP[[0, 2]].any()
+
+
+def test_a_block_that_runs_again_projects_its_past_once() -> None:
+    net, subsets = network(), (FULL, BlockSubset.prefix(N_BLOCKS, 1), FULL, FULL)
+    projected: list[int] = []
+    for i, block in enumerate(net.blocks):
+        block.attention.qkv.register_forward_pre_hook(lambda _, x, i=i: projected.append(x[0].shape[1] * 10 + i))
+    in_chunks(net, torch.randn(1, 64, 80), torch.tensor([64]), ChunkSchedule((4,), subsets))
+    chunk, past = 4 * 10, 10 * 10  # frames that are projected, and the block
+    of_all = [chunk, chunk + 1, chunk + 2]
+    assert projected == [*of_all, chunk, past + 1, past + 2, *of_all, *of_all]
 
 
 def test_depth_by_chunk_trains_the_blocks_that_ran() -> None:

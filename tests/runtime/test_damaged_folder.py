@@ -55,7 +55,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest no JSON": (lambda f: cut(f / "manifest.json"), r"manifest\.json is not valid JSON"),
     "manifest empty": (lambda f: cut(f / "manifest.json", 0), r"manifest\.json is not valid JSON"),
     "manifest a list": (lambda f: (f / "manifest.json").write_text("[]"), r"manifest\.json is damaged"),
-    "manifest of the future": (lambda f: change(f / "manifest.json", format=2), r"manifest\.json .* this layerdial re"),
+    "manifest of the future": (lambda f: change(f / "manifest.json", format=3), r"manifest\.json .* this layerdial re"),
+    "manifest of a streaming export": (
+        lambda f: change(f / "manifest.json", format=2),
+        r"manifest\.json is damaged .*stream",
+    ),
     "manifest of another kind": (lambda f: change(f / "manifest.json", kind="x"), r"manifest\.json has kind .x."),
     "manifest of another export": (
         lambda f: change(f / "manifest.json", model_id="0123456789abcdef"),

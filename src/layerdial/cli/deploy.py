@@ -114,6 +114,13 @@ def export(
         ),
     ] = "layerdial",
     depth: Annotated[Optional[int], typer.Option(help="For sherpa-onnx: how many blocks run.")] = None,  # noqa: UP045
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="For speech as it comes: chunks and caches in and out, at any depth.")
+    ] = False,
+    chunk_ms: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="For --streaming: the size of chunks in which files are transcribed, and sherpa-onnx hears."),
+    ] = None,
     licence: Annotated[Optional[str], typer.Option(help="The licence of the weights, for the metadata.")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="The model's name, for the metadata.")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
@@ -140,6 +147,10 @@ def export(
     if onnxruntime_web is not None and format_ != "web":
         raise UserError("--onnxruntime-web is for --format web; other formats hold no runtime")
     precision: Any = "int8" if int8 else "float16" if fp16 else "float32"
+    if chunk_ms is not None and not streaming:
+        raise UserError("--chunk-ms is for --streaming; other exports take whole utterances")
+    if streaming and format_ == "web":
+        raise UserError("the page of --format web recognises whole utterances; leave out --streaming")
     if depth is not None and format_ != "sherpa-onnx":
         raise UserError("--depth is for --format sherpa-onnx; other exports run at every depth")
     if format_ == "web":
@@ -147,6 +158,7 @@ def export(
             run_export_web(model, out, onnxruntime_web, precision, cuts, licence, name, _note, force, accept)
         return
     from layerdial.export.export import export_model, export_sherpa
+    from layerdial.export.streaming import Streaming
     from layerdial.export.writer import graph_files
 
     if format_ == "sherpa-onnx":
@@ -159,11 +171,13 @@ def export(
         print(f"next:        see {out / 'README.md'}")
         return
     with _exit_3_if_worse():
-        manifest = export_model(model, out, precision, cuts, licence, name, _note, force, accept)
+        in_chunks = Streaming(chunk_ms) if streaming else None
+        manifest = export_model(model, out, precision, cuts, licence, name, _note, force, accept, in_chunks)
     size = sum(file.stat().st_size for file in graph_files(out)) / 1e6
     worst = max(row.largest_difference for row in manifest.parity)
     print(f"exported: {out} ({precision}, {size:.1f} MB, {manifest.n_blocks} blocks)")
-    print(f"compared: log-probabilities within {worst:.2g} of torch at every depth")
+    sizes = " and size of chunks" if streaming else ""
+    print(f"compared: log-probabilities within {worst:.2g} of torch at every depth{sizes}")
     if not manifest.wer.get("holds", True):
         print("checked:  WER is worse than in float, which you accept; manifest.json says by how much")
     if int8 and cuts is None:

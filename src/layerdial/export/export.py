@@ -13,6 +13,7 @@ from layerdial.export.place import check_place
 from layerdial.export.precision import to_float16
 from layerdial.export.quality import quantise, quantised
 from layerdial.export.sherpa import write_sherpa_folder
+from layerdial.export.streaming import Streaming
 from layerdial.export.writer import Precision, Traced, refuse_exported, trace, write_folder
 from layerdial.runtime.manifest import Manifest
 from layerdial.subset import BlockSubset
@@ -28,8 +29,11 @@ def export_model(
     note: Callable[[str], None] = lambda text: None,
     force: bool = False,
     accept: bool = False,
+    streaming: Streaming | None = None,
 ) -> Manifest:
     """Export a torch model (folder or hub id) to `out`; an export that is there is replaced as a whole with `force`.
+
+    With `streaming` the graph takes chunks of any size, and caches; see `layerdial.export.streaming`.
 
     int8 is checked on `cuts` (dev data) at every depth, and blocks that it hurts stay in float; without cuts only the
     difference of posteriors is known. Raises `UserError` for a model that cannot be exported, and `WorseThanFloat`,
@@ -40,7 +44,7 @@ def export_model(
     check_place(out, force)
     if cuts is not None:
         open_cuts(cuts)  # errors in them are reported before the work
-    traced = trace(folder, licence, name, note)
+    traced = trace(folder, licence, name, note, streaming)
     manifest = replace(traced.manifest, precision=precision)
     if precision == "float32":
         return write_folder(out, traced, traced.model, manifest, decoder=traced.decoder)

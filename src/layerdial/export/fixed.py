@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir import tape as ir_tape
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from layerdial.export.graph import block_choices
 from layerdial.runtime.session import GATES
 from layerdial.subset import BlockSubset
 
@@ -21,7 +22,7 @@ def fix_subset(model: ir.Model, *subsets: BlockSubset) -> ir.Model:
     graph = model.graph
     gates = [value for value in graph.inputs if value.name in GATES]
     runs = [block in subset for subset in subsets for block in range(subset.n_blocks)]
-    choices = [node for node in graph if node.op_type == "If"]
+    choices = block_choices(graph)
     for choice, kept in zip(choices, runs, strict=True):
         _take_branch(graph, choice, "then_branch" if kept else "else_branch")
     for gate, subset in zip(gates, subsets, strict=True):

@@ -77,24 +77,40 @@ def trace_module(
     return program.model  # type: ignore[no-any-return]
 
 
-def blocks_to_branches(model: ir.Model, n_blocks: int) -> None:
-    """Turn the choices by each gate into an `If`, block after block, and move into its branches what only they need."""
+def blocks_to_branches(model: ir.Model, n_choices: int) -> None:
+    """Turn the choices by each gate into an `If`, the last first, and move into its branches what only they need.
+
+    `n_choices` is the number of blocks, and of values made of gates by which more is chosen. Choices inside a branch
+    become an `If` in there: their gates must come before that of the branch.
+    """
     graph = model.graph
     choices: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         if node.op_type == "Where" and _is_gate(node.inputs[0], graph):
             assert node.inputs[0] is not None
             choices.setdefault(node.inputs[0], []).append(node)
-    if len(choices) != n_blocks:  # if the exporter folded one away, a gate would have no effect
-        raise RuntimeError(f"the exporter left {len(choices)} choices of {n_blocks} blocks")
+    if len(choices) != n_choices:  # if the exporter folded one away, a gate would have no effect
+        raise RuntimeError(f"the exporter left {len(choices)} choices, expected {n_choices}")
     for gate, of_block in reversed(choices.items()):  # so that what a later block needs is where it belongs
-        _to_branch(graph, gate, of_block)
+        inside = of_block[0].graph
+        assert isinstance(inside, ir.Graph)
+        _to_branch(inside, gate, of_block)
     for i, node in enumerate(graph.all_nodes()):
         node.name = f"{node.op_type}_{i}"
 
 
+def block_choices(graph: ir.Graph) -> list[ir.Node]:
+    """Return the `If` of each block, in order: its condition is taken from an input of gates as it is."""
+    return [node for node in graph if node.op_type == "If" and _is_element(node.inputs[0], graph)]
+
+
+def _is_element(value: ir.Value | None, graph: ir.Graph) -> bool:
+    node = value.producer() if value is not None else None
+    return node is not None and node.op_type == "Gather" and node.inputs[0] in graph.inputs
+
+
 def _is_gate(value: ir.Value | None, graph: ir.Graph) -> bool:
-    """Return whether a value is taken from an input of gates."""
+    """Return whether a value is made of an input of gates."""
     while value is not None and value not in graph.inputs:
         node = value.producer()
         value = node.inputs[0] if node is not None and node.inputs else None

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape as ir_tape
 
+from layerdial.export.graph import block_choices
 from layerdial.export.silence import silence_loggers
 from layerdial.utils.temporary import temporary_folder
 
@@ -140,6 +141,5 @@ def _replace(graph: ir.Graph, node: ir.Node, tape: ir_tape.Tape, kind: str, inpu
 
 def products_of(model: ir.Model, block: int) -> list[ir.Node]:
     """Return the matrix products in the branch of a block."""
-    choices = [node for node in model.graph if node.op_type == "If"]
-    branch = choices[block].attributes["then_branch"].as_graph()
+    branch = block_choices(model.graph)[block].attributes["then_branch"].as_graph()
     return [node for node in branch if node.op_type in ("MatMul", "Gemm")]

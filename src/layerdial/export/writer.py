@@ -20,14 +20,18 @@ from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
 from layerdial.export.graph import to_onnx
+from layerdial.export.streaming import Streaming, in_chunks_as_torch, streaming_facts, to_streaming_onnx
 from layerdial.ladder import Ladder, depths_of, select
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
 from layerdial.models.cost import subset_cost
-from layerdial.models.network import Network
+from layerdial.models.network import EncoderOutput, Network
+from layerdial.models.streaming import streaming_network
 from layerdial.recognizer import FeatureBatch, collate_features
+from layerdial.runtime.decoding import open_session
 from layerdial.runtime.manifest import GRAPH, DecoderFacts, Manifest, Parity, describe_features
 from layerdial.runtime.session import Session, is_exported
-from layerdial.runtime.token_session import TokenSession, open_session
+from layerdial.runtime.streaming_session import StreamingSession
+from layerdial.runtime.token_session import TokenSession
 from layerdial.subset import BlockSubset
 from layerdial.text.byte_level import ByteTable
 from layerdial.text.pieces import byte_table, piece_table
@@ -71,10 +75,11 @@ def trace(
     licence: str | None = None,
     name: str | None = None,
     note: Callable[[str], None] = lambda text: None,
+    streaming: Streaming | None = None,
 ) -> Traced:
     """Load a torch model (folder or hub id) and trace it once; every precision is made of that.
 
-    Raises `UserError` for what cannot be exported.
+    With `streaming` the graph takes chunks. Raises `UserError` for what cannot be exported.
     """
     name = name or model_name(folder)
     folder = resolve_model(folder)
@@ -82,6 +87,7 @@ def trace(
     network, tokenizer = load_network(folder)
     ladder = Ladder.beside(folder, network.n_blocks)
     _check_choice_of_blocks(folder, network, ladder)
+    in_chunks = None if streaming is None else streaming_facts(streaming_network(network, str(folder)), streaming)
     facts = _decoder_facts(network)
     pieces, silent = piece_table(tokenizer) if facts is None else (byte_table(tokenizer, facts.end), ())
     features = device_features(network.features)
@@ -103,8 +109,9 @@ def trace(
         licence=licence or "not stated",
         trained_with=_trained_with(folder),
         decoder=facts,
+        streaming=in_chunks,
     )
-    model, decoder = _graphs(network)
+    model, decoder = _graphs(network, streaming is not None)
     return Traced(network, model, pieces, ladder, manifest, decoder)
 
 
@@ -117,8 +124,10 @@ def _decoder_facts(network: Network) -> DecoderFacts | None:
     return decoder_facts(network)  # type: ignore[arg-type]
 
 
-def _graphs(network: Network) -> tuple[ir.Model, ir.Model | None]:
+def _graphs(network: Network, streaming: bool) -> tuple[ir.Model, ir.Model | None]:
     """Return the graph of a CTC model, or both of an encoder-decoder model."""
+    if streaming:
+        return to_streaming_onnx(streaming_network(network, "this model")), None
     if not network.labels.teacher_forced:
         return to_onnx(network), None
     from layerdial.export.encoder_decoder import encoder_decoder_graphs
@@ -232,9 +241,12 @@ def save_graph(model: ir.Model, folder: Path, name: str = GRAPH, whole_to_mb: fl
 
 
 def compare(
-    session: Session | TokenSession, traced: Traced, seconds: Sequence[float] = (1.3, 2.1)
+    session: Session | StreamingSession | TokenSession, traced: Traced, seconds: Sequence[float] = (1.3, 2.1)
 ) -> tuple[Parity, ...]:
-    """Return the largest difference from torch at every depth, on a zero-padded batch of noise, without its padding."""
+    """Return the largest difference from torch at every depth, on a zero-padded batch of noise, without its padding.
+
+    A streaming graph is compared in chunks of every size that the network was trained with.
+    """
     features, network = traced.network.features, traced.network
     rng = np.random.default_rng(0)
     rows = [features(rng.normal(0.0, 0.1, round(SAMPLE_RATE * length)).astype(np.float32)) for length in seconds]
@@ -251,7 +263,7 @@ def compare(
 
 
 def _difference(
-    session: Session | TokenSession,
+    session: Session | StreamingSession | TokenSession,
     network: Network,
     batch: FeatureBatch,
     subset: BlockSubset,
@@ -259,6 +271,8 @@ def _difference(
 ) -> float:
     """Return the largest difference of a log-probability from torch's at one subset."""
     inputs, lengths_B = batch.inputs, batch.lengths_B
+    if isinstance(session, StreamingSession):
+        return max(_largest(*both) for both in in_chunks_as_torch(session, network, batch, subset))
     of_labels = () if labels_BU is None else ((), torch.from_numpy(labels_BU))
     with torch.inference_mode():
         theirs = network(torch.from_numpy(inputs), torch.from_numpy(lengths_B), subset, *of_labels)
@@ -266,10 +280,15 @@ def _difference(
     if isinstance(session, TokenSession):
         assert labels_BU is not None
         return float(np.abs(session.posteriors(inputs, lengths_B, subset, labels_BU) - theirs_BTV).max())
-    ours_BTV, frames_B = session.posteriors(inputs, lengths_B, subset)
+    return _largest(session.posteriors(inputs, lengths_B, subset), theirs)
+
+
+def _largest(made: tuple[NDArray[np.float32], NDArray[np.int64]], theirs: EncoderOutput) -> float:
+    """Return the largest difference of the log-probabilities of real frames."""
+    ours_BTV, frames_B = made
     if theirs.lengths_B.tolist() != frames_B.tolist():
         raise RuntimeError(f"the exported graph makes {frames_B} frames, torch {theirs.lengths_B.tolist()}")
-    both = zip(ours_BTV, theirs_BTV, frames_B, strict=True)
+    both = zip(ours_BTV, theirs.log_probs_BTV.numpy(), frames_B, strict=True)
     return max(float(np.abs(ours[:n] - torchs[:n]).max()) for ours, torchs, n in both)
 
 

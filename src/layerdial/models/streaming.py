@@ -1,10 +1,12 @@
 """A streaming Conformer, chunk by chunk: what it keeps between chunks, and one step.
 
-A block keeps the inputs of its attention and of its convolution, D numbers a frame each. Where it does not run, its own
-input stands for both: that is there whether it runs or not, so a skipped block costs nothing, and a block that comes
-back finds no hole. Masked offline training (`ConformerCTC.forward` with a `ChunkSchedule`) follows the same rule.
+A block keeps the keys and values of its attention, and what its convolution takes. Where it does not run, its own input
+stands for both: that is there whether it runs or not, so a skipped block costs nothing. When it runs again, it computes
+what is missing from that input, once, and finds no hole. Masked offline training (`ConformerCTC.forward` with a
+`ChunkSchedule`) follows the same rule.
 
-Shapes: B streams, T frames, F mel bins, N blocks, L frames of left context, K kernel, D width, V vocabulary.
+Shapes: B streams, T frames, F mel bins, N blocks, L frames of left context, K = kernel - 1 frames, P the more of both,
+S frames before and now, D width, E = 2D, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.config.network import ConformerConfig
@@ -22,7 +24,7 @@ from layerdial.models.dynamic import Gates, check_blocks
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext, rotations
 from layerdial.modules.chunks import seen_behind
-from layerdial.modules.conformer import ChunkOutput, Past
+from layerdial.modules.conformer import ConformerBlock, Past
 from layerdial.modules.subsampling import frames_from
 from layerdial.subset import BlockSubset
 
@@ -31,28 +33,38 @@ class Caches(NamedTuple):
     """What B streams keep between chunks; its size does not depend on how long they are.
 
     `seen_B`: frames of the encoder so far, int64. `input_B1F`: the last input. `middle_B1D`: the last frame between the
-    front end's convolutions. `attention_NBLD`, `convolution_NBKD`: the inputs of each block's attention, for L frames,
-    and of its convolution, for K - 1.
+    front end's convolutions. `keys_NBLE`: keys and values of each block, not rotated yet. `gated_NBKD`: what each
+    block's convolution takes. `raw_NBP`, bool: frames at which a block did not run, of which both hold its input; the
+    last L and the last K of them.
     """
 
     seen_B: Tensor
     input_B1F: Tensor
     middle_B1D: Tensor
-    attention_NBLD: Tensor
-    convolution_NBKD: Tensor
+    keys_NBLE: Tensor
+    gated_NBKD: Tensor
+    raw_NBP: Tensor
 
     @classmethod
     def begin(cls, config: ConformerConfig, streams: int, device: torch.device | None = None) -> Caches:
         """Return the caches of streams that have heard nothing."""
         assert config.streaming is not None
-        left, width = config.streaming.left_frames, config.width
+        blocks, width, left, before = config.n_blocks, config.width, config.streaming.left_frames, config.kernel - 1
         return cls(
             torch.zeros(streams, dtype=torch.int64, device=device),
             torch.zeros(streams, 1, N_MELS, device=device),
             torch.zeros(streams, 1, width, device=device),
-            torch.zeros(config.n_blocks, streams, left, width, device=device),
-            torch.zeros(config.n_blocks, streams, config.kernel - 1, width, device=device),
+            torch.zeros(blocks, streams, left, 2 * width, device=device),
+            torch.zeros(blocks, streams, before, width, device=device),
+            torch.zeros(blocks, streams, max(left, before), dtype=torch.bool, device=device),
         )
+
+    def past(self, i: int) -> Past:
+        """Return what block i keeps."""
+        keys_BLE, gated_BKD, raw_BP = self.keys_NBLE[i], self.gated_NBKD[i], self.raw_NBP[i]
+        frames = raw_BP.shape[1]
+        raw_keys, raw_gated = (raw_BP[:, frames - part.shape[1] :] for part in (keys_BLE, gated_BKD))
+        return Past(keys_BLE, gated_BKD, raw_keys, raw_gated)
 
 
 def streaming_network(network: Network, name: str) -> ConformerCTC:
@@ -76,68 +88,93 @@ def step(
         normalised_BTF, lengths_B, caches.input_B1F, caches.middle_B1D
     )
     frames_B = network.features.frames(lengths_B)
-    run = _Chunk.of(network.config, caches, x_BTD, frames_B)
-    kept: list[tuple[Tensor, Tensor]] = []
+    context = _context(network.config, caches, x_BTD, frames_B)
+    open_N = _open(subset, x_BTD.device)
+    keys_NBLE, gated_NBKD = _caught_up(network, isinstance(subset, Gates), open_N, caches)
+    keys, gated = list[Tensor](), list[Tensor]()
     for i, block in enumerate(network.encoder.blocks):
-        x_BTD, *entered = _run_block(network, block, x_BTD, run.past(i), run.context, subset, i)
-        kept.append(run.kept(i, *entered))
-    attention, convolution = (torch.stack(parts) for parts in zip(*kept, strict=True))
-    after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, attention, convolution)
+        assert isinstance(block, ConformerBlock)
+        past = keys_NBLE[i], gated_NBKD[i]
+        x_BTD, keys_BTE, gated_BTD = _run_block(network, block, x_BTD, past, context, subset, i)
+        keys.append(keys_BTE)
+        gated.append(gated_BTD)
+    keys_NBLE, gated_NBKD = _shifted(keys_NBLE, keys, frames_B), _shifted(gated_NBKD, gated, frames_B)
+    raw_NBP = _raw_after(caches.raw_NBP, open_N, frames_B, x_BTD.shape[1])
+    after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
     return EncoderOutput(network.classify(x_BTD), frames_B), after
+
+
+def _open(subset: BlockSubset | Gates, device: torch.device) -> Tensor:
+    """Return which blocks run (N,), bool."""
+    if isinstance(subset, Gates):
+        return subset.open_N
+    return torch.tensor([i in subset for i in range(subset.n_blocks)], device=device)
+
+
+def _caught_up(network: ConformerCTC, traced: bool, open_N: Tensor, caches: Caches) -> tuple[Tensor, Tensor]:
+    """Return keys and values, and `gated`, in which no frame of a block that runs now is raw.
+
+    With `traced` both sides of every choice are computed; the export makes them the branches of an `If`: one for all
+    blocks, and in it one for each.
+    """
+    late_N = open_N & caches.raw_NBP.flatten(1).any(dim=1)
+    if not traced and not late_N.any():
+        return caches.keys_NBLE, caches.gated_NBKD
+    made = list[tuple[Tensor, Tensor]]()
+    for block, late, past in zip(network.encoder.blocks, late_N, map(caches.past, range(len(late_N))), strict=True):
+        assert isinstance(block, ConformerBlock)
+        made.append(_either(late, block.caught_up(past), past[:2]) if traced or late else past[:2])
+    keys_NBLE, gated_NBKD = (torch.stack(parts) for parts in zip(*made, strict=True))
+    return _either(late_N.any(), (keys_NBLE, gated_NBKD), (caches.keys_NBLE, caches.gated_NBKD))
+
+
+def _either(chosen: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.where(chosen, new[0], old[0]), torch.where(chosen, new[1], old[1])
 
 
 def _run_block(
     network: ConformerCTC,
-    block: nn.Module,
+    block: ConformerBlock,
     x_BTD: Tensor,
-    past: Past,
+    past: tuple[Tensor, Tensor],
     context: FrameContext,
     subset: BlockSubset | Gates,
     i: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a block's output, and the inputs of its attention and convolution; its own input for all where skipped."""
-    if not isinstance(subset, Gates) and i not in subset:
-        return x_BTD, x_BTD, x_BTD
-    made: ChunkOutput = block.step(network.conditioned(x_BTD), past, context)  # type: ignore[operator]
+    """Return the stream (B, T, D) behind a block, and what the block keeps of the chunk."""
     if not isinstance(subset, Gates):
-        return made.x_BTD, made.attention_BTD, made.convolution_BTD
-    # both are traced; the export makes them the branches of an If
-    x, attention, convolution = (
-        torch.where(subset.open_N[i], own_BTD, x_BTD)
-        for own_BTD in (made.x_BTD, made.attention_BTD, made.convolution_BTD)
-    )
-    return x, attention, convolution
+        runs = i in subset
+        return block.step(network.conditioned(x_BTD), *past, context) if runs else block.left_out(x_BTD)
+    gate = subset.open_N[i]  # both sides are traced; the export makes them the branches of one If
+    sides = block.step(network.conditioned(x_BTD), *past, context), block.left_out(x_BTD)
+    x_BTD, keys_BTE, gated_BTD = (torch.where(gate, own, other) for own, other in zip(*sides, strict=True))
+    return x_BTD, keys_BTE, gated_BTD
 
 
-class _Chunk(NamedTuple):
-    """What all blocks share of one chunk: how many frames are real, now and before, and their rotations."""
+def _shifted(cached_NBPD: Tensor, new: list[Tensor], frames_B: Tensor) -> Tensor:
+    """Return the last P frames of each stream, of what was cached and what came."""
+    every_NBSD = torch.cat([cached_NBPD, torch.stack(new)], dim=2)
+    blocks, _, past, _ = cached_NBPD.shape
+    return frames_from(every_NBSD.flatten(0, 1), frames_B.repeat(blocks), past).view_as(cached_NBPD)
 
-    caches: Caches
-    frames_B: Tensor
-    context: FrameContext
-    convolution_mask_BS: Tensor
 
-    @classmethod
-    def of(cls, config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> _Chunk:
-        n_frames, left = x_BTD.shape[1], caches.attention_NBLD.shape[2]
-        before = caches.convolution_NBKD.shape[2]
-        attended_BS = seen_behind(caches.seen_B, frames_B, left, n_frames)
-        mask_BT = attended_BS[:, left:]
-        # an idle stream attends to its first frame of padding, since softmax over nothing is no number
-        attended_BS = attended_BS | (
-            (frames_B == 0).unsqueeze(1) & (torch.arange(left + n_frames) == left).to(x_BTD.device)
-        )
-        angles = rotations(left + n_frames, config.head_width, x_BTD.dtype, x_BTD.device)
-        context = FrameContext(mask_BT, *angles, attended_BS.unsqueeze(1))
-        return cls(caches, frames_B, context, seen_behind(caches.seen_B, frames_B, before, n_frames))
+def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> FrameContext:
+    """Return what all blocks need: which frames are real, now and before, and the rotations of all."""
+    n_frames, left = x_BTD.shape[1], caches.keys_NBLE.shape[2]
+    attended_BS = seen_behind(caches.seen_B, frames_B, left, n_frames)
+    mask_BT = attended_BS[:, left:]
+    # an idle stream attends to its first frame of padding, since softmax over nothing is no number
+    first_S = torch.arange(left + n_frames, device=x_BTD.device) == left
+    attended_BS = attended_BS | ((frames_B == 0).unsqueeze(1) & first_S)
+    angles = rotations(left + n_frames, config.head_width, x_BTD.dtype, x_BTD.device)
+    return FrameContext(mask_BT, *angles, attended_BS.unsqueeze(1))
 
-    def past(self, i: int) -> Past:
-        return Past(self.caches.attention_NBLD[i], self.caches.convolution_NBKD[i], self.convolution_mask_BS)
 
-    def kept(self, i: int, attention_BTD: Tensor, convolution_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a block keeps for the next chunk: the last frames of the old cache and of the chunk."""
-        attention_BLD, convolution_BKD = self.caches.attention_NBLD[i], self.caches.convolution_NBKD[i]
-        return (
-            frames_from(torch.cat([attention_BLD, attention_BTD], dim=1), self.frames_B, attention_BLD.shape[1]),
-            frames_from(torch.cat([convolution_BKD, convolution_BTD], dim=1), self.frames_B, convolution_BKD.shape[1]),
-        )
+def _raw_after(raw_NBP: Tensor, open_N: Tensor, frames_B: Tensor, n_frames: int) -> Tensor:
+    """Return which frames each block keeps raw behind this chunk: none where it ran, else also the chunk's."""
+    skipped_N11 = ~open_N.view(-1, 1, 1)
+    chunk_NBT = skipped_N11.expand(-1, raw_NBP.shape[1], n_frames)
+    raw_NBS = torch.cat([raw_NBP & skipped_N11, chunk_NBT], dim=2)
+    rows = raw_NBS.flatten(0, 1).unsqueeze(2)
+    each = frames_B.repeat(raw_NBP.shape[0])
+    return frames_from(rows, each, raw_NBP.shape[2]).view_as(raw_NBP)

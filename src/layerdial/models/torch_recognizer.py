@@ -23,10 +23,10 @@ from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.decoding import CtcDecoding, decoding_for
 from layerdial.models.network import Network
 from layerdial.models.streaming import streaming_network
-from layerdial.recognition.chunk_model import ChunkModel
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Depths
-from layerdial.recognition.streaming import CHUNK_MS, DEFAULT_ENDPOINTS, Stream
+from layerdial.recognition.streaming import Stream
 from layerdial.recognizer import Audio, FeatureBatch, check_whole
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset

@@ -1,6 +1,7 @@
 """Multi-head self-attention with rotary positions (Su et al., arXiv 2104.09864): relative, for any length.
 
-Shapes: B batch, T frames, S frames that are attended to, D width, H heads, K width of a head.
+Shapes: B batch, T frames, P frames before them, S frames that are attended to, D width, E = 2D, H heads, K width of a
+head.
 """
 
 from __future__ import annotations
@@ -88,17 +89,22 @@ class RotaryAttention(nn.Module):
         q_BHTK, k_BHTK = rotate(qkv_3BHTK[:2], context.cos_SK, context.sin_SK).unbind(0)
         return self._attend(q_BHTK, k_BHTK, qkv_3BHTK[2], context)
 
-    def behind(self, past_BPD: Tensor, x_BTD: Tensor, context: FrameContext) -> Tensor:
-        """Attend to the inputs of frames before as well: S = P + T, and rotations for all of them."""
-        normalised_BSD = self.norm(torch.cat([past_BPD, x_BTD], dim=1))
-        width = normalised_BSD.shape[2]
-        past = past_BPD.shape[1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q_BHTK = self._split(F.linear(normalised_BSD[:, past:], weight[:width], bias[:width]), 1)
-        kv_2BHSK = self._split(F.linear(normalised_BSD, weight[width:], bias[width:]), 2)
-        q_BHTK = rotate(q_BHTK, context.cos_SK[past:], context.sin_SK[past:]).squeeze(0)
+    def behind(self, past_BPE: Tensor, x_BTD: Tensor, context: FrameContext) -> tuple[Tensor, Tensor]:
+        """Attend to the frames before as well, whose keys and values are given; also return those of the new ones.
+
+        They are projections side by side (B, T, E), not rotated yet. The context has rotations for all S frames.
+        """
+        q_BTD, new_BTE = self.qkv(self.norm(x_BTD)).tensor_split([x_BTD.shape[2]], dim=2)
+        kv_BSE = torch.cat([past_BPE, new_BTE], dim=1)
+        past = past_BPE.shape[1]
+        q_1BHTK, kv_2BHSK = self._split(q_BTD, 1), self._split(kv_BSE, 2)
+        q_BHTK = rotate(q_1BHTK, context.cos_SK[past:], context.sin_SK[past:]).squeeze(0)
         k_BHSK = rotate(kv_2BHSK[:1], context.cos_SK, context.sin_SK).squeeze(0)
-        return self._attend(q_BHTK, k_BHSK, kv_2BHSK[1], context)
+        return self._attend(q_BHTK, k_BHSK, kv_2BHSK[1], context), new_BTE
+
+    def keys_and_values(self, x_BTD: Tensor) -> Tensor:
+        """Return the projections (B, T, E) of inputs. (Queries go unused: a part of the weights would be a copy.)"""
+        return self.qkv(self.norm(x_BTD))[:, :, x_BTD.shape[2] :]  # type: ignore[no-any-return]
 
     def _split(self, x_BTD: Tensor, parts: int) -> Tensor:
         """Return the heads (parts, B, H, T, K) of several projections side by side."""

@@ -1,11 +1,11 @@
 """The Conformer block (Gulati et al., arXiv 2005.08100), assembled from parts, without a config.
 
-Shapes: B batch, T frames, P frames before them, D width.
+Shapes: B batch, T frames, P and K frames before them, S all, D width, E = 2D.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +49,18 @@ class Convolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, context: FrameContext) -> Tensor:
-        y_BTD = self._gated(x_BTD, context.mask_BT)
+        y_BTD = self.gated(x_BTD, context.mask_BT)
         if self.causal:
             y_BTD = F.pad(y_BTD, (0, 0, self.depthwise.kernel_size[0] - 1, 0))
         return self._over_time(y_BTD)
 
-    def behind(self, past_BPD: Tensor, x_BTD: Tensor, mask_BS: Tensor) -> Tensor:
-        """Continue behind the inputs of the P = kernel - 1 frames before; `mask_BS` is true for real frames of both."""
-        return self._over_time(self._gated(torch.cat([past_BPD, x_BTD], dim=1), mask_BS))
+    def behind(self, past_BPD: Tensor, x_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Continue behind the kernel - 1 frames before, whose `gated` is given; also return that of the new ones."""
+        gated_BTD = self.gated(x_BTD, mask_BT)
+        return self._over_time(torch.cat([past_BPD, gated_BTD], dim=1)), gated_BTD
 
-    def _gated(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    def gated(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return what the depthwise convolution takes; zeros in padding."""
         y_BTD = F.glu(self.pointwise_in(self.norm(x_BTD)), dim=-1)
         return y_BTD.masked_fill(~mask_BT.unsqueeze(2), 0.0)
 
@@ -67,25 +69,17 @@ class Convolution(nn.Module):
         return self.dropout(self.pointwise_out(F.silu(y_BTD)))  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Past:
-    """What a block keeps of the frames before a chunk: the inputs of its attention and of its convolution.
+class Past(NamedTuple):
+    """What a block keeps of frames: keys and values (B, P, E), E = 2D, and what its convolution takes (B, K, D).
 
-    `mask_BS` is true for the frames of the convolution, past and present, that are real.
+    Of frames at which it did not run, which `raw_keys_BP` and `raw_gated_BK` mark, both hold the block's input: in the
+    first half, for keys and values.
     """
 
-    attention_BPD: Tensor
-    convolution_BPD: Tensor
-    mask_BS: Tensor
-
-
-@dataclass(frozen=True)
-class ChunkOutput:
-    """A block's output for a chunk (B, T, D), and the inputs of its attention and convolution, for later chunks."""
-
-    x_BTD: Tensor
-    attention_BTD: Tensor
-    convolution_BTD: Tensor
+    keys_BPE: Tensor
+    gated_BKD: Tensor
+    raw_keys_BP: Tensor
+    raw_gated_BK: Tensor
 
 
 class ConformerBlock(nn.Module):
@@ -125,13 +119,28 @@ class ConformerBlock(nn.Module):
         y_BTD = torch.add(y_BTD, self.ff_out(y_BTD), alpha=0.5)
         return torch.where(runs_T1, self.norm(y_BTD), x_BTD)
 
-    def step(self, x_BTD: Tensor, past: Past, context: FrameContext) -> ChunkOutput:
-        """Run for a chunk behind `past`."""
-        h_BTD = torch.add(x_BTD, self.ff_in(x_BTD), alpha=0.5)
-        a_BTD = h_BTD + self.attention.behind(past.attention_BPD, h_BTD, context)
-        y_BTD = a_BTD + self.convolution.behind(past.convolution_BPD, a_BTD, past.mask_BS)
-        y_BTD = torch.add(y_BTD, self.ff_out(y_BTD), alpha=0.5)
-        return ChunkOutput(self.norm(y_BTD), h_BTD, a_BTD)
+    def step(
+        self, x_BTD: Tensor, keys_BPE: Tensor, gated_BKD: Tensor, context: FrameContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run for a chunk behind a past without raw frames; also return the chunk's keys and values, and `gated`."""
+        x_BTD = torch.add(x_BTD, self.ff_in(x_BTD), alpha=0.5)
+        y_BTD, keys_BTE = self.attention.behind(keys_BPE, x_BTD, context)
+        x_BTD = x_BTD + y_BTD
+        y_BTD, gated_BTD = self.convolution.behind(gated_BKD, x_BTD, context.mask_BT)
+        x_BTD = x_BTD + y_BTD
+        x_BTD = torch.add(x_BTD, self.ff_out(x_BTD), alpha=0.5)
+        return self.norm(x_BTD), keys_BTE, gated_BTD
+
+    def left_out(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `step` does where the block does not run: its input, raw, stands for all. Nothing is computed."""
+        return x_BTD, torch.cat([x_BTD, torch.zeros_like(x_BTD)], dim=2), x_BTD
+
+    def caught_up(self, past: Past) -> tuple[Tensor, Tensor]:
+        """Return keys and values, and `gated`, of the past; those of raw frames are computed from the block's input."""
+        inputs_BPD, raw_BP1, raw_BK1 = past.gated_BKD, past.raw_keys_BP.unsqueeze(2), past.raw_gated_BK.unsqueeze(2)
+        computed_BPE = self.attention.keys_and_values(past.keys_BPE[:, :, : inputs_BPD.shape[2]])
+        gated_BKD = self.convolution.gated(inputs_BPD, past.raw_gated_BK)
+        return torch.where(raw_BP1, computed_BPE, past.keys_BPE), torch.where(raw_BK1, gated_BKD, inputs_BPD)
 
     def skipped(self, x_BTD: Tensor) -> Tensor:
         """Return what the block leaves when it is dropped under the rule "norm": its final norm (LDASR)."""

@@ -19,8 +19,10 @@ def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
 
 def frames_from(x_BTD: Tensor, first_B: Tensor, count: int) -> Tensor:
     """Return `count` frames of each stream (B, count, D), from a frame of its own on."""
-    index_BC = first_B.unsqueeze(1) + torch.arange(count, device=x_BTD.device)
-    return x_BTD.gather(1, index_BC.unsqueeze(2).expand(-1, -1, x_BTD.shape[2]))
+    streams, n_frames, width = x_BTD.shape
+    row_B = n_frames * torch.arange(streams, device=x_BTD.device) + first_B
+    row_BC = row_B.unsqueeze(1) + torch.arange(count, device=x_BTD.device)
+    return x_BTD.flatten(0, 1).index_select(0, row_BC.flatten()).view(streams, count, width)  # whole rows are copied
 
 
 def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor, padding: int | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """A model that takes speech in chunks, as torch's and ONNX Runtime's implement it, and what a stream keeps.
 
-Shapes: B streams, T inputs, F mel bins, N blocks, L frames of left context, K kernel, D width, V vocabulary.
+Shapes: B streams, T inputs, F mel bins, N blocks, L frames of left context, K = kernel - 1, P the more of both, D
+width, E = 2D, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,40 +16,47 @@ from layerdial.audio.features import Features
 from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
+CHUNK_MS = 320
+"""The size of a stream's chunks, where nobody gives one."""
+
 
 class StreamCaches(NamedTuple):
     """What B streams keep between chunks, as arrays; see `layerdial.models.streaming.Caches` for the meaning.
 
-    float32, but for `seen_B`, which is int64.
+    float32, but for `seen_B`, which is int64, and `raw_NBP`, which is bool.
     """
 
     seen_B: NDArray[np.int64]
     input_B1F: NDArray[np.float32]
     middle_B1D: NDArray[np.float32]
-    attention_NBLD: NDArray[np.float32]
-    convolution_NBKD: NDArray[np.float32]
+    keys_NBLE: NDArray[np.float32]
+    gated_NBKD: NDArray[np.float32]
+    raw_NBP: NDArray[np.bool_]
 
 
-_STREAMS = (0, 0, 0, 1, 1)  # the axis of the streams in each cache
+STREAM_AXES = (0, 0, 0, 1, 1, 1)
+"""The axis of the streams in each cache."""
 
 
 def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:
     """Return the caches of several streams as those of one batch."""
-    return _made(np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), _STREAMS, strict=True))
+    return _made(
+        np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), STREAM_AXES, strict=True)
+    )
 
 
 def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
     """Return the caches of each stream of a batch; the inverse of `joined_caches`."""
     parts: list[NDArray[Any]] = list(caches)
     streams = range(len(caches.seen_B))
-    return [_made(part.take([row], axis) for part, axis in zip(parts, _STREAMS, strict=True)) for row in streams]
+    return [_made(part.take([row], axis) for part, axis in zip(parts, STREAM_AXES, strict=True)) for row in streams]
 
 
 def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> None:
     """Raise `UserError` unless caches are of so many streams, and of the model of `fresh`, those of one stream."""
     parts: list[NDArray[Any]] = list(caches)
-    owns: list[NDArray[Any]] = list(fresh)
-    for part, own, axis in zip(parts, owns, _STREAMS, strict=True):
+    own_parts: list[NDArray[Any]] = list(fresh)
+    for part, own, axis in zip(parts, own_parts, STREAM_AXES, strict=True):
         if part.shape[axis] != streams:
             raise UserError(f"the caches are of {part.shape[axis]} streams, the chunk is of {streams}")
         if part.ndim != own.ndim or part.take([0], axis).shape != own.shape or part.dtype != own.dtype:

@@ -18,16 +18,13 @@ from layerdial.audio.resampling import Resampler
 from layerdial.audio.streamed_mel import StreamedMel
 from layerdial.audio.windows import checked_samples
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import ChunkModel, joined_caches, parted_caches
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel, joined_caches, parted_caches
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Choice, DepthRule, Depths
 from layerdial.recognition.stream_results import ResultPlan, StreamResult
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
 from layerdial.transcript import Chunk, Transcribed
-
-CHUNK_MS = 320
-DEFAULT_ENDPOINTS = Endpoints()
 
 
 class StreamingRecognizer(Recognizer, Protocol):

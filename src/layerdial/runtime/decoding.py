@@ -26,6 +26,7 @@ from layerdial.text.tokenizer import PieceTable, read_tokens
 from layerdial.transcript import Chunk, Transcribed
 
 if TYPE_CHECKING:
+    from layerdial.runtime.streaming_session import StreamingSession
     from layerdial.runtime.token_session import TokenSession
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
@@ -38,7 +39,7 @@ class Decoding(Protocol):
     """How an exported model of one kind makes texts."""
 
     @property
-    def session(self) -> Session | TokenSession: ...
+    def session(self) -> Session | StreamingSession | TokenSession: ...
 
     @property
     def tokenizer(self) -> PieceTable | ByteTable: ...
@@ -88,12 +89,30 @@ def tokens_of(folder: Path, manifest: Manifest, blank: bool) -> list[str]:
     return tokens
 
 
+def ctc_session(folder: Path, manifest: Manifest, threads: int) -> Session | StreamingSession:
+    """Load the graph of an exported CTC model."""
+    if manifest.streaming is None:
+        return Session(folder, manifest, threads)
+    from layerdial.runtime.streaming_session import StreamingSession  # which other models do not need
+
+    return StreamingSession(folder, manifest, threads)
+
+
+def open_session(folder: Path, manifest: Manifest, threads: int) -> Session | StreamingSession | TokenSession:
+    """Load the graphs of an exported folder of any kind."""
+    if manifest.decoder is None:
+        return ctc_session(folder, manifest, threads)
+    from layerdial.runtime.token_session import TokenSession
+
+    return TokenSession(folder, manifest, threads)
+
+
 class CtcDecoding:
     """CTC: greedy, or by the beam search of a request."""
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         self.features: Features = read_features(manifest.features)
-        self.session = Session(folder, manifest, threads)
+        self.session = ctc_session(folder, manifest, threads)
         self.tokenizer = PieceTable(tokens_of(folder, manifest, blank=True), manifest.silent_tokens)
         self._silent = manifest.silent_tokens
         self._use = CtcUse()

@@ -13,11 +13,13 @@ from layerdial.audio.features import Features, GraniteMel, LasrMel, LogMel, Nemo
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
+from layerdial.runtime.streaming_facts import StreamingFacts
 from layerdial.utils.checksums import check_files
 from layerdial.utils.files import write_json
-from layerdial.utils.records import parsing, read_record
+from layerdial.utils.records import between, parsing, read_record
 
 FORMAT = 1
+STREAMING_FORMAT = 2  # of streaming exports, which earlier versions cannot run
 _KINDS = {**dict.fromkeys(("model_id", "name", "skip", "precision"), str), "n_blocks": int, "vocab_size": int}
 KIND = "layerdial-onnx"
 SHERPA_KIND = "layerdial-sherpa-onnx"
@@ -64,11 +66,11 @@ class DecoderFacts:
         heads = tuple((int(block), int(head)) for block, head in stored.get("alignment_heads", ()))
         facts = cls(**{**stored, **lists, "alignment_heads": heads})
         for name in ("n_blocks", "n_heads", "head_width", "most_tokens", "longest"):
-            _between(name, getattr(facts, name), 1, 1_000_000)
-        _between("end", facts.end, 0, 1_000_000_000)
+            between(name, getattr(facts, name), 1, 1_000_000)
+        between("end", facts.end, 0, 1_000_000_000)
         for block, head in heads:
-            _between("block of an alignment head", block, 0, facts.n_blocks - 1)
-            _between("alignment head", head, 0, facts.n_heads - 1)
+            between("block of an alignment head", block, 0, facts.n_blocks - 1)
+            between("alignment head", head, 0, facts.n_heads - 1)
         if type(facts.pads_input) is not bool or not facts.prompt:
             raise ValueError("pads_input is no truth value, or the prompt is empty")
         return facts
@@ -81,7 +83,8 @@ class Manifest:
     `sha256` has the hashes of the files beside it (none in exports of earlier versions).
     `features` is as `describe_features` writes it; `silent_tokens` write nothing; `float_blocks` are those that int8
     left in float; `wer` has what int8 was checked with. `model_id` stands in the graph as well. `decoder` is none for
-    CTC models; `float_blocks` counts its blocks after the encoder's.
+    CTC models; `float_blocks` counts its blocks after the encoder's. `streaming` is none for graphs that take whole
+    utterances.
     """
 
     model_id: str
@@ -102,6 +105,12 @@ class Manifest:
     wer: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     decoder: DecoderFacts | None = None
+    streaming: StreamingFacts | None = None
+
+    @property
+    def format(self) -> int:
+        """The version of the folder's layout."""
+        return FORMAT if self.streaming is None else STREAMING_FORMAT
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -109,9 +118,10 @@ class Manifest:
         return (GRAPH,) if self.decoder is None else (ENCODER, DECODER)
 
     def save(self, folder: Path) -> None:
-        stored = {"kind": KIND, "format": FORMAT, **asdict(self)}
-        if self.decoder is None:  # so that earlier versions read it
-            del stored["decoder"]
+        stored = {"kind": KIND, "format": self.format, **asdict(self)}
+        for name in ("decoder", "streaming"):
+            if stored[name] is None:  # so that earlier versions read it
+                del stored[name]
         write_json(folder / FILE, {**stored, "checksum": _checksum(stored)})
 
     @classmethod
@@ -123,9 +133,14 @@ class Manifest:
         remedy = "export the model again"
         if read_record(file, remedy).get("kind") == SHERPA_KIND:
             raise UserError(f"{folder} was exported for sherpa-onnx; export it again without --format for layerdial")
-        stored = read_record(file, remedy, kind=KIND, format=FORMAT)
+        stored = read_record(file, remedy, kind=KIND)
+        if stored.get("format") not in (FORMAT, STREAMING_FORMAT):
+            read_record(file, remedy, format=FORMAT)  # raises the error of another version
         with parsing(file, remedy):
-            return cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format", "checksum")})
+            manifest = cls._parse({k: v for k, v in stored.items() if k not in ("kind", "format", "checksum")})
+            if stored["format"] != manifest.format:
+                raise ValueError(f"format is {stored['format']}, with what it says of streaming {manifest.format}")
+        return manifest
 
     @classmethod
     def _parse(cls, stored: dict[str, Any]) -> Manifest:
@@ -140,8 +155,10 @@ class Manifest:
                 raise ValueError(f"{name} is {stored[name]!r}, expected {kind.__name__}")
         if (decoder := stored.pop("decoder", None)) is not None:
             decoder = DecoderFacts.parse(decoder)
-        manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity, decoder=decoder)
-        read_features(manifest.features)
+        features = read_features(stored["features"])
+        if (streaming := stored.pop("streaming", None)) is not None:
+            streaming = StreamingFacts.parse(streaming, features, stored["n_blocks"])
+        manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity, decoder=decoder, streaming=streaming)
         if manifest.sample_rate != SAMPLE_RATE:
             raise ValueError(f"sample_rate {manifest.sample_rate}, expected {SAMPLE_RATE}")
         if len(manifest.costs.block_parameters) != manifest.n_blocks:
@@ -152,7 +169,7 @@ class Manifest:
         """Return the metadata stored inside the graph, so that the file can be read without the rest."""
         return {
             "layerdial.kind": KIND,
-            "layerdial.format": str(FORMAT),
+            "layerdial.format": str(self.format),
             "layerdial.model_id": self.model_id,
             "name": self.name,
             "n_blocks": str(self.n_blocks),
@@ -233,9 +250,9 @@ def _describe_input(features: _Convolved) -> dict[str, Any]:
 def read_features(stored: dict[str, Any]) -> Features:
     """Return the features that `describe_features` wrote. Raises `ValueError` for another kind."""
     if stored["kind"] == "log-mel":
-        return LogMel(_between("subsampling", stored["subsampling"], 1, 1000))
+        return LogMel(between("subsampling", stored["subsampling"], 1, 1000))
     if stored["kind"] == "whisper-mel":
-        return WhisperMel(_between("n_mels", stored["n_mels"], 1, 1000))
+        return WhisperMel(between("n_mels", stored["n_mels"], 1, 1000))
     if stored["kind"] in ("samples", "seamless-mel", *_OF_MELS):
         return _read_convolved(stored, tuple(_convolution(*part) for part in stored["convolutions"]))
     raise ValueError(f"features of kind {stored['kind']!r}")
@@ -243,23 +260,17 @@ def read_features(stored: dict[str, Any]) -> Features:
 
 def _read_convolved(stored: dict[str, Any], convolutions: tuple[tuple[int, int, int], ...]) -> Features:
     if stored["kind"] == "samples":
-        fewest = _between("fewest_frames", stored.get("fewest_frames", 1), 1, 1000)
+        fewest = between("fewest_frames", stored.get("fewest_frames", 1), 1, 1000)
         return Samples(convolutions, bool(stored["normalise"]), fewest_frames=fewest)
     if stored["kind"] == "seamless-mel":
         return SeamlessMel(convolutions)
-    return _OF_MELS[stored["kind"]](convolutions, _between("n_mels", stored["n_mels"], 1, 1000))
+    return _OF_MELS[stored["kind"]](convolutions, between("n_mels", stored["n_mels"], 1, 1000))
 
 
 def _convolution(kernel: Any, stride: Any, padding: Any) -> tuple[int, int, int]:
-    numbers = _between("kernel", kernel, 1, 10_000), _between("stride", stride, 1, 10_000)
-    return (*numbers, _between("padding", padding, 0, 10_000))
+    numbers = between("kernel", kernel, 1, 10_000), between("stride", stride, 1, 10_000)
+    return (*numbers, between("padding", padding, 0, 10_000))
 
 
 def _ids(name: str, values: Any) -> list[int]:
-    return [_between(name, value, 0, 1_000_000_000) for value in values]
-
-
-def _between(name: str, value: Any, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} is {value!r}, expected a whole number from {least} to {most}")
-    return value
+    return [between(name, value, 0, 1_000_000_000) for value in values]

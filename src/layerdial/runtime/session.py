@@ -178,6 +178,11 @@ def _check_version(found: str) -> None:
 def _check(session: Any, manifest: Manifest, file: Path) -> None:
     """Raise `UserError` unless the graph is of layerdial and the one that the manifest was written for."""
     check_ends(session, file, INPUTS, OUTPUTS)
+    check_export_of(session, manifest, file)
+
+
+def check_export_of(session: Any, manifest: Manifest, file: Path) -> None:
+    """Raise `UserError` unless a graph of log-probabilities is the one that the manifest was written for."""
     written = model_id_of(session)
     gates, vocabulary = session.get_inputs()[2].shape, session.get_outputs()[0].shape[-1]
     if written != manifest.model_id or gates != [manifest.n_blocks] or vocabulary != manifest.vocab_size:

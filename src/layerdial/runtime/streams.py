@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import ChunkModel
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
 from layerdial.recognition.ctc import CtcUse
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Depth, DepthRule, Depths, depth_rule
 from layerdial.recognition.stream_results import ResultPlan
-from layerdial.recognition.streaming import CHUNK_MS, DEFAULT_ENDPOINTS, Stream, StreamingRecognizer, StreamPlan
+from layerdial.recognition.streaming import Stream, StreamingRecognizer, StreamPlan
 from layerdial.request import Request
 from layerdial.runtime.chunk_controller import SHARE, ChunkController, measured_costs
 from layerdial.runtime.controller import worthwhile

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from layerdial.audio.whisper_mel import check_length, pad_with_silence
 from layerdial.errors import UserError
 from layerdial.runtime.manifest import DECODER, ENCODER, FILE, DecoderFacts, Manifest
-from layerdial.runtime.session import Cancel, LoadedGraph, Session, check_ends, gates_of, model_id_of
+from layerdial.runtime.session import Cancel, LoadedGraph, check_ends, gates_of, model_id_of
 from layerdial.subset import BlockSubset
 from layerdial.text.prompt import DecoderUse
 from layerdial.text.token_rules import log_softmax
@@ -101,11 +101,6 @@ class TokenSession:
         prompt_BP = np.tile(np.array(encoded.prompt, np.int64), (len(labels_BU), 1))
         logits = encoded.begin().next(np.concatenate([prompt_BP, labels_BU[:, :-1]], axis=1))
         return log_softmax(logits[:, prompt_BP.shape[1] - 1 :])
-
-
-def open_session(folder: Path, manifest: Manifest, threads: int) -> Session | TokenSession:
-    """Load the graphs of an exported folder of either kind."""
-    return (Session if manifest.decoder is None else TokenSession)(folder, manifest, threads)
 
 
 @dataclass(frozen=True)

@@ -57,3 +57,10 @@ def parsing(file: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{file} is damaged ({error!r}); {remedy}") from error
     except UserError as error:
         raise UserError(f"{file} is damaged ({error}); {remedy}") from error
+
+
+def between(name: str, value: Any, least: int, most: int) -> int:
+    """Return a value of a record that is a whole number within bounds. Raises `ValueError` for any other."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+    return value

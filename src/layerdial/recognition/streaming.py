@@ -145,6 +145,7 @@ class Stream:
         self._n_chunks = 0
         self._at = self._arrived = 0.0  # when the last samples came, and the chunk before
         self._closed = False
+        self._last: Choice | None = None
 
     def another(self) -> Stream:
         """Return a new stream that is recognised as this one, and whose depths follow the same rule."""
@@ -159,6 +160,21 @@ class Stream:
     def ready(self) -> bool:
         """Whether there is something for `step_streams` to do: a chunk, or the end."""
         return not self._closed and (self._sound.has_chunk or self._sound.ended)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `finish` has given all results."""
+        return self._closed
+
+    @property
+    def arrived(self) -> float:
+        """When the last chunk that was recognised was there, by the clock of the stream."""
+        return self._arrived
+
+    @property
+    def last_choice(self) -> Choice | None:
+        """The blocks that ran in the last chunk; None before the first."""
+        return self._last
 
     def accept(
         self, samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE, at: float | None = None
@@ -265,4 +281,5 @@ def _follow(
     start = stream._n_chunks * stream.plan.chunk_seconds
     end = start + len(inputs_TF) / stream.plan.model.features.per_second
     stream._n_chunks += 1
+    stream._last = choice
     return stream._results.follow(logp_TV, np.exp(inputs_TF).sum(axis=1), Chunk(start, end, *choice))

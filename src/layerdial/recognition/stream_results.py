@@ -110,7 +110,8 @@ class StreamResults:
                 self._text.follow(logp_TV[done:i])
                 found += self._ended(end, self._frame * self._plan.frame)
                 done = i
-        self._text.follow(logp_TV[done:])
+        if done < len(logp_TV):
+            self._text.follow(logp_TV[done:])
         return found + self._partial(chunk.end)
 
     def finish(self, seconds: float) -> list[StreamResult]:

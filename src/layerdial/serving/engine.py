@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from layerdial.audio.files import SAMPLE_RATE, PipedAudio
 from layerdial.audio.windows import WINDOW_SECONDS, mono_blocks, pieces
 from layerdial.errors import UserError
 from layerdial.ladder import depths_of
+from layerdial.recognition.endpointing import Endpoints
 from layerdial.request import Request
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.serving.jobs import Job, Refused, Served
@@ -27,7 +29,9 @@ from layerdial.serving.metrics import ServerMetrics
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
+from layerdial.serving.streams import Deliver, LiveStream, StreamHub
 
+_log = logging.getLogger(__name__)
 _READERS = 2  # threads that decode audio, and as many that check jobs
 BYTES = 4  # of a sample in memory
 _HELD = 4  # the audio of all requests together, files and samples, in longest requests
@@ -59,10 +63,12 @@ class Engine:
         names: tuple[str, ...],
         limits: Limits,
         language: str | None = None,
+        streams: StreamHub | None = None,
     ) -> None:
         self.recognizer, self.pool, self.names, self.limits = recognizer, pool, names, limits
+        self.streams = streams  # where the model takes speech in chunks
         self._language = language
-        self.metrics = ServerMetrics(pool.metrics)
+        self.metrics = ServerMetrics(pool.metrics, streams)
         self.stop = asyncio.Event()  # set once the server takes no more requests
         self.active = 0  # requests that are answered now
         self.created = int(time.time())
@@ -77,6 +83,8 @@ class Engine:
         for threads in (self._readers, self._checkers):
             threads.shutdown(wait=True, cancel_futures=True)
         self.pool.close(wait=False)
+        if self.streams is not None:
+            self.streams.close()
 
     # ------------------------------------------------------------------------------------------------- the model
 
@@ -202,6 +210,42 @@ class Engine:
         single = timed or not self.writes_tokens or len(samples) <= WINDOW_SECONDS * SAMPLE_RATE
         for piece in [samples] if single else pieces(samples):
             yield await self.answer(piece, wish)
+
+    # -------------------------------------------------------------------------------------------------- streams
+
+    def check_room(self) -> None:
+        """Raise `Problem` where one more stream could not be recognised as it comes."""
+        if self.streams is not None:
+            try:
+                self.streams.check_room()
+            except Refused as refused:
+                raise busy(refused.reason, refused.retry_after_s) from None
+
+    async def open_stream(self, deliver: Deliver, wish: Wish, endpoints: Endpoints | None) -> LiveStream:
+        """Return a stream as `StreamHub.open_stream` does. Raises `Problem` for what is refused."""
+        assert self.streams is not None
+        opening = partial(
+            self.streams.open_stream,
+            deliver,
+            wish.request,
+            depth=wish.depth,
+            min_depth=wish.min_depth,
+            deadline_ms=wish.deadline_ms,
+            endpoints=endpoints,
+        )
+        try:
+            return await asyncio.wrap_future(self._checkers.submit(opening))
+        except Refused as refused:
+            raise busy(refused.reason, refused.retry_after_s) from None
+        except UserError as error:
+            raise self.problem(error) from None
+
+    def problem_of(self, error: BaseException) -> Problem:
+        """Return what a client is told where its stream failed; the log has what is no mistake of the client."""
+        if isinstance(error, UserError):
+            return self.problem(error)
+        _log.error("a stream failed", exc_info=error)
+        return Problem(500, "an error of the server; its log says more", "internal_error")
 
     def problem(self, error: UserError) -> Problem:
         """Return what a client is told of an error: with the model's name, not with where it lies."""

@@ -48,6 +48,7 @@ def stream_files(
             line.clear()
             print(f"layerdial: {one_line(str(error))}", file=sys.stderr)
         finally:
+            line.clear()
             stream.reset()
     return 2 if failed else 0
 
@@ -78,7 +79,6 @@ def _stream(
         for text in lines_of(transcript):
             print(f"{name}{text}", flush=True)
         said |= {chunk.reason for chunk in result.chunks if chunk.reason.startswith("shallowest")}
-    line.clear()
     for reason in sorted(said)[:1]:  # not among the texts, which scripts read
         print(f"layerdial: {one_line(str(audio))}: {reason}", file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import unicodedata
 from typing import TextIO
@@ -16,7 +17,7 @@ class RewrittenLine:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._shown = False
-        self._is_terminal = out.isatty()
+        self._is_terminal = out.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, stable: str, rest: str) -> None:
         """Show a text whose `rest` may still change, or as much of its end as the terminal is wide."""
@@ -51,4 +52,6 @@ def _end_of(text: str, room: int) -> str:
     first = len(text)
     while first and (room := room - _columns(text[first - 1])) >= 0:
         first -= 1
+    while first < len(text) and unicodedata.combining(text[first]):  # of a letter that has no room
+        first += 1
     return text[first:]

@@ -22,9 +22,7 @@ from layerdial.cli.options import (
     load_own,
     with_request_options,
 )
-from layerdial.cli.request_options import RequestOption
-from layerdial.cli.streaming import HELP as STREAM
-from layerdial.cli.streaming import StreamFlags, run_stream
+from layerdial.cli.request_options import STREAM_HELP, RequestOption, StreamFlags
 from layerdial.errors import UserError, WorseThanFloat
 from layerdial.request import Request
 
@@ -60,9 +58,9 @@ def transcribe(
         Optional[str],  # noqa: UP045
         typer.Option(help="left, right, a number from 1 on, or each, with its name; all channels mixed if left out."),
     ] = None,
-    stream: Annotated[bool, typer.Option("--stream", help=STREAM["stream"])] = False,
-    chunk_ms: Annotated[Optional[int], typer.Option(metavar="MS", help=STREAM["chunk_ms"])] = None,  # noqa: UP045
-    pause: Annotated[Optional[float], typer.Option(metavar="SECONDS", help=STREAM["pause"])] = None,  # noqa: UP045
+    stream: Annotated[bool, typer.Option("--stream", help=STREAM_HELP["stream"])] = False,
+    chunk_ms: Annotated[Optional[int], typer.Option(metavar="MS", help=STREAM_HELP["chunk_ms"])] = None,  # noqa: UP045
+    pause: Annotated[Optional[float], typer.Option(metavar="SECONDS", help=STREAM_HELP["pause"])] = None,  # noqa: UP045
     manifest: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["manifest"])] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["out"])] = None,  # noqa: UP045
     finish_by: Annotated[Optional[str], typer.Option(metavar="TIME", help=HELP["finish_by"])] = None,  # noqa: UP045
@@ -89,7 +87,10 @@ def transcribe(
     output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
     streamed, jobs = flags.asked(whole), plan(audio, output)
     if streamed:
-        raise typer.Exit(run_stream(lambda: load_model(model, device, threads), jobs, request, output, flags))
+        from layerdial.runtime.streamed_files import stream_files
+
+        load = partial(load_model, model, device, threads)
+        raise typer.Exit(stream_files(load, jobs, request, output, chunk_ms, pause))
     raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
 
 

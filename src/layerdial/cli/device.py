@@ -19,9 +19,7 @@ from layerdial.cli.bulk import HELP as BULK
 from layerdial.cli.bulk import BulkOptions, run_bulk
 from layerdial.cli.exporting import WEB_HELP
 from layerdial.cli.listening import ABOUT, HELP
-from layerdial.cli.request_options import add_request_options, request_of
-from layerdial.cli.streaming import HELP as STREAM
-from layerdial.cli.streaming import StreamFlags, run_stream
+from layerdial.cli.request_options import STREAM_HELP, StreamFlags, add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
 from layerdial.registry import DEFAULT
 from layerdial.request import Request
@@ -118,7 +116,10 @@ def _transcribe(options: argparse.Namespace) -> int:
     streamed, jobs = flags.asked(whole), plan(audio, output)
     _check_exported(Path(model))
     if streamed:
-        return run_stream(lambda: OnnxRecognizer(model, options.threads), jobs, request, output, flags)
+        from layerdial.runtime.streamed_files import stream_files
+
+        load = partial(OnnxRecognizer, model, options.threads)
+        return stream_files(load, jobs, request, output, options.chunk_ms, options.pause)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
 
@@ -184,9 +185,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     add_request_options(transcribe)
     transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
-    transcribe.add_argument("--stream", action="store_true", help=STREAM["stream"])
-    transcribe.add_argument("--chunk-ms", type=int, metavar="MS", help=STREAM["chunk_ms"])
-    transcribe.add_argument("--pause", type=float, metavar="SECONDS", help=STREAM["pause"])
+    transcribe.add_argument("--stream", action="store_true", help=STREAM_HELP["stream"])
+    transcribe.add_argument("--chunk-ms", type=int, metavar="MS", help=STREAM_HELP["chunk_ms"])
+    transcribe.add_argument("--pause", type=float, metavar="SECONDS", help=STREAM_HELP["pause"])
     _add_bulk(transcribe)
     transcribe.add_argument("--threads", type=int)
     _add_listen(commands.add_parser("listen", help=ABOUT))
@@ -229,7 +230,7 @@ def _add_listen(listen: argparse.ArgumentParser) -> None:
     listen.add_argument("--microphone", metavar="NAME", help=HELP["microphone"])
     listen.add_argument("--list-microphones", dest="list_them", action="store_true", help=HELP["list"])
     listen.add_argument("--pause", type=float, metavar="SECONDS", help=HELP["pause"])
-    listen.add_argument("--chunk-ms", type=int, metavar="MS", help=STREAM["chunk_ms"])
+    listen.add_argument("--chunk-ms", type=int, metavar="MS", help=STREAM_HELP["chunk_ms"])
     listen.add_argument("--json", action="store_true", help=HELP["json"])
     listen.add_argument("--out", type=Path, metavar="FILE", help=HELP["out"])
     listen.add_argument("--threads", type=int)

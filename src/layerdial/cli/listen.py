@@ -9,7 +9,7 @@ import typer
 
 from layerdial.cli.listening import HELP, run_listen
 from layerdial.cli.options import DeviceOption, PluginOption, ThreadsOption, load_own, with_request_options
-from layerdial.cli.streaming import HELP as STREAM
+from layerdial.cli.request_options import STREAM_HELP
 from layerdial.registry import DEFAULT
 from layerdial.request import Request
 
@@ -32,7 +32,7 @@ def listen(
     microphone: Annotated[Optional[str], typer.Option(metavar="NAME", help=HELP["microphone"])] = None,  # noqa: UP045
     list_them: Annotated[bool, typer.Option("--list-microphones", help=HELP["list"])] = False,
     pause: Annotated[Optional[float], typer.Option(metavar="SECONDS", help=HELP["pause"])] = None,  # noqa: UP045
-    chunk_ms: Annotated[Optional[int], typer.Option(metavar="MS", help=STREAM["chunk_ms"])] = None,  # noqa: UP045
+    chunk_ms: Annotated[Optional[int], typer.Option(metavar="MS", help=STREAM_HELP["chunk_ms"])] = None,  # noqa: UP045
     as_json: Annotated[bool, typer.Option("--json", help=HELP["json"])] = False,
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["out"])] = None,  # noqa: UP045
     device: DeviceOption = "cpu",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerdial.errors import UserError, needing
-from layerdial.recognition.streaming import StreamingRecognizer
 from layerdial.registry.find import model_folder
 from layerdial.runtime.session import is_exported
+
+if TYPE_CHECKING:
+    from layerdial.recognition.streaming import StreamingRecognizer  # much that whole utterances do not need
 
 
 def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> StreamingRecognizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from layerdial.audio.channels import AudioPath, Channel
 from layerdial.audio.files import AudioProblem
@@ -20,23 +20,25 @@ from layerdial.utils.printing import one_line, printable_json
 from layerdial.utils.rewritten import RewrittenLine
 
 
-def check_streamed(output: Output) -> None:
-    """Raise `UserError` for what is written of whole recordings."""
-    if output.format not in ("text", "json"):
-        raise UserError(f"--format {output.format} is written of whole recordings; leave it out, or --stream")
-    if output.channel == "each":
-        raise UserError("--stream takes one channel; give its number to --channel")
-
-
 def stream_files(
-    recognizer: StreamingRecognizer, jobs: Sequence[Job], request: Request, output: Output, options: StreamOptions
+    load: Callable[[], StreamingRecognizer],
+    jobs: Sequence[Job],
+    request: Request,
+    output: Output,
+    chunk_ms: int | None = None,
+    pause: float | None = None,
 ) -> int:
     """Print the texts of recordings as they come. Return 2 if one could not be read to its end, else 0.
 
     In a terminal a line shows the text so far; with JSON each partial result is an object. Raises `UserError` for a
-    model that takes whole utterances, and for what a stream cannot do.
+    model that takes whole utterances, and for what a stream cannot do. The model is loaded after a check of all else.
     """
-    stream = recognizer.stream(request, chunk_ms=options.chunks, endpoints=options.endpoints)
+    if output.format not in ("text", "json"):
+        raise UserError(f"--format {output.format} is written of whole recordings; leave it out, or --stream")
+    if output.channel == "each":
+        raise UserError("--stream takes one channel; give its number to --channel")
+    options = StreamOptions(chunk_ms, pause)
+    stream = load().stream(request, chunk_ms=options.chunks, endpoints=options.endpoints)
     failed = False
     for job in jobs:
         audio = job.audio if output.channel is None else Channel(job.audio, _channel(output.channel))

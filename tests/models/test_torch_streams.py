@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ from layerdial.request import Request
 from layerdial.subset import ChunkSchedule
 from layerdial.text.tokenizer import ListTokenizer
 from tiny import tiny_network
-from tiny_streaming import LETTERS, SECOND, parts_of, random_parts, results_of, sound, streaming_recognizer
+from tiny_streams import LETTERS, SECOND, parts_of, random_parts, results_of, sound, streaming_recognizer
 
 QUICK = Endpoints(silence=0.2, longest=2.0)
 
@@ -192,6 +193,17 @@ def test_a_stream_that_has_ended_takes_nothing(model: TorchRecognizer) -> None:
     for action in (lambda: stream.accept(sound(0.1)), stream.finish):
         with pytest.raises(UserError, match=r"this stream has ended; reset\(\) begins it anew"):
             action()
+
+
+@pytest.mark.slow
+def test_what_a_stream_holds_does_not_grow(model: TorchRecognizer) -> None:
+    stream, sizes = model.stream(chunk_ms=1280), []
+    minute = np.concatenate([sound(10.0), np.zeros(50 * SECOND, np.float32)])
+    for minutes in (2, 58):
+        for _ in range(minutes):
+            stream.accept(minute)
+        sizes.append(len(pickle.dumps((stream._sound._mel._held, stream._results, stream._caches))))
+    assert sizes[1] < 1.01 * sizes[0] and stream.seconds == 3600
 
 
 @pytest.mark.parametrize("count", [0, 1, 79, 80, 200, 5239, 5240, 5241])

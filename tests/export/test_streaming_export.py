@@ -24,9 +24,9 @@ from layerdial.runtime.streaming_session import STREAMING_INPUTS, StreamingSessi
 from layerdial.subset import BlockSubset, ChunkSchedule
 from tiny import command, noise, tiny_network
 from tiny_graphs import CLOSE, all_graphs, every_subset
-from tiny_streaming import N_BLOCKS, VARIANTS, load_session, network, random_schedule, save_streaming
+from tiny_streaming_export import N_BLOCKS, VARIANTS, load_session, network, random_schedule, save_streaming
 
-pytest_plugins = ["tiny_streaming"]
+pytest_plugins = ["tiny_streaming_export"]
 
 Folders = Callable[[str], tuple[Path, Path]]
 FULL, FIRST = BlockSubset.full(N_BLOCKS), BlockSubset.prefix(N_BLOCKS, 1)

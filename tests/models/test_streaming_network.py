@@ -14,7 +14,7 @@ from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.streaming import Caches, step, streaming_network
 from layerdial.subset import BlockSubset, ChunkSchedule
-from tiny_streaming import N_BLOCKS, SETTINGS, network, random_schedule
+from tiny_streaming_export import N_BLOCKS, SETTINGS, network, random_schedule
 
 FULL = BlockSubset.full(N_BLOCKS)
 

@@ -22,9 +22,9 @@ from layerdial.subset import ChunkSchedule
 from layerdial.utils.records import read_record
 from tiny import noise, speak
 from tiny_runtime import change
-from tiny_streaming import N_BLOCKS, load_session
+from tiny_streaming_export import N_BLOCKS, load_session
 
-pytest_plugins = ["tiny_streaming", "tiny_export"]
+pytest_plugins = ["tiny_streaming_export", "tiny_export"]
 
 FULL, FIRST = BlockSubset.full(N_BLOCKS), BlockSubset.prefix(N_BLOCKS, 1)
 DEPTHS = [FULL, FIRST, FULL, BlockSubset(N_BLOCKS, (1, 2))]

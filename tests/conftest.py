@@ -17,6 +17,8 @@ import pytest
 from layerdial.utils import notices
 
 notices.cache_folder = lambda: None  # tests leave nothing in the user's folder
+# Nothing pulls the plug here, and to wait for the disk takes longer than most tests. Programs that a test starts wait.
+os.fsync = os.fstat  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from layerdial.models.torch_recognizer import TorchRecognizer

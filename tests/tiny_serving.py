@@ -19,6 +19,8 @@ import soundfile
 
 from layerdial.runtime import Recognizer
 from layerdial.serving.engine import Engine
+from layerdial.serving.guard import Access
+from layerdial.serving.hosts import Hosts
 from layerdial.serving.keys import ApiKeys
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
@@ -134,8 +136,9 @@ def running(
     origins: tuple[str, ...] = (),
     names: tuple[str, ...] = ("tones",),
     language: str | None = None,
+    hosts: Hosts | None = None,
 ) -> Iterator[Running]:
-    """A server until the end of the block; it stops as by a signal."""
+    """A server until the end of the block; it stops as by a signal. Raw requests call it x."""
     engine = Engine(recognizer, Pool(recognizer, deadline_ms=60_000.0), names, limits or Limits(), language)
     sockets = Sockets(bind("127.0.0.1", 0, "port"), bind("127.0.0.1", 0, "wyoming-port"))
     assert sockets.wyoming is not None
@@ -145,7 +148,8 @@ def running(
     async def run() -> None:
         held["signals"], held["loop"] = asyncio.Semaphore(0), asyncio.get_running_loop()
         started.set()
-        await serve_until(held["signals"], engine, sockets, None if keys is None else ApiKeys(keys), origins)
+        access = Access(hosts or Hosts("127.0.0.1", ["x"]), None if keys is None else ApiKeys(keys), origins)
+        await serve_until(held["signals"], engine, sockets, access)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()

@@ -254,6 +254,7 @@ KEYS = [
     "tokenizer.size",
     "train.accumulate",
     "train.average_best",
+    "train.depth_per_chunk",
     "train.eval_depths",
     "train.eval_every",
     "train.log_every",

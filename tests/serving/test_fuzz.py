@@ -201,8 +201,8 @@ def attack(server: Running, count: int, seed: int) -> None:
 
 def assert_as_before(server: Running) -> None:
     wait_for(lambda: server.engine.active == 0 and server.engine._held == 0)
-    figures = server.engine.pool.metrics()
-    assert figures.queued == figures.running == figures.failed == 0
+    wait_for(lambda: server.engine.pool.metrics().queued == server.engine.pool.metrics().running == 0)
+    assert server.engine.pool.metrics().failed == 0
     assert server.transcribe(wav()).json["text"] == TEXT
 
 

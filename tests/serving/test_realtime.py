@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from layerdial.runtime import Recognizer
+from layerdial.serving import realtime
 from layerdial.serving.options import Limits
 from tiny import speak
 from tiny_serving import TEXT, Running, running, voice
@@ -86,6 +87,11 @@ def manual(server: Running) -> Iterator[Session]:
         yield found
 
 
+def all_of(server: Running) -> int:
+    """The samples that all requests together may have in memory."""
+    return int(4 * server.engine.limits.max_audio_s * 16000)
+
+
 def test_the_client_of_openai_transcribes(server: Running) -> None:
     openai = OpenAI(base_url=f"{server.url}/v1", api_key="none", websocket_base_url=f"ws://127.0.0.1:{server.port}/v1")
     with openai, openai.realtime.connect(model="tones", extra_query={"intent": "transcription"}) as connection:
@@ -137,6 +143,39 @@ def test_a_commit_ends_a_turn_that_goes_on(server: Running) -> None:
         found.send("input_audio_buffer.commit")
         found.until("input_audio_buffer.speech_stopped")
         found.until(DONE)
+
+
+def test_a_turn_without_a_place_fails_and_the_next_one_in_the_same_append_is_answered(server: Running) -> None:
+    pause, long, short = np.zeros(24000), voice(), voice()[:16000]
+    room = int(1.6 * 16000)  # for the short one with its margins, not for the long one
+    with session(server) as found, server.engine.holding(all_of(server) - room):
+        found.append(pcm(np.concatenate([pause, long, pause, short, pause])))
+        events = [found.next()]
+        while events[-1]["type"] not in ("error", DONE):
+            events.append(found.next())
+    stopped = [event["item_id"] for event in events if event["type"] == "input_audio_buffer.speech_stopped"]
+    [failed] = [event for event in events if event["type"] == FAILED]
+    [committed] = [event for event in events if event["type"] == "input_audio_buffer.committed"]
+    assert len(set(stopped)) == 2 and failed["error"]["code"] == "overloaded"
+    assert [failed["item_id"], committed["item_id"]] == stopped and committed["previous_item_id"] is None
+    assert events[-1]["item_id"] == committed["item_id"]
+
+
+def test_each_turn_without_a_place_fails(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realtime, "_MOST_ITEMS", 0)
+    with session(server) as found:
+        found.append(pcm(np.concatenate([voice(), np.zeros(24000)] * 2)))
+        events = [found.next() for _ in range(6)]
+        found.append(pcm(voice()))
+        started = found.until("input_audio_buffer.speech_started")
+        found.send("input_audio_buffer.commit")
+        found.next()
+        last = found.next()
+    kinds = ["input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped", FAILED]
+    assert [event["type"] for event in events] == kinds * 2
+    assert len({event["item_id"] for event in events}) == 2 and events[0]["item_id"] == events[2]["item_id"]
+    assert last["type"] == FAILED and last["item_id"] == started["item_id"]
+    assert {event["error"]["code"] for event in (events[2], events[5], last)} == {"too_many_items"}
 
 
 @pytest.mark.parametrize("kind", ["audio/pcmu", "audio/pcma"])
@@ -245,7 +284,7 @@ def test_a_buffer_has_an_end(server: Running) -> None:
     with manual(server) as found:
         for _ in range(2):
             found.append(pcm(np.zeros(11 * 24000)))
-        assert "more than 20 s" in found.next()["error"]["message"]
+        assert "more than 20 s (the server's --max-audio-s)" in found.next()["error"]["message"]
 
 
 def test_what_is_held_is_given_free(server: Running) -> None:

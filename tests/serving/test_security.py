@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from layerdial.errors import UserError
 from layerdial.runtime import Recognizer
+from layerdial.serving.hosts import Hosts
 from layerdial.serving.keys import read_keys
 from layerdial.serving.options import Limits, ServeOptions
 from layerdial.serving.server import Sockets, bind
@@ -33,7 +34,8 @@ SMALL = Limits(max_body_mb=0.5, max_audio_s=5, head_s=0.3, max_connections=8, ma
 
 @pytest.fixture(scope="module")
 def locked(edge: Recognizer) -> Iterator[Running]:
-    with running(edge, keys=[KEY, OTHER], origins=(SITE,)) as found:
+    everywhere = Hosts("0.0.0.0", keys=True)
+    with running(edge, keys=[KEY, OTHER], origins=(SITE,), hosts=everywhere) as found:
         yield found
 
 
@@ -52,6 +54,11 @@ def ended(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return found
+
+
+def status(port: int, host: str) -> int:
+    """The status of an answer to a client that calls the server so."""
+    return Running(None, port, 0, None, None).get("/health", Host=host).status  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- keys
@@ -159,12 +166,66 @@ def test_answers_keep_browsers_careful(small: Running) -> None:
         assert "server" not in found.headers
 
 
+# ------------------------------------------------------------------------------------------------- names of the server
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "192.168.1.5:{port}", "localhost.example", ""])
+def test_a_site_whose_name_leads_here_is_not_let_in(small: Running, host: str) -> None:
+    named = host.format(port=small.port)
+    found = small.transcribe(headers={"Host": named, "Origin": f"http://{named}"})
+    assert found.status == 403 and found.error["code"] == "foreign_host"
+    assert f"{named!r} is no name of this server" in found.error["message"] and "--allow-host" in found.error["message"]
+    assert small.get("/", Host=named).status == 403
+
+
+def test_nor_is_it_over_a_websocket(small: Running) -> None:
+    address = f"ws://evil.example:{small.port}/v1/realtime?intent=transcription"
+    with small.connect() as opened, pytest.raises(InvalidStatus) as refused, connect(address, sock=opened):
+        pass
+    assert refused.value.response.status_code == 403
+    assert json.loads(refused.value.response.body)["error"]["code"] == "foreign_host"
+
+
+def test_clients_call_it_localhost_too(small: Running) -> None:
+    with OpenAI(base_url=f"http://localhost:{small.port}/v1", api_key="none", max_retries=0) as openai:
+        assert openai.audio.transcriptions.create(model="tones", file=("a.wav", wav())).text == TEXT
+    with connect(f"ws://localhost:{small.port}/v1/realtime?intent=transcription") as websocket:
+        assert json.loads(websocket.recv())["type"] == "session.created"
+
+
+LOCAL, NAMED = Hosts("127.0.0.1"), Hosts("127.0.0.1", ["Speech.Example.org"])
+OPEN, KEYS = Hosts("0.0.0.0"), Hosts("0.0.0.0", keys=True)
+BOTH = Hosts("0.0.0.0", ["speech.example.org"], keys=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "let_in"),
+    [
+        ("localhost", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("LOCALHOST.:8000", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("127.0.0.1:8000", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("[::1]:8000", [LOCAL, NAMED, OPEN, KEYS, BOTH]),
+        ("192.168.1.5:8000", [OPEN, KEYS, BOTH]),
+        ("[fe80::1]", [OPEN, KEYS, BOTH]),
+        (f"{socket.gethostname()}:8000", [OPEN, KEYS, BOTH]),
+        ("speech.example.org", [NAMED, KEYS, BOTH]),
+        ("speech.example.org:443", [NAMED, KEYS, BOTH]),
+        ("evil.example", [KEYS]),
+        ("localhost:evil.example", [KEYS]),
+        ("localhost@evil.example", [KEYS]),
+        ("speech.example.org.evil.example", [KEYS]),
+    ],
+)
+def test_a_name_is_that_of_the_machine_or_was_given(header: str, let_in: list[Hosts]) -> None:
+    assert [hosts for hosts in (LOCAL, NAMED, OPEN, KEYS, BOTH) if hosts.admits(header)] == let_in
+
+
 # --------------------------------------------------------------------------------------------------------- limits
 
 
 def test_a_body_that_is_too_large_is_refused_by_its_header_and_by_its_size(small: Running) -> None:
     found = small.transcribe(bytes(600_000))
-    assert found.status == 413 and "larger than 0.5 MB" in found.error["message"]
+    assert found.status == 413 and "larger than 0.5 MB (the server's --max-body-mb)" in found.error["message"]
     body, kind = form({"model": "tones"}, bytes(600_000))
     with small.connect() as connection:
         connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode())
@@ -175,7 +236,8 @@ def test_a_body_that_is_too_large_is_refused_by_its_header_and_by_its_size(small
 def test_audio_that_is_too_long_is_refused_whatever_its_size(small: Running) -> None:
     content = as_file(np.zeros(6 * 16000), kind="FLAC")
     found = small.transcribe(content)
-    assert len(content) < 50_000 and found.status == 413 and "longer than 5 s" in found.error["message"]
+    assert len(content) < 50_000 and found.status == 413
+    assert "longer than 5 s (the server's --max-audio-s)" in found.error["message"]
 
 
 def test_a_head_that_does_not_come_ends_the_connection(small: Running) -> None:
@@ -192,14 +254,14 @@ def test_a_body_that_comes_too_slowly_ends_the_request(small: Running) -> None:
             f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nContent-Type: multipart/form-data; boundary=x"
         )
         connection.sendall(head.encode() + b"\r\n\r\n--x\r\n")
-        assert b"HTTP/1.1 408" in connection.recv(100)
+        assert b"HTTP/1.1 408" in (found := ended(connection)) and b"--max-request-s" in found
 
 
 def test_a_connection_too_many_is_told_so(small: Running) -> None:
     held = [small.connect() for _ in range(8)]
     try:
         with small.connect() as connection:
-            assert b"HTTP/1.1 503" in (found := ended(connection)) and b"as many connections as it may" in found
+            assert b"HTTP/1.1 503" in (found := ended(connection)) and b"(its --max-connections)" in found
     finally:
         for connection in held:
             connection.close()
@@ -213,8 +275,7 @@ def test_a_client_that_leaves_gives_its_place_free(small: Running) -> None:
         with small.connect() as connection:
             connection.sendall(sent)
     wait_for(lambda: small.engine.active == 0 and small.engine._held == 0)
-    figures = small.engine.pool.metrics()
-    assert figures.queued == figures.running == 0
+    wait_for(lambda: small.engine.pool.metrics().queued == small.engine.pool.metrics().running == 0)
 
 
 def test_a_message_never_has_a_path_of_the_server(edge: Recognizer, small: Running) -> None:
@@ -225,7 +286,8 @@ def test_a_message_never_has_a_path_of_the_server(edge: Recognizer, small: Runni
 
 @pytest.mark.parametrize("name", ["max_body_mb", "max_audio_s", "max_request_s", "max_connections"])
 def test_a_limit_is_a_number_above_zero(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is 0"):
+    option = f"--{name.replace('_', '-')}"
+    with pytest.raises(UserError, match=f"^{option} is 0; give a number above 0$"):
         Limits(**{name: 0})
 
 
@@ -237,6 +299,8 @@ def test_a_limit_is_a_number_above_zero(name: str) -> None:
         ({"port": 8000, "wyoming_port": 8000}, "--wyoming-port is 8000, as --port is"),
         ({"cors_origin": ["*"]}, r"--cors-origin is '\*'"),
         ({"cors_origin": ["https://a.example/path"]}, "without a path"),
+        ({"allow_host": ["a.example:8000"]}, "--allow-host is 'a.example:8000'; .* without a port"),
+        ({"allow_host": ["*"]}, r"--allow-host is '\*'"),
     ],
 )
 def test_options_are_checked(options: dict[str, object], words: str) -> None:
@@ -284,6 +348,7 @@ def test_a_server_that_stops_answers_what_has_begun_and_refuses_the_rest(edge: R
 @pytest.mark.medium
 def test_the_command_serves_and_ends_with_a_signal(exported: Path, tmp_path: Path) -> None:
     words = ["serve", exported, "--port", "0", "--wyoming-port", "0", "--name", "whisper-1", "--name", "tones"]
+    words += ["--allow-host", "speech.example.org"]
     for program in ("layerdial", "layerdial.cli.device"):
         code = f"from {'layerdial.cli.app' if program == 'layerdial' else program} import main; main()"
         started = [sys.executable, "-c", code, *map(str, words)]
@@ -294,6 +359,7 @@ def test_the_command_serves_and_ends_with_a_signal(exported: Path, tmp_path: Pat
             port = int(lines[1].rsplit(":", 1)[1].split("/")[0])
             with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as openai:
                 assert openai.audio.transcriptions.create(model="whisper-1", file=("a.wav", wav())).text == TEXT
+            assert [status(port, host) for host in ("speech.example.org", "evil.example")] == [200, 403]
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "stopped\n")

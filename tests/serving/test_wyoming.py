@@ -143,7 +143,7 @@ def test_long_audio_comes_in_parts(pair: Pair) -> None:
           AudioStop().event()], "language is for encoder-decoder models"),
         ([AudioStart(1, 2, 1).event()], "rate is 1"),
         ([AudioStart(16000, 9, 1).event()], "width is 9"),
-        ([Event("audio-chunk", {}, bytes(600_000))] * 2, "larger than 1 MB"),
+        ([Event("audio-chunk", {}, bytes(600_000))] * 2, "larger than 1 MB (the server's --max-body-mb)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_and_the_connection_closed(
@@ -206,6 +206,39 @@ def test_a_client_that_leaves_gives_its_place_free(server: Running) -> None:
     wait_for(lambda: server.engine.active == 0 and server.engine._held == 0)
 
 
+def test_audio_that_is_not_answered_yet_counts_in_the_memory_of_all_requests(edge: Recognizer) -> None:
+    from tiny_processes import wait_for
+
+    part = bytes(900_000)
+    with running(edge, Limits(max_body_mb=1, max_audio_s=4)) as server:  # 1,024,000 bytes of all requests
+
+        async def ask(client: AsyncTcpClient) -> str:
+            for _ in range(2):
+                await client.write_event(AudioStart(16000, 2, 1).event())  # what came before is dropped
+                await client.write_event(AudioChunk(16000, 2, 1, part).event())
+                await asyncio.to_thread(wait_for, lambda: server.engine._held == len(part) // 4)
+            assert (await asyncio.to_thread(server.transcribe)).status == 503
+            async with AsyncTcpClient("127.0.0.1", server.wyoming_port) as other:
+                await other.write_event(AudioChunk(16000, 2, 1, part).event())
+                event = await other.read_event()
+                assert event is not None and "as much audio as it may" in Error.from_event(event).text
+            await asyncio.to_thread(wait_for, lambda: server.engine._held == len(part) // 4)
+            await send_audio(client, pcm())
+            return transcript(await until_stop(client))
+
+        assert with_client(server, ask) == TEXT
+        wait_for(lambda: server.engine._held == 0)
+
+
+def test_a_payload_counts_before_it_is_there(server: Running) -> None:
+    from tiny_processes import wait_for
+
+    with socket.create_connection(("127.0.0.1", server.wyoming_port), timeout=30) as connection:
+        connection.sendall(b'{"type": "audio-chunk", "payload_length": 4000000}\n')
+        wait_for(lambda: server.engine._held == 1_000_000)
+    wait_for(lambda: server.engine._held == 0)
+
+
 def test_one_connection_too_many_is_told_so(edge: Recognizer) -> None:
     with running(edge, Limits(max_connections=1)) as server:
         address = ("127.0.0.1", server.wyoming_port)
@@ -216,4 +249,4 @@ def test_one_connection_too_many_is_told_so(edge: Recognizer) -> None:
                 told = b""
                 while part := second.recv(1000):  # until it is closed
                     told += part
-                assert b"as many connections as it may" in told
+                assert b"(its --max-connections)" in told

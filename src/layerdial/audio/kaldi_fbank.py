@@ -21,6 +21,7 @@ from layerdial.audio.files import SAMPLE_RATE
 N_MELS = 80
 SHIFT = 160
 WINDOW = 400
+BEFORE = WINDOW // 2 - SHIFT // 2  # samples of a frame's window before its shift
 _FFT = 512
 _LOW_HZ, _HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400.0
 _PREEMPHASIS = 0.97
@@ -37,7 +38,12 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     25 ms windows every 10 ms, centred, the signal mirrored at its ends; Povey window, pre-emphasis 0.97, no dither.
     """
-    return _run("log_mel", _frames(samples), *fbank_matrices())
+    return log_mel_of_windows(_frames(samples))
+
+
+def log_mel_of_windows(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-mel energies (T, 80) of the windows of frames (T, 400)."""
+    return _run("log_mel", frames, *fbank_matrices())
 
 
 def filter_energies(
@@ -59,9 +65,8 @@ def _run(
 def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the window of each frame: (T, 400)."""
     count = num_frames(len(samples))
-    before = WINDOW // 2 - SHIFT // 2
-    after = max(0, (count - 1) * SHIFT + WINDOW - before - len(samples))
-    padded = np.pad(np.asarray(samples, np.float32), (before, after), mode="symmetric")
+    after = max(0, (count - 1) * SHIFT + WINDOW - BEFORE - len(samples))
+    padded = np.pad(np.asarray(samples, np.float32), (BEFORE, after), mode="symmetric")
     return whole_windows(padded)[:count]
 
 

@@ -25,9 +25,14 @@ def quiet_stretches(samples: NDArray[np.float32]) -> list[Span]:
     """Return the stretches of at least 0.1 s of samples (S,) at 16 kHz that are quiet beside the rest, in seconds."""
     step = SAMPLE_RATE // _PER_SECOND
     count = len(samples) // step
+    return quiet_of_energies(np.square(samples[: count * step]).reshape(count, step).mean(axis=1))
+
+
+def quiet_of_energies(energies: NDArray[np.float32]) -> list[Span]:
+    """Return what `quiet_stretches` does, of the energies of each hundredth of a second."""
+    count = len(energies)
     if count <= _SHORTEST:
         return []
-    energies = np.square(samples[: count * step]).reshape(count, step).mean(axis=1)
     decibels = 10 * np.log10(np.convolve(energies, np.full(3, 1 / 3), "same") + 1e-10)
     # as np.quantile, which takes four times as long
     low, high = np.interp((0.05, 0.95), np.linspace(0, 1, count), np.sort(decibels))

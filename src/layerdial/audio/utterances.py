@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.held import HeldSamples
 from layerdial.audio.voice import FRAME, VoiceDetector
 from layerdial.audio.windows import WINDOW_SECONDS, quiet_cut
 
@@ -65,7 +66,7 @@ class Segmenter:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._held = _Held()
+        self._held = HeldSamples()
         self._at = 0  # samples whose frames are done
         self._done = 0  # where the last stretch ended
         self._start: int | None = None  # of the stretch that goes on
@@ -154,31 +155,6 @@ class Segmenter:
         found = Stretch(self._start, end, self._held.between(self._start, end), spoken)
         self._held.forget(end)
         return found
-
-
-class _Held:
-    """Samples that came in parts, as far as they are still needed."""
-
-    def __init__(self) -> None:
-        self._parts: list[NDArray[np.float32]] = []
-        self._first = self.end = 0  # the first sample held, and the one behind the last
-
-    def append(self, samples: NDArray[np.float32]) -> None:
-        self._parts.append(np.array(samples, np.float32))  # a copy: who calls may use the array again
-        self.end += len(samples)
-
-    def forget(self, before: int) -> None:
-        """Forget the samples before one."""
-        while self._parts and self._first + len(self._parts[0]) <= before:
-            self._first += len(self._parts.pop(0))
-
-    def between(self, start: int, end: int) -> NDArray[np.float32]:
-        """Return the samples from `start` up to `end` (S,)."""
-        found, first = [np.zeros(0, np.float32)], self._first
-        for part in self._parts:
-            found.append(part[max(0, start - first) : max(0, end - first)])
-            first += len(part)
-        return np.concatenate(found)
 
 
 def _samples(seconds: float) -> int:

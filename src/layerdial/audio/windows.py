@@ -108,21 +108,27 @@ def _file_blocks(path: AudioPath) -> Iterator[NDArray[np.float32]]:
 
 
 def _array_blocks(audio: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    samples = np.asarray(audio)
-    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-        raise UserError(f"samples must be a float array (S,), found {samples.dtype} of shape {samples.shape}")
+    samples = checked_samples(audio)
     if not len(samples):
         raise UserError("the array of samples is empty; give at least one sample")
-    if not np.isfinite(samples).all():
-        raise UserError("the array of samples holds values that are not finite")
-    _check_loudness(samples)
     step = _BLOCK_SECONDS * SAMPLE_RATE
     for start in range(0, len(samples), step):
         yield samples[start : start + step].astype(np.float32, copy=False)
 
 
+def checked_samples(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return samples (S,). Raises `UserError` for what is no finite float array, or far beyond [-1, 1]."""
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(f"samples must be a float array (S,), found {samples.dtype} of shape {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise UserError("the array of samples holds values that are not finite")
+    _check_loudness(samples)
+    return samples
+
+
 def _check_loudness(samples: NDArray[Any]) -> None:
     """Raise `UserError` for samples far beyond [-1, 1]: most are 16-bit numbers, which would be misrecognised."""
-    loudest = float(np.abs(samples).max())
+    loudest = float(np.abs(samples).max(initial=0.0))
     if loudest > LOUDEST:
         raise UserError(f"samples go up to {loudest:.6g}; they must lie within [-1, 1]: divide 16-bit numbers by 32768")

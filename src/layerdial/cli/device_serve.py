@@ -12,7 +12,7 @@ _TYPES: dict[str, type] = {
     **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
     **{"language": str, "min_depth": int, "threads": int, "replicas": int},
 }
-_LISTS = ("name", "cors_origin")
+_LISTS = ("name", "cors_origin", "allow_host")
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:

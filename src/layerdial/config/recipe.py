@@ -134,6 +134,8 @@ class TrainConfig(Strict):
 
     `threads` is for CPUs (default: torch's, all cores). Small networks gain little from a second thread, and on a
     machine that does something else as well they lose much.
+    `depth_per_chunk` is for streaming networks: the share of the steps in which depth changes within utterances, from
+    chunk to chunk. Such a step has no exits.
     """
 
     steps: int = Field(ge=1, le=10**12)
@@ -146,6 +148,7 @@ class TrainConfig(Strict):
     eval_depths: tuple[int, ...] | None = None
     select_by: Literal["wer", "cer"] = "wer"
     average_best: int = Field(default=1, ge=1, le=1_000_000)
+    depth_per_chunk: float = Field(default=0.0, ge=0, le=1)
 
 
 class Recipe(Strict):

@@ -17,16 +17,23 @@ from layerdial.cost import Cost
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder, select
 from layerdial.models.checkpoint import fingerprint, load_network, resolve_model
+from layerdial.models.chunk_model import TorchChunkModel
+from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.decoding import CtcDecoding, decoding_for
 from layerdial.models.network import Network
+from layerdial.models.streaming import streaming_network
+from layerdial.recognition.chunk_model import ChunkModel
+from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.stream_depths import Depths
+from layerdial.recognition.streaming import CHUNK_MS, DEFAULT_ENDPOINTS, Stream
 from layerdial.recognizer import Audio, FeatureBatch, check_whole
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
 from layerdial.text.ctc_beams import Pieces
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.text.tuned import with_tuned
-from layerdial.transcript import Transcript
+from layerdial.transcript import Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
 
 
@@ -141,6 +148,36 @@ class TorchRecognizer:
     def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
         """Return a CTC model's log-probabilities (T, V) of each utterance. Raises `UserError` for other models."""
         return self._ctc.log_probs(batch, subset)
+
+    # --------------------------------------------------------------------------------------------------- chunk by chunk
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether the network was trained to take speech in chunks."""
+        return isinstance(self.network, ConformerCTC) and self.network.config.streaming is not None
+
+    def chunk_model(self) -> ChunkModel:
+        """Return the network, a chunk at a time. Raises `UserError` for a model that takes whole utterances."""
+        return TorchChunkModel(streaming_network(self.network, self.name))
+
+    def stream(
+        self,
+        request: Request | None = None,
+        *,
+        depth: Depths | None = None,
+        chunk_ms: int = CHUNK_MS,
+        endpoints: Endpoints | None = DEFAULT_ENDPOINTS,
+    ) -> Stream:
+        """Return a stream, which takes samples as they come; see `open_stream`."""
+        from layerdial.runtime.streams import open_stream
+
+        return open_stream(self, request, depth, chunk_ms, endpoints)
+
+    def calibrated(self, made: Transcribed) -> Transcribed:
+        """Return a transcript as it is: `layerdial calibrate` is for exported models."""
+        return made
+
+    # ----------------------------------------------------------------------------------------------------------- parts
 
     @property
     def _ctc(self) -> CtcDecoding:

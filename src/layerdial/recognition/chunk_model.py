@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
+from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
 
@@ -46,6 +47,17 @@ def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
     parts: list[NDArray[Any]] = list(caches)
     streams = range(len(caches.seen_B))
     return [_made(part.take([row], axis) for part, axis in zip(parts, STREAM_AXES, strict=True)) for row in streams]
+
+
+def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> None:
+    """Raise `UserError` unless caches are of so many streams, and of the model of `fresh`, those of one stream."""
+    parts: list[NDArray[Any]] = list(caches)
+    own_parts: list[NDArray[Any]] = list(fresh)
+    for part, own, axis in zip(parts, own_parts, STREAM_AXES, strict=True):
+        if part.shape[axis] != streams:
+            raise UserError(f"the caches are of {part.shape[axis]} streams, the chunk is of {streams}")
+        if part.ndim != own.ndim or part.take([0], axis).shape != own.shape or part.dtype != own.dtype:
+            raise UserError("the caches are of another model; begin() makes those of this one")
 
 
 def _made(parts: Iterable[Any]) -> StreamCaches:

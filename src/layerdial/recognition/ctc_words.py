@@ -54,7 +54,7 @@ class CtcTimes:
         self, frame_ids: Sequence[int], labels: Sequence[int], pieces: Pieces, samples_per_frame: int, seconds: float
     ) -> list[Word]:
         """Return the words of labels in audio of so many seconds, whose best tokens are `frame_ids`."""
-        return placed(_spoken(self._spans(frame_ids, labels), pieces, samples_per_frame), self._quiet, seconds)
+        return placed(spoken_words(self._spans(frame_ids, labels), pieces, samples_per_frame), self._quiet, seconds)
 
     def _spans(self, frame_ids: Sequence[int], labels: Sequence[int]) -> list[LabelSpan]:
         """Return the frames of each label: of the best path, or of the most probable path of what beams have found."""
@@ -63,7 +63,7 @@ class CtcTimes:
         return aligned_spans(labels, self._likely)
 
 
-def _spoken(spans: Sequence[LabelSpan], pieces: Pieces, samples_per_frame: int) -> list[Word]:
+def spoken_words(spans: Sequence[LabelSpan], pieces: Pieces, samples_per_frame: int) -> list[Word]:
     """Return the words of labels, from the first frame that emits them to the last."""
     frame = samples_per_frame / SAMPLE_RATE
     spoken = [SpokenToken(span.first * frame, span.end * frame, span.logp) for span in spans]

@@ -207,7 +207,7 @@ class DepthController:
         least, deepest = every[0], self.options[-1]
         latest = self._latest(left_ms, slow) - least
         if deepest != self.shallowest and self.AMPLE * every[-1] <= latest:
-            return Plan(deepest, _within(left_ms, slow), latest, writes=True)
+            return Plan(deepest, within(left_ms, slow), latest, writes=True)
         if least > left_ms:
             reason = f"shallowest: nothing keeps {max(left_ms, 0):.0f} ms, expected {least:.0f} ms"
         else:
@@ -238,7 +238,7 @@ class DepthController:
         ]
         if not fitting or (text_ms and not writes and slow > self.CALM):
             return Plan(after, f"nothing deeper keeps {max(left_ms, 0):.0f} ms")
-        return Plan(fitting[-1], _within(left_ms, slow), latest + (text_ms if writes else 0.0), writes=writes)
+        return Plan(fitting[-1], within(left_ms, slow), latest + (text_ms if writes else 0.0), writes=writes)
 
     def slowdown(self, now: float) -> float:
         """Return the time of work now over its time on the idle device; at least one."""
@@ -313,6 +313,7 @@ class DepthController:
             self.load.observe(took_ms, self.costs.features(seconds), now)
 
 
-def _within(left_ms: float, slow: float) -> str:
+def within(left_ms: float, slow: float) -> str:
+    """Return the reason for the deepest option that is done in so many milliseconds, at such a slowdown."""
     slowness = f", reckoned with {slow:.1f} times the idle time" if slow >= 1.2 else ""
     return f"deepest within {left_ms:.0f} ms{slowness}"

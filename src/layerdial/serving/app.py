@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -13,8 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from layerdial.serving.engine import Engine
-from layerdial.serving.guard import Guard
-from layerdial.serving.keys import ApiKeys
+from layerdial.serving.guard import Access, Guard
 from layerdial.serving.metrics import CONTENT_TYPE
 from layerdial.serving.pages import PATHS, page_routes
 from layerdial.serving.problems import Problem
@@ -22,17 +19,17 @@ from layerdial.serving.realtime import realtime
 from layerdial.serving.transcriptions import problem_response, transcribe
 
 
-def make_app(engine: Engine, keys: ApiKeys | None = None, origins: Sequence[str] = ()) -> Starlette:
-    """Return the application of a server; `origins` are the sites whose pages may use it."""
-    around = [Middleware(Guard, keys=keys, origins=origins, pages=PATHS)]
-    if origins:
+def make_app(engine: Engine, access: Access) -> Starlette:
+    """Return the application of a server."""
+    around = [Middleware(Guard, access=access, pages=PATHS)]
+    if access.origins:
         methods, headers = ["GET", "POST"], ["Authorization", "Content-Type"]
         shown = ["X-Layerdial-Depth", "X-Layerdial-Reason", "Retry-After"]
         around.insert(
             0,
             Middleware(
                 CORSMiddleware,
-                allow_origins=origins,
+                allow_origins=access.origins,
                 allow_methods=methods,
                 allow_headers=headers,
                 expose_headers=shown,

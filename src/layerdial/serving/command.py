@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from layerdial.errors import needing
+from layerdial.serving.hosts import is_local
 from layerdial.serving.options import ServeOptions
 
 _log = logging.getLogger(__name__)
@@ -27,12 +27,12 @@ def serve(options: ServeOptions) -> None:
 
     wyoming = None if options.wyoming_port is None else bind(options.host, options.wyoming_port, "wyoming-port")
     sockets = Sockets(bind(options.host, options.port, "port"), wyoming)
-    engine, keys = open_engine(options)
-    _warn(options, keys is not None)
+    engine, access = open_engine(options)
+    _warn(options, access.keys is not None)
     sockets.listen()  # what connects from now on waits until it is taken
     _tell(engine.names, engine.depths, sockets)
     try:
-        run_server(engine, sockets, keys, options.cors_origin)
+        run_server(engine, sockets, access)
     finally:
         engine.close()
     print("stopped", flush=True)
@@ -40,19 +40,12 @@ def serve(options: ServeOptions) -> None:
 
 def _warn(options: ServeOptions, keys: bool) -> None:
     """Warn where other machines can use the server and nothing keeps them out."""
-    if _is_local(options.host):
+    if is_local(options.host):
         return
     if not keys:
         _log.warning("any machine that reaches %s can use this server; --api-key-file ends that", options.host)
     elif options.wyoming_port is not None:
         _log.warning("Wyoming has no keys: any machine that reaches port %d can use it", options.wyoming_port)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tell(names: Sequence[str], depths: Sequence[int], sockets: Any) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from layerdial.serving.problems import TOO_MANY_CONNECTIONS, Problem
+
 _LINGER_S = 5.0  # for the rest of a body that nobody reads
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b"
 )
-_TOO_MANY = (
-    b'{"error": {"message": "the server has as many connections as it may", "type": "server_error", "param": null, '
-    b'"code": "overloaded"}}'
-)
+_TOO_MANY = json.dumps(Problem(503, TOO_MANY_CONNECTIONS, "overloaded").body).encode()
 
 
 class _Timer:

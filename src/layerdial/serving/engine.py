@@ -29,6 +29,7 @@ from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
 
 _READERS = 2  # threads that decode audio, and as many that check jobs
+BYTES = 4  # of a sample in memory
 _HELD = 4  # the audio of all requests together, files and samples, in longest requests
 
 Samples = NDArray[np.float32]
@@ -234,7 +235,7 @@ class Engine:
                 blocks.append(block)
                 n_samples += len(block)
                 if n_samples > self.limits.max_audio_s * SAMPLE_RATE:
-                    longest = f"{self.limits.max_audio_s:g} s"
+                    longest = f"{self.limits.max_audio_s:g} s (the server's --max-audio-s)"
                     raise Problem(413, f"{audio.name} is longer than {longest}; cut it", "audio_too_long", "file")
         except UserError as error:
             raise Problem(400, str(error), "invalid_audio", "file") from None

@@ -1,8 +1,9 @@
-"""What stands before every request: keys, foreign pages, and the headers that keep browsers careful."""
+"""What stands before every request: keys, foreign names and pages, and the headers that keep browsers careful."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from layerdial.serving.hosts import Hosts
 from layerdial.serving.keys import ApiKeys
 from layerdial.serving.problems import Problem
 
@@ -25,11 +27,20 @@ _HEADERS = {
 }
 
 
-class Guard:
-    """Lets in what has a key, where there are keys, and no pages of other sites but `origins`."""
+@dataclass(frozen=True)
+class Access:
+    """Who is let in: by the name of the server, by a key where there are some, and which sites' pages."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys | None, origins: Sequence[str], pages: Sequence[str] = ()) -> None:
-        self._app, self._keys, self._origins, self._pages = app, keys, origins, pages
+    hosts: Hosts
+    keys: ApiKeys | None = None
+    origins: Sequence[str] = ()
+
+
+class Guard:
+    """Lets in what calls the server by its name and has a key, where there are keys; `pages` need none."""
+
+    def __init__(self, app: ASGIApp, access: Access, pages: Sequence[str] = ()) -> None:
+        self._app, self._access, self._pages = app, access, pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -47,21 +58,29 @@ class Guard:
         await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
 
     def _check(self, connection: HTTPConnection) -> None:
+        self._check_host(connection.headers.get("host", ""))
         if connection.scope.get("method") not in _SAFE:  # websockets have no method
             self._check_origin(connection.headers)
         # not `connection.url`, which the client's header Host is a part of
-        if self._keys is None or connection.scope["path"] in (*_OPEN, *self._pages):
+        keys = self._access.keys
+        if keys is None or connection.scope["path"] in (*_OPEN, *self._pages):
             return
         key = key_of(connection.headers)
         if key is None:
             raise _unauthorised("this server needs a key; send the header Authorization: Bearer KEY")
-        if not self._keys.admits(key):
+        if not keys.admits(key):
             raise _unauthorised("the key is not known here")
+
+    def _check_host(self, host: str) -> None:
+        """Raise `Problem` for a request under another name: the page of a site whose name leads here may send it."""
+        if not self._access.hosts.admits(host):
+            message = f"{host[:80]!r} is no name of this server; start it with --allow-host NAME to add one"
+            raise Problem(403, message, "foreign_host")
 
     def _check_origin(self, headers: Headers) -> None:
         """Raise `Problem` for a request from a page of another site: browsers send those without asking anyone."""
         origin = headers.get("origin")
-        if origin is None or origin in self._origins:
+        if origin is None or origin in self._access.origins:
             return
         site = _site_of(origin)
         if not site or site != headers.get("host"):

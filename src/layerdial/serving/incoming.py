@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.resampling import Resampler
 from layerdial.serving.problems import Problem
 
 _SUBTYPES = {"audio/pcmu": "ULAW", "audio/pcma": "ALAW"}
@@ -22,14 +21,7 @@ class Incoming:
 
     def __init__(self, kind: str, rate: int) -> None:
         self._kind, self._rate = kind, rate
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        import soxr
-
-        self._stream: Any = None
-        if self._rate != SAMPLE_RATE:
-            self._stream = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        self._resampler = Resampler(rate)
 
     def samples(self, encoded: object) -> Samples:
         """Return the samples (S,) of base64. Raises `Problem` for what is none."""
@@ -39,19 +31,12 @@ class Incoming:
             content = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
             raise _bad("audio is no base64") from None
-        found = self._decoded(content)
-        return found if self._stream is None else self._resampled(found)
+        return self._resampler.feed(self._decoded(content))
 
     def rest(self) -> Samples:
         """Return the samples that the resampler still has; audio begins anew behind them."""
-        found = np.zeros(0, np.float32)
-        if self._stream is not None:
-            found = self._resampled(found, last=True)
-            self._begin_anew()
-        return found
-
-    def _resampled(self, samples: Samples, last: bool = False) -> Samples:
-        found: Samples = self._stream.resample_chunk(samples, last=last)
+        found = self._resampler.feed(np.zeros(0, np.float32), last=True)
+        self._resampler = Resampler(self._rate)
         return found
 
     def _decoded(self, content: bytes) -> Samples:

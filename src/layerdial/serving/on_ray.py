@@ -69,8 +69,7 @@ def _deployment(options: ServeOptions, cpus: int) -> Any:
         from layerdial.serving.opening import open_engine
 
         logging.getLogger("layerdial").setLevel(logging.WARNING)
-        engine, keys = open_engine(options)
-        return make_app(engine, keys, options.cors_origin)
+        return make_app(*open_engine(options))
 
     scaling = {
         "min_replicas": 1,

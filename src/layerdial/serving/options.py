@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layerdial.errors import UserError
+from layerdial.serving.hosts import is_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
@@ -34,8 +35,9 @@ class Limits:
     idle_s: float = 600.0  # without an event, in a session of Realtime or Wyoming
 
     def __post_init__(self) -> None:
-        for name in (one.name for one in fields(self)):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+        for one in fields(self):
+            if not (math.isfinite(value := getattr(self, one.name)) and value > 0):
+                name = f"--{one.name.replace('_', '-')}" if one.metadata else one.name
                 raise UserError(f"{name} is {value}; give a number above 0")
 
     @property
@@ -67,6 +69,7 @@ class ServeOptions:
     language: str | None = _option(None, "what a CTC model is for, such as en, told to clients that ask")
     min_depth: int | None = _option(None, "no request runs shallower than this under load")
     cors_origin: Sequence[str] = _option((), "a site whose pages may use the server; may be repeated")
+    allow_host: Sequence[str] = _option((), "a further name by which clients call the server; may be repeated")
     threads: int | None = _option(None, "threads of one request; else the fastest in the profile")
     limits: Limits = field(default_factory=Limits)
     ray: bool = _option(False, "as a Ray Serve deployment, on the cluster of RAY_ADDRESS or on one of this machine")
@@ -85,6 +88,9 @@ class ServeOptions:
         for origin in self.cors_origin:
             if not re.fullmatch(r"https?://[^/\s*]+", origin):
                 raise UserError(f"--cors-origin is {origin!r}; give a site such as https://example.org, without a path")
+        for name in self.allow_host:
+            if not is_name(name):
+                raise UserError(f"--allow-host is {name!r}; give a name such as speech.example.org, without a port")
 
     @classmethod
     def help(cls, name: str) -> str:

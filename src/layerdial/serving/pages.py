@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 _OWN = ("client.js", "listen.js", "page.js", "picture.js", "server.css")
-_SHARED = ("capture.js", "dial.js", "icon.svg", "microphone.js", "style.css")
+_SHARED = ("capture.js", "dial.js", "drop.js", "icon.svg", "microphone.js", "style.css")
 _TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

@@ -41,6 +41,9 @@ class Problem(Exception):
         return {"error": self.error}
 
 
+TOO_MANY_CONNECTIONS = "the server has as many connections as it may (its --max-connections)"
+
+
 def busy(message: str, retry_after_s: float | None) -> Problem:
     """Return what is said where there is no place for a request; after `retry_after_s` there may be one."""
     headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}

@@ -186,17 +186,13 @@ class _Connection:
         if self._segmenter is None:
             self._hold(samples)
             return
-        for stretch in await asyncio.to_thread(self._segmenter.feed, samples):
-            await self._speech_started(stretch.start)
-            await self._speech_stopped(stretch)
+        await self._turns(await asyncio.to_thread(self._segmenter.feed, samples))
         if self._segmenter.since is not None:
             await self._speech_started(self._segmenter.since)
 
     async def _commit(self) -> None:
         if self._segmenter is not None:
-            for stretch in await asyncio.to_thread(self._finish, self._segmenter):
-                await self._speech_started(stretch.start)
-                await self._speech_stopped(stretch)
+            await self._turns(await asyncio.to_thread(self._finish, self._segmenter))
             return
         self._hold(self._incoming.rest())
         if self._n_held < _SHORTEST:
@@ -214,7 +210,8 @@ class _Connection:
     def _hold(self, samples: Samples) -> None:
         longest = self._engine.limits.max_audio_s
         if self._n_held + len(samples) > longest * SAMPLE_RATE:
-            raise Problem(413, f"the buffer would hold more than {longest:g} s; commit or clear it", "audio_too_long")
+            message = f"the buffer would hold more than {longest:g} s (the server's --max-audio-s); commit or clear it"
+            raise Problem(413, message, "audio_too_long")
         self._engine.hold(len(samples))
         self._held.append(samples)
         self._n_held += len(samples)
@@ -224,6 +221,16 @@ class _Connection:
         self._held, self._n_held, self._speaking = [], 0, False
 
     # -------------------------------------------------------------------------------------------- turns and texts
+
+    async def _turns(self, stretches: Sequence[Stretch]) -> None:
+        """Have each turn transcribed; one that there is no place for fails alone, and those behind it are tried."""
+        for stretch in stretches:
+            await self._speech_started(stretch.start)
+            try:
+                await self._speech_stopped(stretch)
+            except Problem as problem:
+                refused, self._item = self._item, _new_id("item")
+                await self._failed(refused, problem)
 
     async def _speech_started(self, start: int) -> None:
         if not self._speaking:
@@ -262,14 +269,15 @@ class _Connection:
             async with asyncio.timeout(longest):
                 await self._send_text(item)
         except Problem as problem:
-            await self._failed(item, problem)
+            await self._failed(item.id, problem)
         except TimeoutError:
-            await self._failed(item, Problem(408, f"the text took longer than {longest:g} s", "timeout"))
+            message = f"the text took longer than {longest:g} s (the server's --max-request-s)"
+            await self._failed(item.id, Problem(408, message, "timeout"))
         except (WebSocketDisconnect, asyncio.CancelledError):
             raise
         except Exception:
             _log.exception("a transcription of a session failed")
-            await self._failed(item, Problem(500, "an error of the server; its log says more", "internal_error"))
+            await self._failed(item.id, Problem(500, "an error of the server; its log says more", "internal_error"))
 
     async def _send_text(self, item: _Item) -> None:
         answers, text = list[Served](), ""
@@ -284,9 +292,9 @@ class _Connection:
         await self._send(f"{_TRANSCRIPTION}.completed", item_id=item.id, content_index=0, **done)
         self._engine.metrics.requests.labels("realtime", "200").inc()
 
-    async def _failed(self, item: _Item, problem: Problem) -> None:
+    async def _failed(self, item: str, problem: Problem) -> None:
         self._engine.metrics.requests.labels("realtime", str(problem.status)).inc()
-        await self._send(f"{_TRANSCRIPTION}.failed", item_id=item.id, content_index=0, error=problem.error)
+        await self._send(f"{_TRANSCRIPTION}.failed", item_id=item, content_index=0, error=problem.error)
 
     def _shown(self) -> dict[str, Any]:
         return {"id": self._id, "object": "realtime.transcription_session", **self._session.shown()}

@@ -7,7 +7,7 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from layerdial.errors import UserError
 from layerdial.serving.app import make_app
 from layerdial.serving.connection import connection_class
 from layerdial.serving.engine import Engine
-from layerdial.serving.keys import ApiKeys
+from layerdial.serving.guard import Access
 from layerdial.serving.wyoming import WyomingServer
 
 _BACKLOG = 512
@@ -52,29 +52,23 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def run_server(engine: Engine, sockets: Sockets, keys: ApiKeys | None, origins: Sequence[str]) -> None:
+def run_server(engine: Engine, sockets: Sockets, access: Access) -> None:
     """Serve until SIGINT or SIGTERM; then answer what has begun, and return. A second signal does not wait for that."""
 
     async def run() -> None:
         signals, loop = asyncio.Semaphore(0), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, signals.release)
-        await serve_until(signals, engine, sockets, keys, origins)
+        await serve_until(signals, engine, sockets, access)
 
     asyncio.run(run())
 
 
-async def serve_until(
-    signals: asyncio.Semaphore,
-    engine: Engine,
-    sockets: Sockets,
-    keys: ApiKeys | None = None,
-    origins: Sequence[str] = (),
-) -> None:
+async def serve_until(signals: asyncio.Semaphore, engine: Engine, sockets: Sockets, access: Access) -> None:
     """Serve until a signal can be acquired; then answer what has begun. Another one ends that too."""
     for library in ("uvicorn.error", "python_multipart"):
         logging.getLogger(library).setLevel(logging.ERROR)  # malformed requests are no news
-    server = _Uvicorn(_config(engine, keys, origins))
+    server = _Uvicorn(_config(engine, access))
     wyoming = WyomingServer(engine)
     listening = await wyoming.start(sockets.wyoming) if sockets.wyoming is not None else None
     serving = asyncio.ensure_future(server.serve(sockets=[sockets.http]))
@@ -99,10 +93,10 @@ async def _answered(engine: Engine, signals: asyncio.Semaphore) -> None:
     await asyncio.sleep(_LAST_WORDS_S)
 
 
-def _config(engine: Engine, keys: ApiKeys | None, origins: Sequence[str]) -> uvicorn.Config:
+def _config(engine: Engine, access: Access) -> uvicorn.Config:
     limits = engine.limits
     return uvicorn.Config(
-        make_app(engine, keys, origins),
+        make_app(engine, access),
         http=connection_class(limits.head_s, limits.max_connections),
         ws="websockets-sansio",
         ws_max_size=limits.max_body,

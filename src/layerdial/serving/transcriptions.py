@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from layerdial.serving.engine import Engine, Samples
+from layerdial.serving.engine import BYTES, Engine, Samples
 from layerdial.serving.fields import Asked, read_fields
 from layerdial.serving.formats import (
     CONTENT_TYPES,
@@ -26,7 +26,6 @@ from layerdial.serving.problems import Problem
 from layerdial.serving.uploads import ClientGone, Upload, read_upload
 
 _Result = TypeVar("_Result")
-_BYTES = 4  # of a sample in memory
 _GONE = 499  # as in nginx: the client closed the connection
 
 
@@ -56,13 +55,14 @@ async def _within(engine: Engine, answering: Coroutine[Any, Any, _Result]) -> _R
         async with asyncio.timeout(longest):
             return await answering
     except TimeoutError:
-        raise Problem(408, f"the request took longer than {longest:g} s, its upload included", "timeout") from None
+        message = f"the request took longer than {longest:g} s (the server's --max-request-s), its upload included"
+        raise Problem(408, message, "timeout") from None
 
 
 async def _answer(request: Request, engine: Engine) -> Response:
     upload = await read_upload(request, engine.limits)
     asked = read_fields(upload.fields, engine)
-    with engine.holding(len(upload.content) // _BYTES):  # the file too, while it waits to be decoded
+    with engine.holding(len(upload.content) // BYTES):  # the file too, while it waits to be decoded
         if asked.stream:
             return await _stream(request, engine, upload, asked)
         served = await unless_gone(request, engine.answer_file(upload.name, upload.content, asked.wish))
@@ -131,7 +131,7 @@ class _Stream(StreamingResponse):
         except Problem as problem:
             yield error_event(problem.body)
         except TimeoutError:
-            yield error_event(Problem(408, "the request took too long", "timeout").body)
+            yield error_event(Problem(408, "the request took longer than the server's --max-request-s", "timeout").body)
 
 
 def _language(asked: Asked, engine: Engine) -> str:

@@ -86,7 +86,8 @@ async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
 
 
 def _too_large(limits: Limits) -> Problem:
-    return Problem(413, f"the request is larger than {limits.max_body_mb:g} MB; send less", "request_too_large", "file")
+    largest = f"{limits.max_body_mb:g} MB (the server's --max-body-mb)"
+    return Problem(413, f"the request is larger than {largest}; send less", "request_too_large", "file")
 
 
 def _shown(name: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 import wave
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,9 @@ from wyoming.ping import Ping, Pong
 from layerdial import __version__
 from layerdial.errors import UserError
 from layerdial.request import Request
-from layerdial.serving.engine import Engine, Wish
+from layerdial.serving.engine import BYTES, Engine, Wish
 from layerdial.serving.messages import bad_message, json_object
-from layerdial.serving.problems import Problem
+from layerdial.serving.problems import TOO_MANY_CONNECTIONS, Problem
 from layerdial.text.hotwords import hotwords_of
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class WyomingServer:
         self._connections.add(task)
         try:
             if len(self._connections) > self._engine.limits.max_connections:
-                await _send(writer, Error("the server has as many connections as it may", "overloaded"))
+                await _send(writer, Error(TOO_MANY_CONNECTIONS, "overloaded"))
                 return
             await _Connection(self._engine, reader, writer).run()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -76,20 +76,25 @@ class _Form:
 
 
 class _Connection:
-    """One client: its events, one after the other."""
+    """One client: its events, one after the other. Its audio counts in the memory of all requests."""
 
     def __init__(self, engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._engine, self._reader, self._writer = engine, reader, writer
         self._wish, self._form, self._audio = Wish(), _Form(16000, 2, 1), bytearray()
+        self._held = 0  # samples that are counted
 
     async def run(self) -> None:
         """Take events until the client closes, stalls, or asks for what cannot be done."""
+        limits = self._engine.limits
         try:
-            while event := await read_event(self._reader, self._engine.limits.idle_s, self._engine.limits.head_s):
+            while event := await read_event(self._reader, limits.idle_s, limits.head_s, self._make_room):
                 await self._take(event)
+                self._make_room(0)
         except Problem as problem:
             self._count(str(problem.status))
             await _send(self._writer, Error(problem.message, problem.code))
+        finally:
+            self._engine.release(self._held)
 
     async def _take(self, event: Event) -> None:
         if Describe.is_type(event.type):
@@ -106,30 +111,39 @@ class _Connection:
             await self._answer()
         # events of other services are no error: the protocol says to pass over them
 
+    def _make_room(self, coming: int) -> None:
+        """Count the bytes that are held and so many more. Raises `Problem` where those of all requests are too many."""
+        more = -(-(len(self._audio) + coming) // BYTES) - self._held
+        self._engine.hold(more) if more > 0 else self._engine.release(-more)
+        self._held += more
+
     def _append(self, event: Event) -> None:
         self._form = _form_of(event)
         if len(self._audio) + len(event.payload or b"") > self._engine.limits.max_body:
-            raise Problem(413, f"the audio is larger than {self._engine.limits.max_body_mb:g} MB", "request_too_large")
+            largest = f"{self._engine.limits.max_body_mb:g} MB (the server's --max-body-mb)"
+            raise Problem(413, f"the audio is larger than {largest}", "request_too_large")
         self._audio += event.payload or b""
 
     async def _answer(self) -> None:
-        audio, self._audio = bytes(self._audio), bytearray()
+        content = _wav(self._audio, self._form) if self._audio else b""
+        self._audio = bytearray()  # still counted: the content is as large
         wish, self._wish = self._wish, Wish()
         longest = self._engine.limits.max_request_s
         try:
             with self._engine.answering():
                 async with asyncio.timeout(longest):
-                    await _unless_closed(self._reader, self._write_text(audio, wish))
+                    await _unless_closed(self._reader, self._write_text(content, wish))
         except TimeoutError:
-            raise Problem(408, f"the text took longer than {longest:g} s", "timeout") from None
+            message = f"the text took longer than {longest:g} s (the server's --max-request-s)"
+            raise Problem(408, message, "timeout") from None
         self._count("200")
 
-    async def _write_text(self, audio: bytes, wish: Wish) -> None:
+    async def _write_text(self, content: bytes, wish: Wish) -> None:
         """Send the transcript in pieces as they come, and whole, as the protocol asks."""
         language, text = self._engine.language, ""
         await _send(self._writer, TranscriptStart(language=language))
-        if audio:
-            async with self._engine.decoded("the audio", _wav(audio, self._form)) as samples:
+        if content:
+            async with self._engine.decoded("the audio", content) as samples:
                 async for served in self._engine.parts(samples, wish):
                     more = " " * bool(text and served.transcript.text) + served.transcript.text
                     text += more
@@ -154,21 +168,24 @@ async def _unless_closed(reader: asyncio.StreamReader, answering: Awaitable[None
         task.cancel()
 
 
-async def read_event(reader: asyncio.StreamReader, idle_s: float, rest_s: float) -> Event | None:
+async def read_event(
+    reader: asyncio.StreamReader, idle_s: float, rest_s: float, make_room: Callable[[int], None]
+) -> Event | None:
     """Read an event; None where the client has closed, or sent nothing for `idle_s`.
 
-    Once it has begun, it has `rest_s` to arrive. Raises `Problem` for what is none, or too large.
+    Once it has begun, it has `rest_s` to arrive. `make_room` is called with the size of a payload before it is read,
+    and may raise `Problem`. Raises `Problem` for what is no event, or too large.
     """
     try:
         async with asyncio.timeout(idle_s):
             first = await reader.read(1)
         async with asyncio.timeout(rest_s):
-            return await _event(reader, first) if first else None
+            return await _event(reader, first, make_room) if first else None
     except TimeoutError:
         return None
 
 
-async def _event(reader: asyncio.StreamReader, first: bytes) -> Event:
+async def _event(reader: asyncio.StreamReader, first: bytes, make_room: Callable[[int], None]) -> Event:
     try:
         head = json_object(first + (b"" if first == b"\n" else await reader.readuntil(b"\n")))
     except asyncio.LimitOverrunError:
@@ -179,6 +196,7 @@ async def _event(reader: asyncio.StreamReader, first: bytes) -> Event:
     if length := _length(head, "data_length", _MOST_DATA):
         data = {**data, **json_object(await reader.readexactly(length))}
     length = _length(head, "payload_length", _MOST_PAYLOAD)
+    make_room(length)
     return Event(head["type"], data, await reader.readexactly(length) if length else None)
 
 
@@ -221,7 +239,7 @@ def _form_of(event: Event) -> _Form:
     return _Form(rate, int(width), channels)
 
 
-def _wav(audio: bytes, form: _Form) -> bytes:
+def _wav(audio: bytearray, form: _Form) -> bytes:
     """Return samples as a WAV file, which is read as any other; a sample that has not come whole is left out."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:

@@ -9,6 +9,7 @@ Shapes: T frames, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,11 @@ class CtcSearch:
         """Return the labels of the best text."""
         best, _, _ = max(self._beams, key=lambda beam: math.log(beam[1] + beam[2]) + self._scoring.ended(beam[0]))
         return best.tokens()
+
+    def settled(self) -> list[int]:
+        """Return the labels with which all beams begin: nothing that follows can change them."""
+        paths = [prefix.tokens() for prefix, _, _ in self._beams]
+        return [row[0] for row in itertools.takewhile(lambda row: len(set(row)) == 1, zip(*paths, strict=False))]
 
     def _follow(self, tokens: Sequence[int], values: Sequence[float]) -> None:
         """Follow the beams through a frame in which these tokens have these probabilities."""

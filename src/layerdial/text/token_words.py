@@ -68,6 +68,20 @@ def words_of_texts(texts: Iterable[str], spoken: Sequence[SpokenToken]) -> list[
     return _words(_pieces_of_texts(texts), spoken)
 
 
+def whole_words(texts: Sequence[str]) -> int:
+    """Return how many of the first tokens spell words that no token behind them can make longer.
+
+    `texts` are the texts of the tokens, none of them empty.
+    """
+    if texts and texts[-1][-1].isspace():
+        return len(texts)
+    for i in range(len(texts) - 1, 0, -1):
+        before, after = texts[i - 1][-1], texts[i][0]
+        if before.isspace() or after.isspace() or _is_boundary(before, after):
+            return i
+    return 0
+
+
 def _words(pieces: _Pieces, spoken: Sequence[SpokenToken]) -> list[Word]:
     return [_word(part, spoken) for part in _joined(_parts(pieces))]
 

@@ -15,7 +15,7 @@ from layerdial.data.batching import Batch
 from layerdial.errors import UserError
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.losses import LossTerms, alpha_divergence, cross_entropy, ctc, distillation
-from layerdial.subset import Blocks
+from layerdial.subset import Blocks, ChunkSchedule
 from layerdial.training.augment import mask_samples, spec_augment
 from layerdial.training.reference import Reference
 
@@ -122,7 +122,8 @@ def loss_terms(
     objective: ObjectiveSettings,
 ) -> LossTerms:
     """Make one pass with `subset` and compute its losses, as the objective says."""
-    depths = objective.exits_at(subset.depth)
+    one_depth = not isinstance(subset, ChunkSchedule) or len(subset.subsets) == 1
+    depths = objective.exits_at(subset.depth) if one_depth else ()  # of a depth that changes, the last output alone
     output: EncoderOutput = student(inputs.masked, inputs.lengths_B, subset, depths, *inputs.given)
     passed = Pass(batch, inputs.frames_B, subset, teachers, inputs.tokens_BU is not None)
     if isinstance(objective, ObjectiveConfig):

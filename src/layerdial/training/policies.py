@@ -19,7 +19,7 @@ from layerdial.subset import Blocks, BlockSubset, SelectorDepth
 DrawBlocks = Callable[[int], tuple[Blocks, ...]]
 
 
-def make_policy(policy: Policy, n_blocks: int, seed: int, ladder: Ladder | None = None) -> DrawBlocks:
+def make_policy(policy: Policy, n_blocks: int, seed: int | str, ladder: Ladder | None = None) -> DrawBlocks:
     """Return step -> the subsets to train at that step. `ladder` is what `subsets: ladder` takes them from.
 
     Raises `UserError` for a policy that draws what is no subset of these blocks.

@@ -21,10 +21,11 @@ from layerdial.models.checkpoint import fingerprint, resolve_model
 from layerdial.models.network import Network
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
+from layerdial.training.chunks import make_drawing
 from layerdial.training.interruption import Interruption
 from layerdial.training.log_window import LogWindow
 from layerdial.training.optim import make_optimizer
-from layerdial.training.policies import DrawBlocks, check_policy, make_policy
+from layerdial.training.policies import DrawBlocks, check_policy
 from layerdial.training.precompute import stored_posteriors
 from layerdial.training.reference import Reference
 from layerdial.training.run_folder import RunFolder
@@ -100,7 +101,7 @@ def prepare_run(recipe: Recipe, resume: bool) -> Run:
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
     if state.scaler and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state.scaler)
-    policy = make_policy(recipe.policy, network.n_blocks, recipe.train.seed, ladder)
+    policy = make_drawing(recipe, network, ladder)
     dev = FeatureBatches(
         recipe.data.dev, network.features, workers=recipe.data.workers, read_timeout=recipe.data.read_timeout
     )

@@ -14,6 +14,7 @@ from layerdial.modules.selector import LearnedScores
 from layerdial.subset import BlockSubset, SelectorDepth
 from layerdial.text.tokenizer import Tokenizer
 from layerdial.training import checkpoints
+from layerdial.training.chunks import on_dev
 from layerdial.training.policies import evaluated_subset, subset_at
 from layerdial.training.run_folder import RunFolder
 from layerdial.utils.files import write_json
@@ -25,7 +26,8 @@ def dev_scores(
 ) -> tuple[dict[str, float], float]:
     """WER and CER on dev at each of `eval_depths`, and the mean of what the run is selected by.
 
-    Left out, the depths are all blocks and, where shallower ones are trained too, a quarter, or the fewest trained.
+    Left out, the depths are all blocks and, where shallower ones are trained too, a quarter, or the fewest trained. A
+    streaming network hears the largest chunks that it is trained for.
     """
     n_blocks = network.n_blocks
     whole = not recipe.policy.drops and not recipe.objective.trains_every_depth(n_blocks)
@@ -34,7 +36,8 @@ def dev_scores(
     row: dict[str, float] = {}
     scores = []
     for depth in recipe.train.eval_depths or default:
-        result = evaluate(recognizer, dev, evaluated_subset(recipe, n_blocks, depth, ladder))
+        blocks = on_dev(evaluated_subset(recipe, n_blocks, depth, ladder), network)
+        result = evaluate(recognizer, dev, blocks)
         row[f"dev_wer_at_{depth}"], row[f"dev_cer_at_{depth}"] = result.wer.rate, result.cer.rate
         scores.append(row[f"dev_{recipe.train.select_by}_at_{depth}"])
     return row, sum(scores) / len(scores)

@@ -25,6 +25,7 @@ from layerdial.models.network import Network
 from layerdial.modules.normalisation import FixedNorm
 from layerdial.subset import check_depth
 from layerdial.text.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from layerdial.training.chunks import check_depth_per_chunk
 from layerdial.training.reference import Reference
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ def expect_unused_parts(accelerator: Accelerator, recipe: Recipe, network: Netwo
     """Tell DDP whether a part can be without gradient, on every rank, in the backward pass that exchanges gradients.
 
     The search for unused parameters costs a walk through the graph a step. The sandwich ends with all blocks, but a
-    pass of all blocks asks no selector, nor, without exits, the heads of other depths.
+    pass of all blocks asks no selector, nor, without exits, the heads of other depths. Where depths change from chunk
+    to chunk, a block may run in none.
     """
-    drops = not recipe.policy.last_is_full
+    drops = not recipe.policy.last_is_full or recipe.train.depth_per_chunk > 0
     idle_heads = bool(network.optional_heads) and not recipe.objective.trains_every_depth(network.n_blocks)
     assert accelerator.ddp_handler is not None
     accelerator.ddp_handler.find_unused_parameters = drops or idle_heads or network.selector is not None
@@ -86,6 +88,7 @@ def check_abilities(recipe: Recipe, network: Network) -> None:
         raise UserError(
             f"{recipe.policy.needing()}, but the network has no selector; set model.selector: input or scores"
         )
+    check_depth_per_chunk(recipe, network)
     if network.skip == "norm" and any(recipe.objective.exits_at(n + 1) for n in range(network.n_blocks)):
         raise UserError(
             f"{recipe.objective.part('exits')} leaves out the norms that skip 'norm' keeps of later blocks; "

@@ -1,6 +1,7 @@
 // The page: sound in, the text and what it cost out. A worker computes.
 
 import { dial } from "./dial.js";
+import { takeDrops } from "./drop.js";
 import { openMicrophone, RATE } from "./microphone.js";
 import { keepOffline } from "./offline.js";
 import { joined, readSound } from "./sound.js";
@@ -111,13 +112,4 @@ function fail(text) {
 at("record").addEventListener("click", toggleRecording);
 at("file").addEventListener("click", () => { at("file").value = ""; }); // or the same file again would be no change
 at("file").addEventListener("change", () => takeFile(at("file").files[0]));
-addEventListener("dragover", (event) => {
-  event.preventDefault();
-  at("drop").classList.add("over");
-});
-addEventListener("dragleave", () => at("drop").classList.remove("over"));
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  at("drop").classList.remove("over");
-  takeFile(event.dataTransfer.files[0]);
-});
+takeDrops(at("drop"), takeFile);

@@ -2,6 +2,7 @@
 
 import { readLoad, readModel, transcribe } from "./client.js";
 import { dial } from "./dial.js";
+import { takeDrops } from "./drop.js";
 import { listen } from "./listen.js";
 import { drawPicture, wordsOf } from "./picture.js";
 
@@ -180,13 +181,4 @@ at("key-form").addEventListener("submit", (event) => {
   page.key = at("key").value.trim();
   begin();
 });
-addEventListener("dragover", (event) => {
-  event.preventDefault();
-  at("drop").classList.add("over");
-});
-addEventListener("dragleave", () => at("drop").classList.remove("over"));
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  at("drop").classList.remove("over");
-  takeFile(event.dataTransfer.files[0]);
-});
+takeDrops(at("drop"), takeFile);

@@ -16,8 +16,10 @@ from conftest import made_once
 from layerdial.config.network import ConformerConfig, StreamingConfig
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.subset import BlockSubset, ChunkSchedule
+from tiny_streaming import streaming_recognizer
 
 if TYPE_CHECKING:
+    from layerdial.export.writer import Traced
     from layerdial.runtime.streaming_session import StreamingSession
 
 N_BLOCKS = 3
@@ -31,6 +33,13 @@ def network(self_condition: bool = False, left_context_ms: int = 400) -> Conform
     streaming = StreamingConfig(left_context_ms=left_context_ms)
     made = ConformerCTC(ConformerConfig(**SETTINGS, streaming=streaming, self_condition=self_condition), 7)
     return made.eval()
+
+
+def writing_network(self_condition: bool = False) -> ConformerCTC:
+    """One that writes letters and pauses."""
+    made = streaming_recognizer(self_condition=self_condition).network
+    assert isinstance(made, ConformerCTC)
+    return made
 
 
 def random_schedule(rng: random.Random, n_frames: int) -> ChunkSchedule:
@@ -60,7 +69,7 @@ def streaming_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         from layerdial.export.streaming import Streaming
 
         def make(folder: Path) -> None:
-            model = save_streaming(folder / "model", network(variant == "self_condition"))
+            model = save_streaming(folder / "model", writing_network(variant == "self_condition"))
             export_model(model, folder / "edge", streaming=Streaming())
 
         folder = made_once(tmp_path_factory, f"streaming-{variant}", make)
@@ -73,6 +82,14 @@ def streaming_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 def streaming_edge(streaming_folders: Callable[[str], tuple[Path, Path]]) -> Path:
     """The exported folder of the plain variant. Copy it before changing anything in it."""
     return streaming_folders("plain")[1]
+
+
+@pytest.fixture(scope="session")
+def streaming_traced(streaming_folders: Callable[[str], tuple[Path, Path]]) -> Traced:
+    """What its export worked on between tracing and writing."""
+    from tiny_export import traced_again
+
+    return traced_again(*streaming_folders("plain"))
 
 
 def load_session(folder: Path) -> StreamingSession:

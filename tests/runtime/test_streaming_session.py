@@ -167,14 +167,11 @@ def of_wider_model(session: StreamingSession) -> Any:
 
 
 WRONG = {
-    "caches of another batch": (
-        wrong(caches=lambda session: session.begin(3)),
-        r"the cache seen is int64 \(3,\), for 2 streams of this model it is int64 \(2,\); give what begin or",
-    ),
-    "caches of another model": (wrong(caches=of_wider_model), r"the cache keys is float32 \(3, 2, 10, 64\), for 2 str"),
+    "caches of another batch": (wrong(caches=lambda session: session.begin(3)), "are of 3 streams, the chunk is of 2"),
+    "caches of another model": (wrong(caches=of_wider_model), "caches are of another model; begin"),
     "caches of another type": (
         wrong(caches=lambda session: session.begin(2)._replace(raw_NBP=np.zeros((N_BLOCKS, 2, 10), np.float32))),
-        "the cache raw is float32",
+        "caches are of another model; begin",
     ),
     "NaN": (wrong(inputs_BTF=with_nan), "numbers that are not finite"),
     "double precision": (wrong(inputs_BTF=np.zeros((2, 16, 80))), "a chunk is float32 of shape .* found float64"),

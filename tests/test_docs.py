@@ -42,9 +42,10 @@ from tiny import command, in_child, sentences, speak, tiny_config, write_corpus
 from tiny_hf import save_tiny, tiny_model, tiny_processor
 from tiny_media import write_media
 from tiny_registry import entry_of
+from tiny_streaming_export import save_streaming, writing_network
 from tiny_whisper import save_like_base
 
-pytest_plugins = ["tiny_export"]
+pytest_plugins = ["tiny_export", "tiny_streaming_export"]
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -133,6 +134,7 @@ def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / folder).symlink_to(ROOT / folder)
     for method in ("reference", "ld", "sc_exits"):
         save_stand_in(place / "runs" / "demo" / method / "model", learnt)
+    save_streaming(place / "runs" / "streaming" / "model", writing_network())
     for hub_id, variant in STAND_INS.items():  # a folder of that name comes before the hub
         save_tiny(place / hub_id, variant, num_hidden_layers=8)
     whisper = save_like_base(place / "openai" / "whisper-base")
@@ -156,7 +158,14 @@ def furniture(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workshop(furniture: Path, exported: Path, traced: Traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workshop(
+    furniture: Path,
+    exported: Path,
+    traced: Traced,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Path:
     """A copy of it, to work in."""
     place = shutil.copytree(furniture, tmp_path / "workshop", symlinks=True)
     monkeypatch.chdir(place)
@@ -164,8 +173,13 @@ def workshop(furniture: Path, exported: Path, traced: Traced, tmp_path: Path, mo
     monkeypatch.setattr("layerdial.registry.places.clone_folder", lambda name: place / "models" / name)
     monkeypatch.setattr("layerdial.registry.entries.FILE", place / "known.json")
     write_entries([entry_of(exported)])
-    # half a minute less than the stand-in's own
-    monkeypatch.setattr("layerdial.export.export.trace", lambda *_: traced)
+
+    def again(*given: object) -> Traced:
+        """What was traced already, which takes half a minute less than the stand-in's own."""
+        streams = len(given) > 4 and given[4] is not None
+        return request.getfixturevalue("streaming_traced") if streams else traced
+
+    monkeypatch.setattr("layerdial.export.export.trace", again)
     return place
 
 

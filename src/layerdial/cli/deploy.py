@@ -166,14 +166,19 @@ def export(
         with _exit_3_if_worse():
             run_export_web(model, out, onnxruntime_web, precision, cuts, licence, name, _note, force, accept)
         return
-    from layerdial.export.export import export_model, export_sherpa
+    from layerdial.export.export import export_model, export_sherpa, export_sherpa_online
     from layerdial.export.streaming import Streaming
     from layerdial.export.writer import graph_files
 
     if format_ == "sherpa-onnx":
         if depth is None:
             raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
-        subset = export_sherpa(model, out, depth, precision, licence, name, note=_note, force=force)
+        if streaming:
+            if chunk_ms is None:
+                raise UserError("sherpa-onnx hears chunks of one size: say which, for example --chunk-ms 320")
+            subset = export_sherpa_online(model, out, depth, chunk_ms, precision, licence, name, force)
+        else:
+            subset = export_sherpa(model, out, depth, precision, licence, name, note=_note, force=force)
         print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
         if int8:
             print("checked:     not for WER; an export in layerdial's own format is, with --cuts")

@@ -73,7 +73,7 @@ def _place(file: Path) -> str:
 
 
 def _rows_in_all(suite: Suite) -> int:
-    return sum(len(suite.seeds_of(n)) * len(suite.depths_of(n)) for n in suite.methods) * len(suite.test)
+    return sum(len(suite.seeds_of(n)) * len(suite.depths_of(n)) * len(suite.hearings_of(n)) for n in suite.methods)
 
 
 def _tell(failures: Sequence[Failure]) -> int:

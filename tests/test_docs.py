@@ -24,12 +24,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import typer.main
 import yaml
 from transformers import WavLMModel
 
 from layerdial import __version__
-from layerdial.cli.app import app
+from layerdial.cli.app import command_line
 from layerdial.config.network import SIZES
 from layerdial.export.writer import Traced
 from layerdial.models.checkpoint import save_model
@@ -255,7 +254,7 @@ def check_options(arguments: list[str]) -> None:
     """The command exists and takes these arguments."""
     if arguments[-1] in ("…", "..."):
         arguments = [*arguments[:-1], *(["x.yaml"] if arguments[0] == "train" else [])]
-    found: Any = typer.main.get_command(app)
+    found: Any = command_line()
     context = found.make_context("layerdial", list(arguments))
     while hasattr(found, "resolve_command") and (arguments or not found.invoke_without_command):
         name, found, arguments = found.resolve_command(context, arguments)

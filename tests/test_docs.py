@@ -418,9 +418,9 @@ def test_the_commands_at_the_top_of_a_recipe_are_commands(recipe: Path, tmp_path
     comments = [line[1:].strip() for line in recipe.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     text = "\n".join(comments).replace("\\\n", " ")
     told = [line for line in text.splitlines() if line.startswith("layerdial ")]
-    assert told
-    for line in told:
-        [(_, *arguments)] = commands(line, tmp_path)
+    found = commands("\n".join(told), tmp_path)
+    assert told and len(found) == len(told)
+    for _, *arguments in found:
         check_options(arguments)
         if arguments[0] == "train":
             assert (ROOT / arguments[1]).is_file()

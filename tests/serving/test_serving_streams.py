@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_streaming import sound, streaming_recognizer
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from wyoming.asr import Transcript, TranscriptChunk
@@ -28,7 +29,6 @@ from layerdial.runtime import Recognizer
 from layerdial.serving import streams as hub
 from layerdial.text.tokenizer import build_tokenizer
 from tiny_serving import Running, as_file, running
-from tiny_streaming import sound, streaming_recognizer
 
 pytestmark = pytest.mark.medium
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import torch
 
 from layerdial.errors import UserError
 from layerdial.export.export import export_model
+from layerdial.export.graph import branches_of
+from layerdial.export.precision import products_of, to_int8
 from layerdial.export.streaming import Streaming
+from layerdial.export.writer import Traced, write_folder
 from layerdial.models.checkpoint import load_network
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.runtime.streaming_session import STREAMING_INPUTS, StreamingSession
 from layerdial.subset import BlockSubset, ChunkSchedule
 from tiny import command, noise, tiny_network
-from tiny_graphs import CLOSE, all_graphs, every_subset
+from tiny_graphs import CLOSE, all_graphs, every_subset, precise
 from tiny_streaming_export import N_BLOCKS, VARIANTS, load_session, network, random_schedule, save_streaming
 
 pytest_plugins = ["tiny_streaming_export"]
@@ -149,9 +153,8 @@ def test_the_kernels_of_exactly_the_kept_blocks_run_and_a_past_is_projected_once
 
 
 def test_no_weight_is_stored_twice(streaming_edge: Path, torchs: ConformerCTC) -> None:
-    stored = [value.const_value for value in ir.load(streaming_edge / "model.onnx").graph.initializers.values()]
-    matrices = [value.numel() for value in torchs.state_dict().values() if value.ndim > 1]
-    assert sum(tensor.size for tensor in stored if tensor is not None and len(tensor.shape) > 1) == sum(matrices)
+    needed = sum(value.numel() for value in torchs.state_dict().values() if value.ndim > 1)
+    assert sum(matrices_in(ir.load(streaming_edge / "model.onnx"))) == needed
 
 
 def test_the_file_is_good_onnx_with_a_name_for_each_node(streaming_edge: Path) -> None:
@@ -214,3 +217,61 @@ def test_options_that_do_not_go_together_are_said(tmp_path: Path, options: list[
     ended = command("export", save_streaming(tmp_path / "model", network()), tmp_path / "edge", *options)
     assert ended.code == 2 and message in ended.err
     assert not (tmp_path / "edge").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ smaller weights
+
+
+def written(folder: Path, traced: Traced, precision: str) -> Path:
+    made = replace(traced.manifest, precision=precision)
+    write_folder(folder, traced, precise(traced.model, precision), made)
+    return folder
+
+
+def matrices_in(model: ir.Model) -> list[int]:
+    """The sizes of the weights that have two axes and more."""
+    stored = [value.const_value for value in model.graph.initializers.values()]
+    return [tensor.size for tensor in stored if tensor is not None and len(tensor.shape) > 1]
+
+
+def test_int8_is_in_every_branch_and_a_weight_that_two_of_them_use_is_stored_once(streaming_traced: Traced) -> None:
+    model = to_int8(streaming_traced.model)
+    for block in range(N_BLOCKS):
+        own, past = branches_of(model.graph, block)
+        assert [node.op_type for node in own if "MatMul" in node.op_type] == 8 * ["MatMulInteger"]
+        assert [node.op_type for node in past if "MatMul" in node.op_type] == 2 * ["MatMulInteger"]
+    assert len(products_of(model, 0)) == 0
+    ours, theirs = (sum(matrices_in(graph)) for graph in (model, streaming_traced.model))
+    assert ours == theirs
+
+
+def test_blocks_that_stay_in_float_do_so_where_they_catch_up_too(streaming_traced: Traced) -> None:
+    model = to_int8(streaming_traced.model, [1])
+    assert [len(products_of(model, block)) for block in range(N_BLOCKS)] == [0, 8 + 2, 0]
+
+
+@pytest.mark.parametrize(("precision", "close"), [("float16", 0.02), ("int8", 0.5)])
+def test_smaller_weights_say_nearly_the_same_in_chunks_of_changing_depth(
+    streaming_traced: Traced, streaming_session: StreamingSession, tmp_path: Path, precision: str, close: float
+) -> None:
+    session = load_session(written(tmp_path / "edge", streaming_traced, precision))
+    schedule = ChunkSchedule((4, 2), (FULL, FIRST, FULL))
+    x_BTF, lengths_B = noise([200, 120])
+    ours, theirs = (
+        np.exp(model.in_chunks(x_BTF.numpy(), lengths_B.numpy(), schedule)[0]) for model in (session, streaming_session)
+    )
+    assert np.abs(ours - theirs)[0].mean() < close * np.abs(theirs).mean()
+
+
+@pytest.mark.medium
+def test_int8_is_checked_in_chunks_at_every_depth(
+    streaming_traced: Traced, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerdial.export.export.trace", lambda *_: streaming_traced)
+    monkeypatch.setattr("layerdial.export.quality.TOLERANCE", 10.0)  # random weights are never sure of a letter
+    manifest = export_model(
+        tmp_path / "model", tmp_path / "edge", "int8", corpus.dev, streaming=Streaming(), accept=True
+    )
+    assert manifest.wer["chunk_ms"] == 640 and [row["depth"] for row in manifest.wer["rows"]] == [1, 2, 3]
+    assert manifest.streaming is not None and manifest.streaming.file_chunk_ms == "full"
+    load_session(tmp_path / "edge")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
@@ -67,7 +68,9 @@ def _write_checked(
             f"{out} is not written: int8 makes {after} word errors on {cuts} where float makes {before}, even with "
             "every block in float; export without --int8, check on more cuts, or add --accept"
         )
-    checked = {"cuts": str(cuts), "holds": found.holds, "rows": list(found.rows)}
+    checked: dict[str, Any] = {"cuts": str(cuts), "holds": found.holds, "rows": list(found.rows)}
+    if manifest.streaming is not None:
+        checked["chunk_ms"] = manifest.streaming.in_chunks().file_chunk_ms
     manifest = replace(manifest, float_blocks=found.float_blocks, wer=checked)
     return write_folder(out, traced, found.model, manifest, decoder=found.decoder)
 

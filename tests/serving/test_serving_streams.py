@@ -175,7 +175,7 @@ def test_audio_without_words_that_is_committed_has_an_empty_text_and_no_audio_is
     with session(server, None) as websocket:
         websocket.send(json.dumps({"type": "input_audio_buffer.commit"}))
         assert "holds no audio" in json.loads(websocket.recv(timeout=60))["error"]["message"]
-        speak(websocket, SAMPLES[33_600:35_200])  # of which this network makes blanks alone
+        speak(websocket, SAMPLES[:3])  # too few for a frame
         assert commit(websocket)[-1]["transcript"] == ""
 
 

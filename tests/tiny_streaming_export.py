@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from tiny_streaming import streaming_recognizer
 
 from conftest import made_once
 from layerdial.config.network import ConformerConfig, StreamingConfig
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.subset import BlockSubset, ChunkSchedule
+from tiny_streaming import streaming_recognizer
 
 if TYPE_CHECKING:
     from layerdial.export.writer import Traced

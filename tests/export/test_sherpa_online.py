@@ -13,7 +13,6 @@ import pytest
 import sherpa_onnx
 import soundfile
 import torch
-from tiny_streaming import SECOND, sound
 
 from conftest import made_once
 from layerdial import BlockSubset, UserError, load_model
@@ -22,6 +21,7 @@ from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.subset import ChunkSchedule
 from layerdial.text.ctc import batch_texts
 from tiny import command
+from tiny_streaming import SECOND, sound
 from tiny_streaming_export import network, save_streaming, writing_network
 
 DEPTH, CHUNK_MS = 2, 160

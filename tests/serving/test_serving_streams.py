@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_streaming import sound, streaming_recognizer
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from wyoming.asr import Transcript, TranscriptChunk
@@ -29,6 +28,7 @@ from layerdial.runtime import Recognizer
 from layerdial.serving import streams as hub
 from layerdial.text.tokenizer import build_tokenizer
 from tiny_serving import Running, as_file, running
+from tiny_streaming import sound, streaming_recognizer
 
 pytestmark = pytest.mark.medium
 
@@ -53,10 +53,10 @@ def server(recognizer: Recognizer) -> Iterator[Running]:
         yield found
 
 
-def texts(recognizer: Recognizer, endpoints: Endpoints | None, depth: int = 3) -> list[str]:
-    """What a stream of its own makes of the samples."""
-    stream = recognizer.stream(depth=depth, endpoints=endpoints)
-    return [result.text for result in [*stream.accept(HEARD), *stream.finish()] if result.final]
+def texts(recognizer: Recognizer, endpoints: Endpoints | None, samples: np.ndarray = HEARD) -> list[str]:
+    """What a stream of its own makes of samples."""
+    stream = recognizer.stream(depth=3, endpoints=endpoints)
+    return [result.text for result in [*stream.accept(samples), *stream.finish()] if result.final]
 
 
 @contextmanager
@@ -171,11 +171,15 @@ def test_what_is_cleared_is_not_in_the_next_item(server: Running, recognizer: Re
         assert commit(websocket)[-1]["transcript"] == texts(recognizer, None)[0]
 
 
-def test_audio_without_words_that_is_committed_has_an_empty_text_and_no_audio_is_an_error(server: Running) -> None:
+def test_audio_without_words_that_is_committed_has_an_empty_text_and_no_audio_is_an_error(
+    server: Running, recognizer: Recognizer
+) -> None:
+    parts = [slice(first, first + 640) for first in range(0, len(SAMPLES), 640)]
+    wordless = next(part for part in parts if not texts(recognizer, None, samples=HEARD[part]))
     with session(server, None) as websocket:
         websocket.send(json.dumps({"type": "input_audio_buffer.commit"}))
         assert "holds no audio" in json.loads(websocket.recv(timeout=60))["error"]["message"]
-        speak(websocket, SAMPLES[:3])  # too few for a frame
+        speak(websocket, SAMPLES[wordless])
         assert commit(websocket)[-1]["transcript"] == ""
 
 
@@ -213,6 +217,9 @@ def test_files_are_transcribed_as_without_a_server(server: Running, recognizer: 
 
 
 def test_figures_count_chunks_and_models_say_that_they_stream(server: Running) -> None:
+    with session(server, None) as websocket:
+        speak(websocket, SAMPLES)
+        commit(websocket)
     assert b'layerdial_chunks_total{depth="3"}' in server.get("/metrics").body
     assert server.get("/v1/models").json["data"][0]["layerdial"]["streaming"] is True
 

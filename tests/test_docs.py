@@ -30,7 +30,7 @@ from transformers import WavLMModel
 from layerdial import __version__
 from layerdial.cli.app import command_line
 from layerdial.config.network import SIZES
-from layerdial.export.writer import Traced
+from layerdial.export.writer import Traced, trace
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.registry.entries import write_entries
@@ -175,8 +175,12 @@ def workshop(
 
     def again(*given: object) -> Traced:
         """What was traced already, which takes half a minute less than the stand-in's own."""
-        streams = len(given) > 4 and given[4] is not None
-        return request.getfixturevalue("streaming_traced") if streams else traced
+        if len(given) < 5 or given[4] is None:
+            return traced
+        with monkeypatch.context() as real:  # what is made now is made by an export
+            real.setattr("layerdial.export.export.trace", trace)
+            found: Traced = request.getfixturevalue("streaming_traced")
+            return found
 
     monkeypatch.setattr("layerdial.export.export.trace", again)
     return place

@@ -15,7 +15,7 @@ from layerdial.audio.utterances import Pauses
 from layerdial.errors import UserError
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
-from layerdial.runtime.commands import lines_of, row_of
+from layerdial.runtime.commands import language_note, lines_of, row_of
 from layerdial.runtime.listening import Utterance, listen
 from layerdial.utils.files import json_text
 from layerdial.utils.printing import one_line, printable_json
@@ -87,6 +87,8 @@ def _write(utterance: Utterance, dictation: Dictation, out: TextIO | None) -> No
             print(f"depth {transcript.depth:2}  {utterance.delay:5.2f} s  {line}", flush=True)
         if transcript.cut:
             _say(f"at {utterance.start:.1f} s the text repeated itself and was cut")
+        if note := language_note(transcript):
+            _say(f"at {utterance.start:.1f} s: {note}")
     if out is not None:
         out.writelines(f"{line}\n" for line in lines)
         out.flush()

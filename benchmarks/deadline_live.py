@@ -5,8 +5,9 @@
 
 Other processes spin on the cores that this one may use, for a while, and then pause (`load_trace.py`); with `taskset`
 all share one core. In each round an utterance of CUTS, of 4 to 12 s, is transcribed by the controller and at every
-depth that may be chosen, in random order, so that all meet about the same load. The oracle is the deepest depth that was in
-time in its round. The shallowest runs twice: how often it is in time again, where it was once, is what chance leaves.
+depth that may be chosen, in random order, so that all meet about the same load. The oracle is the deepest depth that
+was in time in its round. The shallowest runs twice: how often it is in time again, where it was once, is what chance
+leaves.
 `xs` is a Conformer of that size with random weights, which takes as long as a trained one. Deadlines are multiples of
 what all blocks take for that utterance while nothing spins. A folder gets its `profile.json`, so give a copy.
 """

@@ -15,7 +15,6 @@ import json
 import math
 import statistics
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -138,11 +137,12 @@ def outside(graph: bytes, network: ConformerCTC, options: argparse.Namespace) ->
         start, taken = choices[max(0, bisect_right(choices, (event["ts"], math.inf)) - 1)]
         if event["args"]["op_name"] == "If" or not start <= event["ts"] < start + taken:
             by_node.setdefault((event["args"]["op_name"], event["name"]), []).append(event["dur"] / 1000)
-    kinds: Counter[str] = Counter()
+    kinds: dict[str, float] = {}
     for (kind, _), times in by_node.items():
-        kinds[kind] += statistics.median(times)
+        kinds[kind] = kinds.get(kind, 0.0) + statistics.median(times)
     kinds["If"] -= max(statistics.median(times) for (kind, _), times in by_node.items() if kind == "If")
-    return {kind: round(ms, 3) for kind, ms in [("all", kinds.total()), *kinds.most_common(10)]}
+    largest = sorted(kinds.items(), key=lambda item: -item[1])[:10]
+    return {kind: round(ms, 3) for kind, ms in [("all", sum(kinds.values())), *largest]}
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ def decode_greedily(
             if own:
                 row.logps.append(among_all(token, logits_BUV[i, -1], logp_V))
         tokens_BU, first = best_B[:, None], False
-    return [row.written(*heard) for row, *heard in zip(rows, no_speech, languages, strict=True)]
+    told = zip(rows, no_speech, languages, strict=True)
+    return [row.written(silent, language) for row, silent, language in told]
 
 
 class _Row:

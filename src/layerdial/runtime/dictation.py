@@ -16,7 +16,7 @@ from layerdial.errors import UserError
 from layerdial.recognition.stream_results import StreamResult
 from layerdial.recognition.streaming import StreamingRecognizer
 from layerdial.request import Request
-from layerdial.runtime.commands import lines_of, row_of
+from layerdial.runtime.commands import language_note, lines_of, row_of
 from layerdial.runtime.listening import Utterance, listen
 from layerdial.runtime.live_streams import listen_in_chunks
 from layerdial.runtime.stream_rows import StreamOptions, check_pause, partial_row, show
@@ -124,6 +124,8 @@ def _write(utterance: Utterance, result: StreamResult | None, dictation: Dictati
             print(f"depth {transcript.depth:2}  {utterance.delay:5.2f} s  {line}", flush=True)
         if transcript.cut:
             _say(f"at {utterance.start:.1f} s the text repeated itself and was cut")
+        if note := language_note(transcript):
+            _say(f"at {utterance.start:.1f} s: {note}")
     if out is not None:
         out.writelines(f"{line}\n" for line in lines)
         out.flush()

@@ -17,7 +17,7 @@ from layerdial.models.checkpoint import save_model
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_results import StreamResult
 from tiny import command
-from tiny_streams import SECOND, results_of, sound, streaming_recognizer
+from tiny_streaming import SECOND, results_of, sound, streaming_recognizer
 
 ENGLISH = Path(__file__).parents[2] / "models" / "english"
 

@@ -21,7 +21,7 @@ from layerdial.request import Request
 from layerdial.subset import ChunkSchedule
 from layerdial.text.tokenizer import ListTokenizer
 from tiny import tiny_network
-from tiny_streams import LETTERS, SECOND, parts_of, random_parts, results_of, sound, streaming_recognizer
+from tiny_streaming import LETTERS, SECOND, parts_of, random_parts, results_of, sound, streaming_recognizer
 
 QUICK = Endpoints(silence=0.2, longest=2.0)
 

@@ -15,7 +15,7 @@ from layerdial.request import Request
 from layerdial.runtime.listening import Utterance
 from layerdial.runtime.live_streams import listen_in_chunks
 from layerdial.runtime.stream_rows import StreamOptions
-from tiny_streams import SECOND, results_of, sound, streaming_recognizer
+from tiny_streaming import SECOND, results_of, sound, streaming_recognizer
 
 QUICK = StreamOptions(pause=0.2)
 

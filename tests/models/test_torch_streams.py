@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from layerdial import BlockSubset, UserError
 from layerdial.models.torch_recognizer import TorchRecognizer
 from layerdial.recognition.chunk_model import joined_caches
 from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.stream_depths import Choice
 from layerdial.recognition.stream_results import StreamResult
-from layerdial.recognition.streaming import step_streams
+from layerdial.recognition.streaming import Stream, step_streams
 from layerdial.request import Request
 from layerdial.subset import ChunkSchedule
 from layerdial.text.tokenizer import ListTokenizer
@@ -285,3 +287,40 @@ def test_a_share_of_the_time_is_kept_by_a_controller(model: TorchRecognizer) -> 
         "deepest within 288 ms",
         "deepest within 288 ms, reck",
     }
+
+
+class Watching:
+    """A rule that runs all blocks, and notes how long chunks had waited, of how many streams, and what they took."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+        self.took: list[tuple[int, float]] = []
+
+    def choose(self, chunks: Sequence[int], seconds: float, waited: float, now: float) -> list[Choice]:
+        self.waited.append(round(waited, 6))
+        return [Choice(BlockSubset.full(3), "watched")] * len(chunks)
+
+    def observe(self, subset: BlockSubset, streams: int, seconds: float, took_ms: float, now: float) -> None:
+        self.took.append((streams, took_ms))
+
+
+def test_a_chunk_waits_from_when_its_samples_were_there(model: TorchRecognizer) -> None:
+    watching, samples = Watching(), sound(1.0)
+    stream = Stream(replace(model.stream(depth=watching).plan, clock=lambda: 100.0))
+    stream.accept(samples[:6000], at=99.5)
+    stream.accept(samples[6000:12000], at=99.9)
+    assert watching.waited == [0.5, 0.1] and watching.took == [(1, 0.0)] * 2
+    stream.reset()
+    stream.accept(np.tile(samples, 4))  # at once: it has not come slower than it was spoken
+    assert watching.waited[2:] == [0.0] * 12
+
+
+def test_streams_that_share_a_rule_are_chosen_for_at_once(model: TorchRecognizer) -> None:
+    watching = Watching()
+    first = model.stream(depth=watching)
+    streams = [first, first.another(), first.another()]
+    for one in streams:
+        one.feed(sound(0.5))
+    found = step_streams(streams)
+    assert len(watching.waited) == 1 and [streams for streams, _ in watching.took] == [3]
+    assert {chunk.reason for results in found for result in results for chunk in result.chunks} <= {"watched"}

@@ -7,54 +7,62 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lhotse.supervision import AlignmentItem
+from numpy.typing import NDArray
 
 from layerdial.cli.evaluate import parse_chunks
 from layerdial.data.manifest import write_cuts
 from layerdial.errors import UserError
-from layerdial.evaluation.emission import KnownWord, aligned, chunk_ends, emission_delays, known_words, measure_delay
+from layerdial.evaluation.emission import DelayNotes, Known, KnownWord, aligned, chunk_ends, known_words
+from layerdial.evaluation.evaluate import evaluate
 from layerdial.evaluation.run import check_streaming, sweep_model
 from layerdial.evaluation.sweep import sweep
 from layerdial.models.checkpoint import save_model
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.torch_recognizer import TorchRecognizer
+from layerdial.recognizer import FeatureBatch
 from layerdial.subset import Blocks, BlockSubset, ChunkSchedule
-from layerdial.text.ctc_beams import Pieces
-from layerdial.utils.rows import read_rows
+from layerdial.text.tokenizer import ListTokenizer
+from layerdial.utils.rows import Row, read_rows
 from tiny import speak, tiny_config, write_cut
-from tiny_evaluation import QUICK, Scripted, make_batches, real_batches, tiny_recognizer
+from tiny_evaluation import QUICK, additive, make_batches, real_batches, tiny_recognizer
 
 FULL = BlockSubset.full(3)
 REACH = 0.0075  # seconds that the window of the last frame reaches beyond it
 
 
-class Writes(Scripted):
+class Writes(TorchRecognizer):
     """Says "one" in frame 1, "two" in frames 3 and 4, "three" in frame 6, for every utterance."""
 
-    pieces = Pieces(("", "▁one", "▁two", "▁three"), ())
-
     def __init__(self) -> None:
-        super().__init__(3, lambda blocks: 0.0, lambda blocks: 0)
+        tokenizer = ListTokenizer(["", "one", "two", "three"], "word")
+        super().__init__(ConformerCTC(tiny_config(), 4), tokenizer)
 
-    def log_probs(self, batch, subset: Blocks) -> list[np.ndarray]:
+    def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
         logp_TV = np.full((8, 4), -9.0, np.float32)
         logp_TV[np.arange(8), [0, 1, 0, 2, 2, 0, 3, 0]] = -0.1
         return [logp_TV] * len(batch.ids)
 
 
+def measured(blocks: Blocks, known: Known) -> tuple[list[float], Row]:
+    notes = DelayNotes(Writes(), known)
+    assert evaluate(notes, make_batches(2), blocks).recognized == ("one two three",) * 2
+    return notes.delays, notes.row()
+
+
 def test_words_wait_for_the_end_of_their_chunk() -> None:
     known = {"u0": [KnownWord("one", 0.06), KnownWord("two", 0.14), KnownWord("three", None)]}
     for frames, ends in ((1, (2, 4)), (2, (2, 4)), (4, (4, 4)), (1000, (8, 8))):
-        delays = emission_delays(Writes(), make_batches(2), ChunkSchedule((frames,), (FULL,)), known)
+        delays, _ = measured(ChunkSchedule((frames,), (FULL,)), known)
         assert delays == pytest.approx([0.04 * ends[0] + REACH - 0.06, 0.04 * ends[1] + REACH - 0.14])
-    assert emission_delays(Writes(), make_batches(2), FULL, known) == delays  # whole: the end of the utterance
+    assert measured(FULL, known)[0] == delays  # whole: the end of the utterance
 
 
 def test_only_words_that_are_right_have_a_delay() -> None:
     known = {"u0": [KnownWord("one", 0.1), KnownWord("nine", 0.2), KnownWord("three", 0.3)], "u1": []}
-    row = measure_delay(Writes(), make_batches(2), ChunkSchedule((1,), (FULL,)), known)
-    assert row == {"delay_ms": pytest.approx(-12.5, abs=1), "delay_ms_95": pytest.approx(-12, abs=6), "delay_words": 2}
-    nothing = {"delay_ms": None, "delay_ms_95": None, "delay_words": 0}
-    assert measure_delay(Writes(), make_batches(2), FULL, {}) == nothing
+    delays, row = measured(ChunkSchedule((1,), (FULL,)), known)
+    assert delays == pytest.approx([0.08 + REACH - 0.1, 0.28 + REACH - 0.3])
+    assert row == {"delay_ms": -12.5, "delay_ms_95": -12.5, "delay_words": 2}
+    assert measured(FULL, {})[1] == {"delay_ms": None, "delay_ms_95": None, "delay_words": 0}
 
 
 def test_the_last_chunk_ends_with_the_frames() -> None:
@@ -110,7 +118,7 @@ def test_chunks_are_for_streaming_networks() -> None:
     with pytest.raises(UserError, match="model takes whole utterances; for streaming, train a Conformer"):
         check_streaming(tiny_recognizer())
     with pytest.raises(UserError, match="scripted is exported"):
-        check_streaming(Writes())
+        check_streaming(additive([1]))
 
 
 def test_sizes_of_chunks_are_numbers_of_frames_or_full() -> None:

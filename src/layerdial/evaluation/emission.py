@@ -6,25 +6,31 @@ been heard, so a delay holds the wait for the rest of the chunk. The network's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.audio.kaldi_fbank import SHIFT, WINDOW
-from layerdial.evaluation.evaluate import Batches
-from layerdial.recognizer import Recognizer
+from layerdial.evaluation.evaluate import Evaluation, evaluate
+from layerdial.recognizer import FeatureBatch, Recognizer
+from layerdial.request import Request
 from layerdial.subset import Blocks, ChunkSchedule
+from layerdial.text.ctc import greedy_ctc
 from layerdial.text.ctc_beams import Pieces
 from layerdial.text.ctc_spans import best_path_spans
 from layerdial.text.normalise import normalise
+from layerdial.text.normalisers import Normalizer
 from layerdial.text.token_rules import SpokenToken
 from layerdial.text.token_words import words_of_texts
 from layerdial.utils.rows import Row
+
+if TYPE_CHECKING:
+    from layerdial.models.torch_recognizer import TorchRecognizer
 
 _BEHIND = (WINDOW - SHIFT) // 2 / SAMPLE_RATE  # seconds that the window of a centred frame reaches beyond it
 
@@ -60,25 +66,42 @@ def _words(symbol: str, end: float) -> list[KnownWord]:
     return [KnownWord(word, None) for word in before] + ([KnownWord(last, end)] if last else [])
 
 
-def measure_delay(recognizer: Recognizer, batches: Batches, blocks: Blocks, known: Known) -> Row:
-    """Return the median and the 95th percentile of the delays in milliseconds, and of how many words they are."""
-    delays = np.array(emission_delays(recognizer, batches, blocks, known))
-    if not len(delays):
-        return {"delay_ms": None, "delay_ms_95": None, "delay_words": 0}
-    middle, high = (round(1000 * float(value), 1) for value in np.quantile(delays, [0.5, 0.95]))
-    return {"delay_ms": middle, "delay_ms_95": high, "delay_words": len(delays)}
+class DelayNotes:
+    """A CTC recogniser that notes, while it recognises, how long after its end each word is there, in seconds."""
+
+    def __init__(self, recognizer: TorchRecognizer, known: Known) -> None:
+        self._recognizer, self._known = recognizer, known
+        self._frame = recognizer.features.samples_per_frame / SAMPLE_RATE
+        self.delays: list[float] = []
+
+    def recognize(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]:
+        """Return the text of each utterance of a batch by a greedy search."""
+        texts: list[str] = []
+        for name, logp_TV in zip(batch.ids, self._recognizer.log_probs(batch, subset), strict=True):
+            texts.append(self._recognizer.tokenizer.decode(greedy_ctc(logp_TV.argmax(axis=1).tolist())))
+            ends_T = chunk_ends(subset, len(logp_TV)) * self._frame + _BEHIND
+            emitted = emitted_words(logp_TV, self._recognizer.pieces)
+            self.delays += _delays(emitted, ends_T, self._known.get(name, ()))
+        return texts
+
+    def row(self) -> Row:
+        """Return the median and the 95th percentile of the delays in milliseconds, and of how many words they are."""
+        if not self.delays:
+            return {"delay_ms": None, "delay_ms_95": None, "delay_words": 0}
+        middle, high = (round(1000 * float(value), 1) for value in np.quantile(self.delays, [0.5, 0.95]))
+        return {"delay_ms": middle, "delay_ms_95": high, "delay_words": len(self.delays)}
 
 
-def emission_delays(recognizer: Recognizer, batches: Batches, blocks: Blocks, known: Known) -> list[float]:
-    """Return the delay in seconds of each word that is recognised and whose end is known."""
-    delays: list[float] = []
-    frame = recognizer.features.samples_per_frame / SAMPLE_RATE
-    for batch in batches:
-        for name, logp_TV in zip(batch.ids, recognizer.log_probs(batch, blocks), strict=True):
-            if name in known:
-                ends_T = chunk_ends(blocks, len(logp_TV)) * frame + _BEHIND
-                delays += _delays(emitted_words(logp_TV, recognizer.pieces), ends_T, known[name])
-    return delays
+def evaluate_with_delay(
+    recognizer: Recognizer, batches: Iterable[FeatureBatch], blocks: Blocks, known: Known, normalizer: Normalizer
+) -> tuple[Evaluation, Row]:
+    """Return what a greedy search finds, as `evaluate` does, and how long after its end a known word is there."""
+    from layerdial.models.torch_recognizer import TorchRecognizer
+
+    if not known or not isinstance(recognizer, TorchRecognizer):
+        return evaluate(recognizer, batches, blocks, normalizer), {}
+    notes = DelayNotes(recognizer, known)
+    return evaluate(notes, batches, blocks, normalizer), notes.row()
 
 
 def chunk_ends(blocks: Blocks, n_frames: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
-from layerdial.evaluation.emission import Known, measure_delay
+from layerdial.evaluation.emission import Known, evaluate_with_delay
 from layerdial.evaluation.evaluate import Batches, Evaluation, evaluate
 from layerdial.evaluation.latency import Times, Timing
 from layerdial.evaluation.metrics import bootstrap_interval
@@ -78,12 +78,13 @@ def sweep(
     for done, (subset, asked, row) in enumerate(wanted, 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
-            evaluation = evaluate(recognizer, batches, subset, normalizer, asked)
-            made = row | measure_subset(recognizer, evaluation, subset) | times[subset]
+            if asked is None:
+                evaluation, delay = evaluate_with_delay(recognizer, batches, subset, words or {}, normalizer)
+            else:
+                evaluation, delay = evaluate(recognizer, batches, subset, normalizer, asked), {}
+            made = row | measure_subset(recognizer, evaluation, subset) | times[subset] | delay
             if asked is not None:
                 made.pop("rtf", None)  # which is of a greedy search
-            if words and asked is None:
-                made |= measure_delay(recognizer, batches, subset, words)
             made["rejected"] = len(batches.rejected)
             if out:
                 made["utterances_file"] = _write_utterances(out, made, evaluation)

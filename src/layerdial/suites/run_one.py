@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerdial.config.plugins import load_plugins
-from layerdial.evaluation.emission import Known, known_words, measure_delay
-from layerdial.evaluation.evaluate import evaluate
+from layerdial.evaluation.emission import Known, evaluate_with_delay, known_words
 from layerdial.evaluation.sweep import measure_again, measure_subset, utterance_lines
 from layerdial.ladder import select_all
 from layerdial.subset import in_chunks
@@ -53,10 +52,8 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
                 continue
             first, *others = suite.normalizers
             blocks = in_chunks(subset, hearing.chunk_frames)
-            evaluation = evaluate(recognizer, batches, blocks, first)
-            row = measure_subset(recognizer, evaluation, blocks) | row | _took(trained, origin)
-            if words:
-                row |= measure_delay(recognizer, batches, blocks, words)
+            evaluation, delay = evaluate_with_delay(recognizer, batches, blocks, words, first)
+            row = measure_subset(recognizer, evaluation, blocks) | row | delay | _took(trained, origin)
             for other in others:
                 row |= measure_again(evaluation, other)
             row |= {"n_blocks": recognizer.n_blocks, "rejected": len(batches.rejected)}

@@ -34,13 +34,9 @@ def streaming_recognizer(seed: int = 2, **changes: Any) -> TorchRecognizer:
         "normalise": "fixed",
         "streaming": {"left_context_ms": 400},
     }
-<<<<<<< HEAD
     network = ConformerCTC(tiny_config(**{**settings, **changes}), len(LETTERS)).eval()
     recognizer = TorchRecognizer(network, ListTokenizer(LETTERS, "char"), name="streaming")
     batch = collate_features([""], [network.features(sound(4.0))], [""], 0.0)
-=======
-    network = ConformerCTC(tiny_config(**{**settings, **changes}), len(LETTERS))
->>>>>>> strtrain
     with torch.no_grad():
         network.head.weight *= 3.0
         network.head.bias -= torch.from_numpy(recognizer.log_probs(batch, recognizer.subset())[0].mean(axis=0))

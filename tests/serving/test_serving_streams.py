@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,11 @@ from wyoming.asr import Transcript, TranscriptChunk
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 
-from layerdial.export.export import export_model
-from layerdial.export.streaming import Streaming
-from layerdial.models.checkpoint import save_model
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.runtime import Recognizer
 from layerdial.serving import streams as hub
-from layerdial.text.tokenizer import build_tokenizer
-from tiny_serving import Running, as_file, running
-from tiny_streaming import sound, streaming_recognizer
+from tiny_serving import Running, as_file, running, serve_streaming
+from tiny_streaming import sound
 
 pytestmark = pytest.mark.medium
 
@@ -40,11 +35,7 @@ HEARD = SAMPLES.astype(np.float32) / 32768
 
 @pytest.fixture(scope="module")
 def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
-    folder: Path = tmp_path_factory.mktemp("served")
-    (folder / "model").mkdir()
-    save_model(folder / "model", streaming_recognizer().network, build_tokenizer("char", ["abcde"]), {"commit": "0"})
-    export_model(folder / "model", folder / "edge", streaming=Streaming())
-    return Recognizer(folder / "edge", threads=1)
+    return serve_streaming(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")

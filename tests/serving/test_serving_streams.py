@@ -181,6 +181,31 @@ def test_depth_follows_the_load_where_none_is_asked_for(server: Running) -> None
     assert set(own["depths"]) <= {1, 2, 3} and own["reason"]
 
 
+def test_depth_changes_in_the_middle_of_what_is_said(server: Running) -> None:
+    with session(server, None, depth=1) as websocket:
+        speak(websocket, SAMPLES[:40_000])
+        while json.loads(websocket.recv(timeout=60)).get("layerdial", {}).get("depth") != 1:
+            pass
+        websocket.send(json.dumps({"type": "session.update", "session": {"layerdial": {"depth": 3}}}))
+        while json.loads(websocket.recv(timeout=60))["type"] != "session.updated":
+            pass
+        speak(websocket, SAMPLES[40_000:])
+        depths = commit(websocket)[-1]["layerdial"]["depths"]
+    assert depths == sorted(depths) and set(depths) == {1, 3}
+
+
+def test_a_depth_that_does_not_exist_is_said_and_changes_nothing(server: Running) -> None:
+    with session(server, None) as websocket:
+        for own, message in (
+            ({"depth": 9}, "depth 9 does not exist"),
+            ({"min_depth": 2}, "give one of depth, min_depth"),
+        ):
+            websocket.send(json.dumps({"type": "session.update", "session": {"layerdial": own}}))
+            assert message in json.loads(websocket.recv(timeout=60))["error"]["message"]
+        speak(websocket, SAMPLES)
+        assert set(commit(websocket)[-1]["layerdial"]["depths"]) == {3}
+
+
 def test_wyoming_gets_certain_words_while_speaking_and_the_whole_text(server: Running, recognizer: Recognizer) -> None:
     async def talk() -> tuple[list[str], str]:
         async with AsyncTcpClient("127.0.0.1", server.wyoming_port) as client:

@@ -21,6 +21,7 @@ from layerdial.export.export import export_model
 from layerdial.export.graph import branches_of
 from layerdial.export.precision import products_of, to_int8
 from layerdial.export.streaming import Streaming
+from layerdial.export.web_folder import write_web_folder
 from layerdial.export.writer import Traced, write_folder
 from layerdial.models.checkpoint import load_network
 from layerdial.models.conformer_ctc import ConformerCTC
@@ -197,6 +198,11 @@ def test_a_model_of_whole_utterances_is_not_exported_for_streams(tmp_path: Path)
     ):
         export_model(model, tmp_path / "edge", streaming=Streaming())
     assert not (tmp_path / "edge").exists()
+
+
+def test_the_page_refuses_a_streaming_export(streaming_edge: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="takes chunks, the page whole utterances; export .* without"):
+        write_web_folder(tmp_path / "web", streaming_edge, {})
 
 
 @pytest.mark.parametrize("chunk_ms", [0, -40, 20, 90])

@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recognizer = Recognizer(arguments.model, threads=1)
     depths = depths_of(recognizer.ladder, recognizer.n_blocks)
-    cases: list[tuple[int, int, int]] = list(product(arguments.batches, arguments.chunks, depths))
+    cases: list[tuple[int, ...]] = list(product(arguments.batches, arguments.chunks, depths))
     model = recognizer.chunk_model()
     runs = [chunks_of(model, recognizer.subset(depth), batch, chunk_ms) for batch, chunk_ms, depth in cases]
     found = dict(zip(cases, cpu_ms_in_turns(runs, arguments.turns), strict=True))

@@ -25,6 +25,7 @@ from layerdial.serving.keys import ApiKeys
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.server import Sockets, bind, serve_until
+from layerdial.serving.streams import StreamHub
 from tiny import speak
 
 TEXT = "low high middle high low low"
@@ -139,7 +140,8 @@ def running(
     hosts: Hosts | None = None,
 ) -> Iterator[Running]:
     """A server until the end of the block; it stops as by a signal. Raw requests call it x."""
-    engine = Engine(recognizer, Pool(recognizer, deadline_ms=60_000.0), names, limits or Limits(), language)
+    streams = StreamHub(recognizer, 2) if recognizer.takes_chunks else None
+    engine = Engine(recognizer, Pool(recognizer, deadline_ms=60_000.0), names, limits or Limits(), language, streams)
     sockets = Sockets(bind("127.0.0.1", 0, "port"), bind("127.0.0.1", 0, "wyoming-port"))
     assert sockets.wyoming is not None
     ports = sockets.http.getsockname()[1], sockets.wyoming.getsockname()[1]

@@ -26,7 +26,7 @@ from layerdial.data.synthesis.demo_corpus import ACCENTS, PITCHES, SPEEDS, SPLIT
 from layerdial.data.synthesis.espeak import NATIVE_RATE, PEAK_DB
 from layerdial.data.synthesis.timed import SpokenWords, speak_timed
 
-COUNTS = {"dev": 90, "test": 180}
+COUNTS = {"dev": 90, "test": 60}
 SENTENCES, PAUSES, SNR_DB, LONGEST = (5, 8), (0.3, 1.2), (5.0, 20.0), 28.0
 
 

@@ -150,6 +150,11 @@ class ChunkSchedule:
 Blocks = BlockSubset | SelectorDepth | ChunkSchedule
 
 
+def in_chunks(blocks: Blocks, frames: int | None) -> Blocks:
+    """Return a subset as it runs in chunks of `frames`; as it is where there are none, or where it is no subset."""
+    return ChunkSchedule((frames,), (blocks,)) if frames is not None and isinstance(blocks, BlockSubset) else blocks
+
+
 def check_depth(depth: int, n_blocks: int, shallowest: int = 1) -> int:
     """Return `depth` if an encoder of `n_blocks` blocks has it, else raise `UserError`.
 

@@ -70,13 +70,17 @@ def sweep(
     workers: WorkersOption = 1,
     threads: ThreadsOption = None,
     normalizer: NormalizerOption = "basic",
+    chunk_ms: Annotated[
+        str, typer.Option(help="For a streaming model: measure every depth in chunks, for example 80,320,full.")
+    ] = "",
     *,
     request: Request,
     plugin: PluginOption = None,
 ) -> None:
     """Measure WER, cost and latency at every depth. A sweep that was interrupted goes on where it stopped.
 
-    With --lm, --hotwords or --beams each depth is measured by a greedy search and by that one.
+    With --lm, --hotwords or --beams each depth is measured by a greedy search and by that one. With --chunk-ms, and
+    cuts whose words have times, it is also measured how long after its end a word is written.
     """
     load_own(plugin)
     from rich.console import Console
@@ -101,6 +105,7 @@ def sweep(
         threads,
         normalizer=normalizer,  # type: ignore[arg-type]
         request=request,
+        chunk_frames=parse_chunks("--chunk-ms", chunk_ms),
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_table(rows))
@@ -140,3 +145,14 @@ def parse_numbers(option: str, text: str) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"{option} {text!r} is not a list of numbers such as 2,4,12") from None
+
+
+def parse_chunks(option: str, text: str) -> tuple[int | None, ...]:
+    """Return the sizes of chunks of an option such as `80,320,full`, in frames of the encoder; none for "full"."""
+    if not text:
+        return ()
+    from layerdial.config.network import StreamingConfig
+    from layerdial.config.strict import parse
+
+    sizes = [int(part) if part.isdecimal() else part for part in text.split(",")]
+    return parse(StreamingConfig, {"chunk_ms": sizes}, f"{option} {text}").chunk_frames

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from layerdial.errors import UserError
 from layerdial.evaluation.metrics import ErrorCounts, score, total
-from layerdial.recognizer import FeatureBatch, Recognizer, by_utterance
+from layerdial.recognizer import FeatureBatch, by_utterance
 from layerdial.request import Request
 from layerdial.subset import Blocks
 from layerdial.text.normalisers import Normalizer, normalizer_of
@@ -21,6 +21,12 @@ class Batches(Protocol):
     @property
     def rejected(self) -> Sized: ...
     def __iter__(self) -> Iterator[FeatureBatch]: ...
+
+
+class Recognizes(Protocol):
+    """The part of a recogniser that an evaluation needs."""
+
+    def recognize(self, batch: FeatureBatch, subset: Blocks, request: Request | None = None) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Evaluation:
 
 
 def evaluate(
-    recognizer: Recognizer,
+    recognizer: Recognizes,
     batches: Iterable[FeatureBatch],
     subset: Blocks,
     normalizer: Normalizer = "basic",

@@ -90,11 +90,12 @@ def _cost_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Return rows by the name of their line. Selection rule and search are part of it where there are several."""
-    rules, searches = ({row.get(name) for row in rows} for name in ("select", "search"))
+    rules, searches, chunks = ({row.get(name) for row in rows} for name in ("select", "search", "chunk_ms"))
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         parts = [row.get("method"), row.get("select") if len(rules) > 1 else None]
         parts.append((row.get("search") or "greedy") if len(searches) > 1 else None)
+        parts.append((f"{row['chunk_ms']} ms" if row.get("chunk_ms") else "whole") if len(chunks) > 1 else None)
         lines.setdefault(", ".join(str(part) for part in parts if part), []).append(row)
     return lines
 

@@ -15,16 +15,19 @@ import numpy as np
 
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
+from layerdial.evaluation.emission import known_words
 from layerdial.evaluation.latency import Times
 from layerdial.evaluation.load import load_model
 from layerdial.evaluation.search import Metric, most_evaluations, search_ladder
 from layerdial.evaluation.searches import searches_of
 from layerdial.evaluation.sweep import sweep
 from layerdial.ladder import Ladder, select_all
+from layerdial.recognizer import Recognizer
 from layerdial.registry.find import model_folder
 from layerdial.request import Request
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import is_exported
+from layerdial.subset import Blocks, in_chunks
 from layerdial.text.normalisers import Normalizer, normalizer_of
 from layerdial.utils.files import check_writable, contents, model_name
 from layerdial.utils.progress import progress
@@ -124,8 +127,13 @@ def sweep_model(
     batches: FeatureBatches | None = None,
     normalizer: Normalizer = "basic",
     request: Request | None = None,
+    chunk_frames: Sequence[int | None] = (),
 ) -> list[dict[str, Any]]:
-    """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`."""
+    """Measure a model at each depth. Rows are appended to `out/sweep.jsonl` as they are made; see `sweep`.
+
+    With `chunk_frames` each depth is measured in chunks of each of these sizes, in frames of the encoder; none stands
+    for whole utterances. Raises `UserError` for a model that does not take chunks.
+    """
     from layerdial.data.batching import FeatureBatches
 
     normalizer_of(normalizer)
@@ -133,7 +141,10 @@ def sweep_model(
     folder, weights = resolve(folder)
     recognizer = load_model(folder, device, threads)
     rule = select or ("ladder" if recognizer.ladder else "even")
-    subsets = select_all(rule, depths, recognizer.n_blocks, recognizer.ladder, seed)
+    subsets: list[Blocks] = select_all(rule, depths, recognizer.n_blocks, recognizer.ladder, seed)
+    if chunk_frames:
+        check_streaming(recognizer)
+        subsets = [in_chunks(subset, frames) for frames in chunk_frames for subset in subsets]
     labels = {
         "method": method,
         "select": rule,
@@ -161,5 +172,16 @@ def sweep_model(
                 progress=update,
                 normalizer=normalizer,
                 request=request,
+                words=known_words(cuts) if chunk_frames else None,
             )
         )
+
+
+def check_streaming(recognizer: Recognizer) -> None:
+    """Raise `UserError` unless the recogniser is of torch and takes speech in chunks."""
+    from layerdial.models.streaming import streaming_network
+    from layerdial.models.torch_recognizer import TorchRecognizer
+
+    if not isinstance(recognizer, TorchRecognizer):
+        raise UserError(f"{recognizer.name} is exported; chunks are measured with the model that it was exported from")
+    streaming_network(recognizer.network, recognizer.name)

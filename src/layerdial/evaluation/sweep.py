@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerdial.audio.files import SAMPLE_RATE
 from layerdial.errors import UserError
+from layerdial.evaluation.emission import Known, evaluate_with_delay
 from layerdial.evaluation.evaluate import Batches, Evaluation, evaluate
 from layerdial.evaluation.latency import Times, Timing
 from layerdial.evaluation.metrics import bootstrap_interval
@@ -18,7 +20,7 @@ from layerdial.evaluation.searches import SEARCH, SEARCH_KEYS, search_labels, se
 from layerdial.evaluation.tables import latest_rows
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
-from layerdial.subset import Blocks
+from layerdial.subset import Blocks, ChunkSchedule
 from layerdial.text.normalisers import Normalizer
 from layerdial.utils.files import json_text, write_text
 from layerdial.utils.rows import Row, append_row, read_rows
@@ -40,11 +42,15 @@ def sweep(
     progress: Callable[[int, str], None] | None = None,
     normalizer: Normalizer = "basic",
     request: Request | None = None,
+    words: Known | None = None,
 ) -> Generator[Row, None, None]:
     """Evaluate each subset on all batches (iterated once a subset) and yield a row for it, in the order given.
 
     With a `request` whose search is not greedy, a second row follows each, of the same subset with that search. It has
     the network's latency, and no `rtf`.
+
+    Rows of chunks have `chunk_ms`, and with `words`, those of the cuts with their times, how long after its end a word
+    is written.
 
     `extra` is added to every row. `method`, `select`, `model`, `fingerprint` (of the weights), `cuts` and
     `cuts_contents` (a hash) have a meaning here.
@@ -59,7 +65,7 @@ def sweep(
     rows = read_rows(out / "sweep.jsonl") if out else []
     known = {_measured_for(row): row for row in rows}
     wanted = [
-        (subset, asked, labels | {"subset": subset.key} | search_labels(recognizer, asked, subset))
+        (subset, asked, labels | _named(recognizer, subset) | search_labels(recognizer, asked, subset))
         for subset in subsets
         for asked in searches_of(request)
     ]
@@ -72,8 +78,11 @@ def sweep(
     for done, (subset, asked, row) in enumerate(wanted, 1):
         earlier = known.get(_measured_for(row))
         if earlier is None:
-            evaluation = evaluate(recognizer, batches, subset, normalizer, asked)
-            made = row | measure_subset(recognizer, evaluation, subset) | times[subset]
+            if asked is None:
+                evaluation, delay = evaluate_with_delay(recognizer, batches, subset, words or {}, normalizer)
+            else:
+                evaluation, delay = evaluate(recognizer, batches, subset, normalizer, asked), {}
+            made = row | measure_subset(recognizer, evaluation, subset) | times[subset] | delay
             if asked is not None:
                 made.pop("rtf", None)  # which is of a greedy search
             made["rejected"] = len(batches.rejected)
@@ -90,6 +99,14 @@ def sweep(
         same = ("cuts", "cuts_contents", _NORMALIZER)
         rows = [row for row in read_rows(out / "sweep.jsonl") if all(row.get(key) == labels.get(key) for key in same)]
         draw_sweep(latest_rows(rows), out / "sweep.png", title)
+
+
+def _named(recognizer: Recognizer, blocks: Blocks) -> Row:
+    """Return what a row calls the blocks that run and, where they are the same in all chunks, the size of these."""
+    if not isinstance(blocks, ChunkSchedule) or len(blocks.frames) > 1:
+        return {"subset": blocks.key}
+    samples = blocks.frames[0] * recognizer.features.samples_per_frame
+    return {"subset": blocks.key, "chunk_ms": 1000 * samples // SAMPLE_RATE}
 
 
 def _times_of(greedy: Mapping[str, Any] | None) -> Row:

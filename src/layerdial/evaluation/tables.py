@@ -31,7 +31,7 @@ def latest_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _line_of(row: Row) -> tuple[Any, ...]:
-    return row.get("method"), row.get("select"), row.get("cuts"), row.get("normalizer"), row.get("search")
+    return tuple(row.get(name) for name in ("method", "select", "cuts", "normalizer", "search", "chunk_ms"))
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, width: int | None = None) -> Table:
@@ -50,7 +50,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, wid
 
 def _label(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
-    return ("greedy" if name == "search" else "") if value is None else str(value)
+    return _LEFT_OUT.get(name, "") if value is None else str(value)
 
 
 def _table(title: str | None, headings: Sequence[str], gap: int = 2) -> Table:
@@ -73,7 +73,8 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def _drawn(subset: str) -> str:
-    """Return a subset's key as a picture; that of a budget, `6-of-12`, as it is."""
+    """Return a subset's key as a picture, without the size of its chunks; that of a budget, `6-of-12`, as it is."""
+    subset = subset.partition("@")[0]
     return subset.replace("1", "█").replace("0", "·") if set(subset) <= {"0", "1"} else subset
 
 
@@ -89,9 +90,10 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "latency\nms": lambda row: _show(row.get("latency_ms"), 1, 1),
     "RTF": lambda row: _show(row.get("rtf"), 1, 4),
 }
+_LEFT_OUT = {"search": "greedy", "chunk_ms": "full"}  # what rows without the key mean, beside some that have it
 _WIDE_ONLY = {"CER %", "M par-\nameters", "RTF"}
 _WORDS = {"method", "select", "normalizer", "search", "blocks"}
-_LABELS = ("method", "select", "normalizer", "search", "lm_weight", "word_bonus")
+_LABELS = ("method", "select", "normalizer", "search", "lm_weight", "word_bonus", "chunk_ms", "delay_ms", "delay_ms_95")
 
 
 def tuned_table(rows: Sequence[TunedDepth]) -> Table:
@@ -159,7 +161,7 @@ def compare(
 
 
 def _comparable(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["depth"], row.get("select"), row.get("cuts"), row.get("normalizer"), row.get("search")
+    return row["depth"], *(row.get(name) for name in ("select", "cuts", "normalizer", "search", "chunk_ms"))
 
 
 def utterance_counts(file: Path, metric: Literal["wer", "cer"] = "wer") -> Counts:

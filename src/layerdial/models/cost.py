@@ -15,9 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerdial.cost import Cost
+from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.dynamic import Choice
 from layerdial.models.network import Network
-from layerdial.subset import BlockSubset, SelectorDepth
+from layerdial.models.streaming import step_through
+from layerdial.subset import BlockSubset, ChunkSchedule, SelectorDepth
 
 
 def subset_cost(network: Network, subset: Choice, seconds: float = 10.0) -> Cost:
@@ -31,9 +33,7 @@ def parameter_count(network: Network, subset: Choice) -> int:
     These are the front end's, the kept blocks', the head's, and what the skip rule leaves of the other blocks. A
     parameter that several modules share counts once.
     """
-    optional = [
-        block for i, block in enumerate(network.blocks) if not (isinstance(subset, BlockSubset) and i in subset)
-    ]
+    optional = [block for i, block in enumerate(network.blocks) if not _runs(subset, i)]
     optional += network.optional_heads
     if network.selector is not None and not isinstance(subset, SelectorDepth):
         optional.append(network.selector)
@@ -43,6 +43,12 @@ def parameter_count(network: Network, subset: Choice) -> int:
     called |= {module for part in optional if part in called for module in part.modules()}
     in_use = [module for module in network.modules() if module not in skipped or module in called]
     return sum(p.numel() for p in {p for module in in_use for p in module.parameters(recurse=False)})
+
+
+def _runs(subset: Choice, block: int) -> bool:
+    """Whether a block is known to run, in any chunk where the subset may change."""
+    subsets = subset.subsets if isinstance(subset, ChunkSchedule) else (subset,)
+    return any(isinstance(one, BlockSubset) and block in one for one in subsets)
 
 
 def _called(network: Network, watched: set[nn.Module], subset: Choice) -> set[nn.Module]:
@@ -71,12 +77,18 @@ def macs_per_second(network: Network, subset: Choice, seconds: float = 10.0) -> 
 
 
 def forward_pass(network: Network, subset: Choice, inputs: Tensor, lengths_B: Tensor) -> Callable[[], None]:
-    """Return a function that runs the network on `inputs` and returns when the device has finished."""
+    """Return a function that runs the network on `inputs` and returns when the device has finished.
+
+    A streaming network runs a schedule of chunks as a stream, chunk by chunk.
+    """
     device = inputs.device
 
     def run() -> None:
         with _evaluating(network), torch.no_grad():
-            network(inputs, lengths_B, subset)
+            if isinstance(subset, ChunkSchedule) and isinstance(network, ConformerCTC) and network.config.streaming:
+                step_through(network, inputs, lengths_B, subset)
+            else:
+                network(inputs, lengths_B, subset)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

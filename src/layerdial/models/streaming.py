@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from layerdial.audio.kaldi_fbank import N_MELS
-from layerdial.config.network import ConformerConfig
+from layerdial.config.network import ConformerConfig, StreamingConfig
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.dynamic import Gates, check_blocks
@@ -25,7 +25,7 @@ from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext, rotations
 from layerdial.modules.chunks import seen_behind
 from layerdial.modules.conformer import ConformerBlock, Past
-from layerdial.subset import BlockSubset
+from layerdial.subset import BlockSubset, ChunkSchedule
 
 
 class Caches(NamedTuple):
@@ -64,6 +64,11 @@ class Caches(NamedTuple):
         frames = raw_BP.shape[1]
         raw_keys, raw_gated = (raw_BP[:, frames - part.shape[1] :] for part in (keys_BLE, gated_BKD))
         return Past(keys_BLE, gated_BKD, raw_keys, raw_gated)
+
+
+def streaming_of(network: Network) -> StreamingConfig | None:
+    """Return how a network takes speech in chunks; none where it does not."""
+    return network.config.streaming if isinstance(network, ConformerCTC) else None
 
 
 def streaming_network(network: Network, name: str) -> ConformerCTC:
@@ -107,6 +112,21 @@ def advance(
     raw_NBP = _raw_after(caches.raw_NBP, _open(subset, x_BTD.device), frames_B, x_BTD.shape[1])
     after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
     return EncoderOutput(network.classify(x_BTD), frames_B), after
+
+
+def step_through(
+    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, schedule: ChunkSchedule
+) -> EncoderOutput:
+    """Run whole utterances chunk by chunk, as streams that begin and end together: what `network` computes masked."""
+    caches = Caches.begin(network.config, len(inputs_BTF), inputs_BTF.device)
+    made: list[Tensor] = []
+    per_frame = network.features.subsampling
+    for first, end, subset in schedule.chunks(int(network.features.frames(inputs_BTF.shape[1]))):
+        chunk_BTF = inputs_BTF[:, per_frame * first : per_frame * end]
+        chunk_lengths_B = (lengths_B - per_frame * first).clamp(0, chunk_BTF.shape[1])
+        output, caches = step(network, chunk_BTF, chunk_lengths_B, subset, caches)
+        made.append(output.log_probs_BTV)
+    return EncoderOutput(torch.cat(made, dim=1), network.features.frames(lengths_B))
 
 
 def _open(subset: BlockSubset | Gates, device: torch.device) -> Tensor:

@@ -16,6 +16,9 @@ from layerdial.audio.features import Features
 from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
+CHUNK_MS = 320
+"""The size of a stream's chunks, where nobody gives one."""
+
 
 class StreamCaches(NamedTuple):
     """What B streams keep between chunks, as arrays; see `layerdial.models.streaming.Caches` for the meaning.

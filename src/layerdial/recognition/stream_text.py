@@ -130,7 +130,9 @@ class BeamText:
     def end(self, before_last_word: bool = False) -> EndedText:
         labels, spans = self._search.finish(), list[LabelSpan]()
         if self._likely is not None:
-            spans = [self._moved(span) for span in aligned_spans(labels, self._likely) if self._pieces.texts[span.label]]
+            spans = [
+                self._moved(span) for span in aligned_spans(labels, self._likely) if self._pieces.texts[span.label]
+            ]
         self._begin()
         return EndedText(self._pieces.decode(labels), spans)
 

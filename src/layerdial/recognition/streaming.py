@@ -18,16 +18,13 @@ from layerdial.audio.resampling import Resampler
 from layerdial.audio.streamed_mel import StreamedMel
 from layerdial.audio.windows import checked_samples
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import ChunkModel, joined_caches, parted_caches
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel, joined_caches, parted_caches
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Choice, DepthRule, Depths
 from layerdial.recognition.stream_results import ResultPlan, StreamResult
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
 from layerdial.transcript import Chunk, Transcribed
-
-CHUNK_MS = 320
-DEFAULT_ENDPOINTS = Endpoints()
 
 
 class StreamingRecognizer(Recognizer, Protocol):
@@ -148,6 +145,11 @@ class Stream:
         self._n_chunks = 0
         self._at = self._arrived = 0.0  # when the last samples came, and the chunk before
         self._closed = False
+        self._last: Choice | None = None
+
+    def another(self) -> Stream:
+        """Return a new stream that is recognised as this one, and whose depths follow the same rule."""
+        return Stream(self.plan)
 
     @property
     def seconds(self) -> float:
@@ -158,6 +160,21 @@ class Stream:
     def ready(self) -> bool:
         """Whether there is something for `step_streams` to do: a chunk, or the end."""
         return not self._closed and (self._sound.has_chunk or self._sound.ended)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `finish` has given all results."""
+        return self._closed
+
+    @property
+    def arrived(self) -> float:
+        """When the last chunk that was recognised was there, by the clock of the stream."""
+        return self._arrived
+
+    @property
+    def last_choice(self) -> Choice | None:
+        """The blocks that ran in the last chunk; None before the first."""
+        return self._last
 
     def accept(
         self, samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE, at: float | None = None
@@ -264,4 +281,5 @@ def _follow(
     start = stream._n_chunks * stream.plan.chunk_seconds
     end = start + len(inputs_TF) / stream.plan.model.features.per_second
     stream._n_chunks += 1
+    stream._last = choice
     return stream._results.follow(logp_TV, np.exp(inputs_TF).sum(axis=1), Chunk(start, end, *choice))

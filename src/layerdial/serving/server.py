@@ -18,6 +18,7 @@ from layerdial.serving.app import make_app
 from layerdial.serving.connection import connection_class
 from layerdial.serving.engine import Engine
 from layerdial.serving.guard import Access
+from layerdial.serving.memory import give_back
 from layerdial.serving.wyoming import WyomingServer
 
 _BACKLOG = 512
@@ -73,7 +74,9 @@ async def serve_until(signals: asyncio.Semaphore, engine: Engine, sockets: Socke
     listening = await wyoming.start(sockets.wyoming) if sockets.wyoming is not None else None
     serving = asyncio.ensure_future(server.serve(sockets=[sockets.http]))
     stopping = asyncio.ensure_future(signals.acquire())
+    giving_back = asyncio.ensure_future(give_back(lambda: _work(engine)))
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    giving_back.cancel()
     engine.stop.set()
     for one in [*getattr(server, "servers", []), *([listening] if listening else [])]:
         one.close()
@@ -134,3 +137,9 @@ def _why(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return "is no address of this machine"
     return f"cannot be used ({error.strerror})"
+
+
+def _work(engine: Engine) -> tuple[int, int]:
+    """Return what changes with all work: jobs so far, and those that have not ended."""
+    found = engine.pool.metrics()
+    return found.submitted, found.queued + found.running

@@ -27,6 +27,7 @@ def run_command(
     fresh: Sequence[str] = (),
     results: Path | None = None,
     overrides: Sequence[str] = (),
+    ray: bool = False,
 ) -> int:
     """Run a suite and write its report.
 
@@ -35,7 +36,7 @@ def run_command(
     suite = load_suite(file, overrides)
     runs = plan(suite)
     chosen = choose(suite, runs, only, seeds)
-    failures = [] if report_only else run_suite(suite, runs, chosen, parallel, fresh)
+    failures = [] if report_only else run_suite(suite, runs, chosen, parallel, fresh, ray)
     try:
         rows = current_rows(suite, runs)
         if rows or not failures:
@@ -73,7 +74,7 @@ def _place(file: Path) -> str:
 
 
 def _rows_in_all(suite: Suite) -> int:
-    return sum(len(suite.seeds_of(n)) * len(suite.depths_of(n)) for n in suite.methods) * len(suite.test)
+    return sum(len(suite.seeds_of(n)) * len(suite.depths_of(n)) * len(suite.hearings_of(n)) for n in suite.methods)
 
 
 def _tell(failures: Sequence[Failure]) -> int:

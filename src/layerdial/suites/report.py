@@ -20,7 +20,7 @@ def write_report(suite: Suite, rows: Sequence[Row], provenance: str) -> Path:
     if not rows:
         raise UserError(f"{suite.out / 'results.jsonl'} has no rows of this suite yet; run it without --report")
     parts = [f"# {suite.name}", f"Corpus {suite.corpus}. {provenance}"]
-    for number, test in enumerate(suite.test):
+    for number, test in enumerate(suite.hearings):
         results = Results(suite, test, [row for row in rows if row["test"] == test])
         if results.rows:
             picture = "wer.png" if number == 0 else f"wer-{test}.png"

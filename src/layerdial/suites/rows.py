@@ -28,8 +28,10 @@ def labels(suite: Suite, run: RunKey, origin: Origin, test: str, depth: int) -> 
         "select": suite.select_of(name),
         "tested_commit": origin.commit,
         "asked": origin.asked_digest,
-        "test_contents": origin.tests[test],
+        "test_contents": origin.tests[suite.hearings[test].test],
     }
+    if (chunk_ms := suite.hearings[test].chunk_ms) is not None:
+        known["chunk_ms"] = chunk_ms
     return known if suite.normalizers == ("basic",) else known | {"normalizers": ",".join(suite.normalizers)}
 
 
@@ -62,7 +64,7 @@ def missing_rows(suite: Suite, run: RunKey, origin: Origin, rows: Iterable[Row])
 def _wanted(suite: Suite, name: str, runs: Mapping[RunKey, Origin]) -> Iterator[Row]:
     for run, origin in runs.items():
         if run[0] == name:
-            for test in suite.test:
+            for test in suite.hearings_of(name):
                 for depth in suite.depths_of(name):
                     yield labels(suite, run, origin, test, depth)
 

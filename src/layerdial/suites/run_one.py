@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerdial.config.plugins import load_plugins
-from layerdial.evaluation.evaluate import evaluate
+from layerdial.evaluation.emission import Known, evaluate_with_delay, known_words
 from layerdial.evaluation.sweep import measure_again, measure_subset, utterance_lines
 from layerdial.ladder import select_all
+from layerdial.subset import in_chunks
 from layerdial.suites.rows import labels, measured_for
 from layerdial.suites.suite import Origin, Suite
 from layerdial.suites.training_record import Trained, train_entry
@@ -41,15 +43,17 @@ def run_job(suite: Suite, name: str, seed: int, origin: Origin) -> None:
     rule = "ladder" if select == "search" else select
     subsets = select_all(rule, suite.depths_of(name), recognizer.n_blocks, ladder)
     done = {measured_for(row) for row in read_rows(folder / "rows.jsonl")}
-    for test, cuts in suite.test.items():
-        batches = _features_of(cuts, recognizer.features)
+    for test, hearing in suite.hearings_of(name).items():
+        cuts = suite.test[hearing.test]
+        batches, words = _features_of(cuts, recognizer.features), _known_words(cuts)
         for depth, subset in zip(suite.depths_of(name), subsets, strict=True):
             row = labels(suite, (name, seed), origin, test, depth) | {"fingerprint": weights}
             if measured_for(row) in done:
                 continue
             first, *others = suite.normalizers
-            evaluation = evaluate(recognizer, batches, subset, first)
-            row = measure_subset(recognizer, evaluation, subset) | row | _took(trained, origin)
+            blocks = in_chunks(subset, hearing.chunk_frames)
+            evaluation, delay = evaluate_with_delay(recognizer, batches, blocks, words, first)
+            row = measure_subset(recognizer, evaluation, blocks) | row | delay | _took(trained, origin)
             for other in others:
                 row |= measure_again(evaluation, other)
             row |= {"n_blocks": recognizer.n_blocks, "rejected": len(batches.rejected)}
@@ -79,6 +83,12 @@ def device_of_suites() -> str:
 
 
 _kept: dict[tuple[Path, Features], FeatureBatches] = {}
+
+
+@cache
+def _known_words(cuts: Path) -> Known:
+    """Return the words of a manifest that have times, which all jobs of a worker use."""
+    return known_words(cuts)
 
 
 def _features_of(cuts: Path, features: Features) -> FeatureBatches:

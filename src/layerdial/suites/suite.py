@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from layerdial.config.network import FRAME_MS, ChunkMs, ConformerConfig
 from layerdial.config.old_keys import refuse_old_suite
 from layerdial.config.plugins import with_plugins
 from layerdial.config.recipe import RECIPE_VERSION, Recipe
@@ -68,10 +69,24 @@ class Method(Strict):
         return self
 
 
+@dataclass(frozen=True)
+class Hearing:
+    """A test set, heard whole or in chunks of so many milliseconds."""
+
+    test: str
+    chunk_ms: int | None
+
+    @property
+    def chunk_frames(self) -> int | None:
+        return None if self.chunk_ms is None else self.chunk_ms // FRAME_MS
+
+
 class Suite(Strict):
     """Methods by seeds on one corpus, as the file defines them. `plugins` are those of every recipe.
 
     Words are counted in the first of `normalizers`; rows have the errors by the others too.
+    `chunk_ms` are the sizes of chunks in which streaming networks are tested; each counts as a test set of its own. The
+    other networks are tested on whole utterances.
     """
 
     suite: Literal[2]
@@ -82,6 +97,7 @@ class Suite(Strict):
     test: dict[str, Path] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    chunk_ms: tuple[ChunkMs, ...] = Field(default=("full",), min_length=1)
     metric: Metric = "wer"
     normalizers: tuple[Normalizer, ...] = Field(default=("basic",), min_length=1)
     recipe: dict[str, Any]
@@ -92,6 +108,22 @@ class Suite(Strict):
     def label(self, name: str) -> str:
         """Return the name of an entry in rows and pictures."""
         return self.methods[name].method or name
+
+    @property
+    def hearings(self) -> dict[str, Hearing]:
+        """What is tested, by its name in rows: each test set, whole or in chunks of each size."""
+        return {
+            test if size == "full" else f"{test}-{size}ms": Hearing(test, None if size == "full" else size)
+            for test in self.test
+            for size in self.chunk_ms
+        }
+
+    def hearings_of(self, name: str) -> dict[str, Hearing]:
+        """Return what an entry is tested on; without chunks, unless its network is a streaming one."""
+        model = self.recipe_of(name, self.seeds_of(name)[0]).model
+        if isinstance(model, ConformerConfig) and model.streaming is not None:
+            return self.hearings
+        return {test: Hearing(test, None) for test in self.test}
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         return self.methods[name].seeds or self.seeds

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 
-from layerdial.config.network import FRAME_MS, StreamingConfig
+from layerdial.config.network import FRAME_MS
 from layerdial.config.policies import Policy, Prefix
 from layerdial.config.recipe import Recipe
 from layerdial.errors import UserError
 from layerdial.ladder import Ladder
-from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.network import Network
-from layerdial.subset import Blocks, BlockSubset, ChunkSchedule
+from layerdial.models.streaming import streaming_of
+from layerdial.subset import Blocks, BlockSubset, ChunkSchedule, in_chunks
 from layerdial.training.policies import DrawBlocks, make_policy
 
 _DEPTHS = 8  # drawn for a step whose depth changes from chunk to chunk; they begin anew when they are used up
@@ -47,16 +47,6 @@ def make_drawing(recipe: Recipe, network: Network, ladder: Ladder | None = None)
         return tuple(in_chunks(blocks, size) for blocks in draw(step))
 
     return drawn
-
-
-def streaming_of(network: Network) -> StreamingConfig | None:
-    """Return how a network takes speech in chunks; none where it does not."""
-    return network.config.streaming if isinstance(network, ConformerCTC) else None
-
-
-def in_chunks(blocks: Blocks, frames: int | None) -> Blocks:
-    """Return a subset as it runs in chunks of `frames`; as it is where there are none, or where it is no subset."""
-    return ChunkSchedule((frames,), (blocks,)) if frames is not None and isinstance(blocks, BlockSubset) else blocks
 
 
 def on_dev(blocks: Blocks, network: Network) -> Blocks:

@@ -35,10 +35,11 @@ def main() -> None:
     arguments = parser.parse_args()
     recognizer = Recognizer(arguments.model, threads=1)
     depths = depths_of(recognizer.ladder, recognizer.n_blocks)
-    cases: list[tuple[int, ...]] = list(product(arguments.batches, arguments.chunks, depths))
+    cases: list[tuple[int, int, int]] = list(product(arguments.batches, arguments.chunks, depths))
     model = recognizer.chunk_model()
     runs = [chunks_of(model, recognizer.subset(depth), batch, chunk_ms) for batch, chunk_ms, depth in cases]
-    found = dict(zip(cases, cpu_ms_in_turns(runs, arguments.turns), strict=True))
+    measured = cpu_ms_in_turns(runs, arguments.turns)
+    found = dict(zip(cases, measured, strict=True))
     macs = {depth: recognizer.cost(recognizer.subset(depth)).macs_per_second for depth in depths}
     for batch in arguments.batches:
         print(f"\nchunks of {batch} stream{'s' if batch > 1 else ''}; streams a core at real time\n")

@@ -201,7 +201,7 @@ def test_a_model_of_whole_utterances_is_not_exported_for_streams(tmp_path: Path)
 
 
 def test_the_page_refuses_a_streaming_export(streaming_edge: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="takes chunks, the page whole utterances; export .* without"):
+    with pytest.raises(UserError, match=r"takes chunks, the page whole utterances; export .* without"):
         write_web_folder(tmp_path / "web", streaming_edge, {})
 
 

@@ -10,6 +10,7 @@ are printed. The compute of a depth is its multiply-accumulates a second, as cou
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +35,11 @@ def main() -> None:
     arguments = parser.parse_args()
     recognizer = Recognizer(arguments.model, threads=1)
     depths = depths_of(recognizer.ladder, recognizer.n_blocks)
-    cases: list[tuple[int, ...]] = list(product(arguments.batches, arguments.chunks, depths))
+    cases: list[tuple[int, int, int]] = list(product(arguments.batches, arguments.chunks, depths))
     model = recognizer.chunk_model()
     runs = [chunks_of(model, recognizer.subset(depth), batch, chunk_ms) for batch, chunk_ms, depth in cases]
-    found = dict(zip(cases, cpu_ms_in_turns(runs, arguments.turns), strict=True))
+    measured = cpu_ms_in_turns(runs, arguments.turns)
+    found = dict(zip(cases, measured, strict=True))
     macs = {depth: recognizer.cost(recognizer.subset(depth)).macs_per_second for depth in depths}
     for batch in arguments.batches:
         print(f"\nchunks of {batch} stream{'s' if batch > 1 else ''}; streams a core at real time\n")
@@ -61,18 +63,20 @@ def chunks_of(model: ChunkModel, subset: BlockSubset, streams: int, chunk_ms: in
 
 
 def cpu_ms_in_turns(runs: Sequence[Callable[[], object]], turns: int) -> list[float]:
-    """Return the median CPU milliseconds of each run; all take turns."""
+    """Return the median CPU milliseconds of each run; all take turns, in another order each time."""
     times: list[list[float]] = [[] for _ in runs]
+    order, rng = list(range(len(runs))), random.Random(0)
     for _ in range(turns):
-        for run, found in zip(runs, times, strict=True):
+        rng.shuffle(order)
+        for i in order:
             start = time.thread_time()
-            run()
-            found.append(1000 * (time.thread_time() - start))
+            runs[i]()
+            times[i].append(1000 * (time.thread_time() - start))
     return [statistics.median(found) for found in times]
 
 
 def table(
-    found: dict[tuple[int, ...], float],
+    found: dict[tuple[int, int, int], float],
     batch: int,
     chunks: Sequence[int],
     depths: Sequence[int],

@@ -21,6 +21,7 @@ from layerdial.export.export import export_model
 from layerdial.export.graph import branches_of
 from layerdial.export.precision import products_of, to_int8
 from layerdial.export.streaming import Streaming
+from layerdial.export.web_folder import write_web_folder
 from layerdial.export.writer import Traced, write_folder
 from layerdial.models.checkpoint import load_network
 from layerdial.models.conformer_ctc import ConformerCTC
@@ -199,6 +200,11 @@ def test_a_model_of_whole_utterances_is_not_exported_for_streams(tmp_path: Path)
     assert not (tmp_path / "edge").exists()
 
 
+def test_the_page_refuses_a_streaming_export(streaming_edge: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"takes chunks, the page whole utterances; export .* without"):
+        write_web_folder(tmp_path / "web", streaming_edge, {})
+
+
 @pytest.mark.parametrize("chunk_ms", [0, -40, 20, 90])
 def test_odd_chunks_are_refused(chunk_ms: int) -> None:
     with pytest.raises(UserError, match=f"--chunk-ms is {chunk_ms}; give a multiple of 40, such as 640"):
@@ -229,9 +235,10 @@ def written(folder: Path, traced: Traced, precision: str) -> Path:
 
 
 def matrices_in(model: ir.Model) -> list[int]:
-    """The sizes of the weights that have two axes and more."""
+    """The sizes of the weights that have two axes and more; indices are none."""
     stored = [value.const_value for value in model.graph.initializers.values()]
-    return [tensor.size for tensor in stored if tensor is not None and len(tensor.shape) > 1]
+    kept = (tensor for tensor in stored if tensor is not None and tensor.dtype != ir.DataType.INT64)
+    return [tensor.size for tensor in kept if len(tensor.shape) > 1]
 
 
 def test_int8_is_in_every_branch_and_a_weight_that_two_of_them_use_is_stored_once(streaming_traced: Traced) -> None:

@@ -35,6 +35,7 @@ SUMS = "SHA256SUMS"  # sherpa-onnx checks nothing; sha256sum does
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"
 _WHOLE_TO_MB = 1900  # apps load a graph from memory, where it has no file beside it; protobuf ends at 2 GB
+_BEHIND_MS = 100  # sherpa-onnx waits for one frame more than a chunk, and for the window of the last frame
 _EPSILON = 1e-7  # that of wav2vec2's feature extractor; sherpa-onnx's own is a hundred times that
 
 
@@ -54,7 +55,8 @@ def write_sherpa_online_folder(
 ) -> BlockSubset:
     """Write such a folder for sherpa-onnx's online recogniser, which hears chunks of `chunk_ms`."""
     subset = select(None, described.network.n_blocks, depth, described.ladder)
-    _write(out, described, online_folder(described, subset, chunk_ms), subset, precision, _README_ONLINE)
+    readme = _README_ONLINE.replace("TAIL", f"{(chunk_ms + _BEHIND_MS) / 1000:g}")
+    _write(out, described, online_folder(described, subset, chunk_ms), subset, precision, readme)
     return subset
 
 
@@ -215,7 +217,7 @@ for part in np.array_split(samples, 20):  # as they come
     stream.accept_waveform(rate, part)
     while recognizer.is_ready(stream):
         recognizer.decode_stream(stream)
-stream.accept_waveform(rate, np.zeros(rate, np.float32))  # it hears whole chunks only, so the last is filled
+stream.accept_waveform(rate, np.zeros(round(TAIL * rate), np.float32))  # it hears whole chunks only: fill the last
 stream.input_finished()
 while recognizer.is_ready(stream):
     recognizer.decode_stream(stream)

@@ -25,7 +25,6 @@ from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext, rotations
 from layerdial.modules.chunks import seen_behind
 from layerdial.modules.conformer import ConformerBlock, Past
-from layerdial.modules.subsampling import frames_from
 from layerdial.subset import BlockSubset, ChunkSchedule
 
 
@@ -108,9 +107,8 @@ def advance(
         x_BTD, keys_BTE, gated_BTD = _run_block(network, block, x_BTD, past, context, subset, i)
         keys.append(keys_BTE)
         gated.append(gated_BTD)
-    keys_NBLE, gated_NBKD = (
-        _shifted(*parts, frames_B) for parts in ((caches.keys_NBLE, keys), (caches.gated_NBKD, gated))
-    )
+    keys_NBLE = _shifted(caches.keys_NBLE, torch.stack(keys), frames_B)
+    gated_NBKD = _shifted(caches.gated_NBKD, torch.stack(gated), frames_B)
     raw_NBP = _raw_after(caches.raw_NBP, _open(subset, x_BTD.device), frames_B, x_BTD.shape[1])
     after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
     return EncoderOutput(network.classify(x_BTD), frames_B), after
@@ -182,11 +180,14 @@ def _run_block(
     return x_BTD, keys_BTE, gated_BTD
 
 
-def _shifted(cached_NBPD: Tensor, new: list[Tensor], frames_B: Tensor) -> Tensor:
-    """Return the last P frames of each stream, of what was cached and what came."""
-    every_NBSD = torch.cat([cached_NBPD, torch.stack(new)], dim=2)
-    blocks, _, past, _ = cached_NBPD.shape
-    return frames_from(every_NBSD.flatten(0, 1), frames_B.repeat(blocks), past).view_as(cached_NBPD)
+def _shifted(cached_NBPD: Tensor, new_NBTD: Tensor, frames_B: Tensor) -> Tensor:
+    """Return the last P frames of each stream, of what was cached and what came. (Axis D may be missing.)"""
+    blocks, streams, past = cached_NBPD.shape[:3]
+    device = cached_NBPD.device
+    block_N11 = torch.arange(blocks, device=device).view(-1, 1, 1)
+    stream_B1 = torch.arange(streams, device=device).view(-1, 1)
+    frame_BP = frames_B.unsqueeze(1) + torch.arange(past, device=device)
+    return torch.cat([cached_NBPD, new_NBTD], dim=2)[block_N11, stream_B1, frame_BP]
 
 
 def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> FrameContext:
@@ -205,7 +206,4 @@ def _raw_after(raw_NBP: Tensor, open_N: Tensor, frames_B: Tensor, n_frames: int)
     """Return which frames each block keeps raw behind this chunk: none where it ran, else also the chunk's."""
     skipped_N11 = ~open_N.view(-1, 1, 1)
     chunk_NBT = skipped_N11.expand(-1, raw_NBP.shape[1], n_frames)
-    raw_NBS = torch.cat([raw_NBP & skipped_N11, chunk_NBT], dim=2)
-    rows = raw_NBS.flatten(0, 1).unsqueeze(2)
-    each = frames_B.repeat(raw_NBP.shape[0])
-    return frames_from(rows, each, raw_NBP.shape[2]).view_as(raw_NBP)
+    return _shifted(raw_NBP & skipped_N11, chunk_NBT, frames_B)

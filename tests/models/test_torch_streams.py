@@ -323,4 +323,10 @@ def test_streams_that_share_a_rule_are_chosen_for_at_once(model: TorchRecognizer
         one.feed(sound(0.5))
     found = step_streams(streams)
     assert len(watching.waited) == 1 and [streams for streams, _ in watching.took] == [3]
+    other = Watching()
+    lone = model.stream(depth=other)
+    for one in (*streams, lone):
+        one.feed(sound(0.5))
+    step_streams([*streams, lone])  # the same blocks, so one dispatch, of which both rules hear
+    assert watching.took[1:] == other.took and other.took[0][0] == 4
     assert {chunk.reason for results in found for result in results for chunk in result.chunks} <= {"watched"}

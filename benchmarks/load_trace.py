@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import signal
 import statistics
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerdial.runtime import Recognizer
-from layerdial.runtime.session import INPUTS, OUTPUTS
+from layerdial.runtime.session import INPUTS, OUTPUTS, usable_cpus
 from layerdial.runtime.watchdog import Watchdog
 
 WATCHDOG = Watchdog()
@@ -50,7 +49,7 @@ class Load:
 @contextlib.contextmanager
 def bursts(seed: int, kind: str = "long") -> Iterator[Load]:
     """Busy processes for a while, then none for a while, and so on; how many and how long is drawn with `seed`."""
-    cores, (loaded, idle, counts) = os.cpu_count() or 1, KINDS[kind]
+    cores, (loaded, idle, counts) = usable_cpus(), KINDS[kind]
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(max(counts) * cores)]
     for process in busy:
         process.send_signal(signal.SIGSTOP)

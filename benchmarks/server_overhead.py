@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -41,9 +42,9 @@ def main() -> None:
     """Print median times, the medians of the differences of pairs, and CPU times."""
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or _tiny(Path(folder))
+        model = options.model or tiny_model(Path(folder))
         recognizer = Recognizer(model, threads=1)
-        with Pool(recognizer, deadline_ms=60_000.0) as pool, _serving(model) as (server, port):
+        with Pool(recognizer, deadline_ms=60_000.0) as pool, serving(model, "--threads", "1") as (server, port, _):
             actions = _actions(recognizer, pool, port, _clip(options.seconds))
             for action in actions.values():
                 for _ in range(20):
@@ -64,11 +65,8 @@ def _options() -> argparse.Namespace:
 
 
 def _actions(recognizer: Recognizer, pool: Pool, port: int, content: bytes) -> Actions:
-    boundary = uuid.uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="model"\r\n\r\n{NAME}\r\n--{boundary}\r\n'
-    head += 'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    body, kind = form({"model": NAME}, content)
+    headers = {"Content-Type": kind}
     connection = HTTPConnection("127.0.0.1", port)
 
     def over_http() -> None:
@@ -115,16 +113,29 @@ def _cpu_of(action: Callable[[], object], rounds: int) -> float:
     return 1000.0 * (time.process_time() - start) / rounds
 
 
+def form(fields: Mapping[str, str], content: bytes) -> tuple[bytes, str]:
+    """Return the body of a form with a file, and its content type."""
+    boundary = uuid.uuid4().hex
+    parts = [f'name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields.items()]
+    parts.append(b'name="file"; filename="a.wav"\r\n\r\n' + content + b"\r\n")
+    body = b"".join(f"--{boundary}\r\nContent-Disposition: form-data; ".encode() + part for part in parts)
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
 @contextmanager
-def _serving(model: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the command; yield its process and its port."""
-    words = ["serve", str(model), "--port", "0", "--name", NAME, "--threads", "1"]
+def serving(model: str | Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int, int | None]]:
+    """Run the command; yield its process, its port, and that of Wyoming where it is asked for."""
+    words = ["serve", str(model), "--port", "0", "--name", NAME, *options]
     with subprocess.Popen([sys.executable, "-m", "layerdial", *words], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()
-            address = process.stdout.readline().split("//")[1].split("/")[0]
-            yield process, int(address.rpartition(":")[2])
+            told = dict[str, str]()
+            while "ends" not in told:
+                kind, _, rest = process.stdout.readline().partition(":")
+                told[kind] = rest
+            http, wyoming = (re.search(r":(\d+)", told.get(kind, "")) for kind in ("http", "wyoming"))
+            assert http is not None
+            yield process, int(http[1]), None if wyoming is None else int(wyoming[1])
         finally:
             process.terminate()
 
@@ -137,7 +148,7 @@ def _clip(seconds: float) -> bytes:
     return file.getvalue()
 
 
-def _tiny(folder: Path) -> Path:
+def tiny_model(folder: Path) -> Path:
     """Export a model of four narrow blocks and random weights."""
     import torch
 

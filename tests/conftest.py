@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 
 # what they assert is explained as in a test
-pytest.register_assert_rewrite("tiny_graphs", "tiny_registry", "tiny_training")
+pytest.register_assert_rewrite("tiny_graphs", "tiny_registry", "tiny_streaming_export", "tiny_training")
 
 # what takes seconds to make; a test that uses one of these fixtures is left out of `make test-fast`
-TAKES_SECONDS = {"trace_tiny", "exported_old", "workshop", "demo_run", "profiled"}
+TAKES_SECONDS = {
+    *("trace_tiny", "exported_old", "workshop", "demo_run", "profiled"),
+    *("streaming_folders", "online_folders"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

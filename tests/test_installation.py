@@ -113,21 +113,6 @@ needs_root = pytest.mark.skipif(
 )
 
 
-@needs_root
-@pytest.mark.parametrize("home", [None, "/", "/nowhere"])
-@pytest.mark.parametrize("start", ["layerdial", "layerdial.cli.device"])
-def test_a_user_without_home_and_name_transcribes(
-    exported: Path, learnt: Path, for_all: Path, home: str | None, start: str
-) -> None:
-    soundfile.write(for_all / "a.wav", speak("low high", 3), 16000)
-    for model in (exported,) if start != "layerdial" else (exported, learnt):
-        place = shutil.copytree(model, for_all / model.name, dirs_exist_ok=True)
-        code = f"import sys; sys.argv[1:] = {['transcribe', str(place), str(for_all / 'a.wav')]}; "
-        code += COMMAND if start == "layerdial" else f"from {start} import main; main()"
-        ended = as_unknown(code, home)
-        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "low high\n", "")
-
-
 @pytest.fixture
 def for_all() -> Iterator[Path]:
     """A folder that every user can read; pytest's own are for one."""
@@ -137,13 +122,30 @@ def for_all() -> Iterator[Path]:
 
 
 @needs_root
-@pytest.mark.parametrize("home", [None, "/"])
-def test_a_user_without_home_and_name_can_import_all_that_trains(home: str | None) -> None:
+@pytest.mark.parametrize("home", [None, "/", "/nowhere"])
+@pytest.mark.parametrize("start", ["layerdial", "layerdial.cli.device"])
+def test_a_user_without_home_and_name_transcribes(exported: Path, for_all: Path, home: str | None, start: str) -> None:
+    main = COMMAND if start == "layerdial" else f"from {start} import main; main()"
+    assert_unknown_transcribes(exported, for_all, home, main)
+
+
+@needs_root
+@pytest.mark.parametrize("home", [None, "/", "/nowhere"])
+def test_a_user_without_home_and_name_can_import_all_that_trains_and_use_it(
+    learnt: Path, for_all: Path, home: str | None
+) -> None:
     code = (
         "import layerdial.training.loop, layerdial.evaluation.run, layerdial.export.export, layerdial.evaluation.plots"
     )
-    ended = as_unknown(f"from layerdial.cli.app import _show_log; _show_log(); {code}", home)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    main = f"from layerdial.cli.app import _show_log; _show_log(); {code}; {COMMAND}"
+    assert_unknown_transcribes(learnt, for_all, home, main)
+
+
+def assert_unknown_transcribes(model: Path, for_all: Path, home: str | None, main: str) -> None:
+    soundfile.write(for_all / "a.wav", speak("low high", 3), 16000)
+    place = shutil.copytree(model, for_all / model.name)
+    ended = as_unknown(f"import sys; sys.argv[1:] = {['transcribe', str(place), str(for_all / 'a.wav')]}; {main}", home)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "low high\n", "")
 
 
 def as_unknown(code: str, home: str | None) -> subprocess.CompletedProcess[str]:

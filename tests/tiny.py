@@ -5,12 +5,15 @@ Every word of the corpus is a tone of its own pitch, so a network of a few thous
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -24,7 +27,7 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from safetensors.torch import load_file
 from torch import Tensor
 
-from layerdial.cli.app import main
+from layerdial.cli.app import command_line, main
 from layerdial.config.network import ConformerConfig
 from layerdial.config.recipe import Recipe, load_recipe
 from layerdial.data.manifest import write_cuts
@@ -216,10 +219,24 @@ def _become_child(action: Callable[[], object], out: int, err: int) -> NoReturn:
 
 def command(*arguments: object) -> Ended:
     """`layerdial ARGUMENTS` in a child process."""
-    import matplotlib.pyplot  # noqa: F401 - once here takes less time than in every child that draws
+    _prepare_commands(export=arguments[:1] == ("export",))
 
     def run() -> None:
         sys.argv = ["layerdial", *map(str, arguments)]
         main()
 
     return in_child(run)
+
+
+@cache
+def _prepare_commands(export: bool) -> None:
+    """Do here, once, what else every child would do: put the command line together, and import what it needs."""
+    needed = ["matplotlib.pyplot", "PIL.PngImagePlugin", "rich.markdown", "rich.progress"]
+    needed += ["layerdial.evaluation.run", "layerdial.models.torch_recognizer", "layerdial.registry.words"]
+    if export:
+        needed += ["layerdial.export.export", "onnxruntime.quantization", "torch._dynamo"]
+    for name in needed:
+        import_module(name)
+    command_line()
+    gc.collect()
+    gc.freeze()  # memory that the collector of a child leaves alone is not copied

@@ -120,4 +120,4 @@ def traced_again(model: Path, edge: Path) -> Traced:
     network, _ = load_network(model)
     manifest = Manifest.load(edge)
     pieces = PieceTable(read_tokens(edge / "tokens.txt"), manifest.silent_tokens)
-    return Traced(network, ir.load(edge / "model.onnx"), pieces, Ladder.beside(edge, network.n_blocks), manifest)
+    return Traced(network, pieces, Ladder.beside(edge, network.n_blocks), manifest, ir.load(edge / "model.onnx"))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from layerdial.config.policies import Policy, Searched, Stack, register_policy
     from layerdial.evaluation.load import load_model
     from layerdial.ladder import Ladder
+    from layerdial.recognition.endpointing import Endpoints
+    from layerdial.recognition.streaming import Stream, step_streams
     from layerdial.recognizer import Recognizer
     from layerdial.transcript import Transcript
 
@@ -30,31 +32,37 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime looks
 __version__ = "0.1.0"
 __all__ = [
     "BlockSubset",
+    "Endpoints",
     "Ladder",
     "Policy",
     "Recognizer",
     "Searched",
     "Stack",
+    "Stream",
     "Transcript",
     "UserError",
     "load_model",
     "register_network",
     "register_objective",
     "register_policy",
+    "step_streams",
 ]
 
 # Imported when first used: torch alone takes longer to import than this package may.
 _LAZY = {
+    "Endpoints": "layerdial.recognition.endpointing",
     "Ladder": "layerdial.ladder",
     "Policy": "layerdial.config.policies",
     "Recognizer": "layerdial.recognizer",
     "Searched": "layerdial.config.policies",
     "Stack": "layerdial.config.policies",
+    "Stream": "layerdial.recognition.streaming",
     "Transcript": "layerdial.transcript",
     "load_model": "layerdial.evaluation.load",
     "register_network": "layerdial.config.network",
     "register_objective": "layerdial.config.objective",
     "register_policy": "layerdial.config.policies",
+    "step_streams": "layerdial.recognition.streaming",
 }
 
 

@@ -15,6 +15,8 @@ class Chunk:
 
     `confidence` is the mean posterior of the frames whose best token is not the blank (1 where there is none); of a
     decoder the geometric mean over its tokens. `cut`: its text is not whole, because the decoder repeated itself.
+    `language` is another one that it sounds like than it was recognised as: a code, "unknown" where a checkpoint of
+    English alone is not sure, or empty.
     """
 
     start: float
@@ -23,6 +25,7 @@ class Chunk:
     reason: str = ""
     confidence: float | None = None
     cut: bool = False
+    language: str = ""
 
     @property
     def depth(self) -> int:
@@ -93,6 +96,14 @@ class Transcript:
     def cut(self) -> bool:
         """True where something was left out: a decoder repeated itself, and its text was cut there."""
         return any(chunk.cut for chunk in self.chunks)
+
+    @property
+    def other_language(self) -> str:
+        """What most of the audio sounds like, if that is another language than it was recognised as; see `Chunk`."""
+        seconds = dict.fromkeys((chunk.language for chunk in self.chunks), 0.0)
+        for chunk in self.chunks:
+            seconds[chunk.language] += chunk.end - chunk.start
+        return max(seconds, key=seconds.__getitem__, default="")
 
     @property
     def depth(self) -> int:

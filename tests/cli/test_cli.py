@@ -321,7 +321,7 @@ def test_our_own_fault_is_not_the_users(tmp_path: Path, corpus, monkeypatch: pyt
     def broken(*_: object) -> Callable[[int], None]:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(run, "make_policy", broken)
+    monkeypatch.setattr(run, "make_drawing", broken)
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     ended = command("train", recipe)
     assert ended.code == 1 and "RuntimeError: a bug" in ended.err
@@ -335,7 +335,7 @@ def test_an_interrupt_is_one_line_that_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "make_policy", interrupted)
+    monkeypatch.setattr(run, "make_drawing", interrupted)
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "run", corpus.train, corpus.dev)
     ended = command("train", recipe)
     assert ended.code == 130

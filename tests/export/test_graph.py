@@ -11,14 +11,17 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 
 from layerdial.export.export import export_model
 from layerdial.export.fixed import fix_subset
+from layerdial.export.graph import FREE, trace_module
 from layerdial.export.writer import Traced
 from layerdial.ladder import Ladder
 from layerdial.models.checkpoint import load_network, save_model
 from layerdial.models.cost import subset_cost
 from layerdial.models.network import Network
+from layerdial.modules.normalisation import FixedNorm
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.session import INPUTS, OUTPUTS, Session
 from layerdial.subset import BlockSubset
@@ -103,10 +106,10 @@ NORM = {"block_norm": True, "skip": "norm"}
 @pytest.mark.parametrize(
     "changes",
     [
-        {"n_blocks": 2, "exit_heads": True, "normalise": "fixed", **NORM},
+        {"n_blocks": 2, "exit_heads": True, "normalise": "speech", **NORM},
         pytest.param({"n_blocks": 2, "self_condition": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 2, "exit_heads": True}, marks=pytest.mark.slow),
-        {"n_blocks": 1, "normalise": "speech"},
+        pytest.param({"n_blocks": 1, "normalise": "fixed"}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 1}, marks=pytest.mark.slow),  # each traces another model, ten seconds
         pytest.param({"n_blocks": 3, "block_norm": True}, marks=pytest.mark.slow),
         pytest.param({"n_blocks": 4, "block_norm": True, "skip": "norm"}, marks=pytest.mark.slow),
@@ -125,6 +128,18 @@ def test_a_self_conditioned_conformer_equals_torch_with_every_subset(exported_ol
     network, _ = load_network(MODEL)
     assert network.config.self_condition
     assert_exported_equals(exported_old.folder, network)
+
+
+@pytest.mark.medium
+def test_the_statistics_of_a_corpus_go_into_the_graph() -> None:
+    """Traced by itself: what follows it in such a network is as in the others."""
+    norm, (inputs, lengths_B) = FixedNorm(80), noise([61, 40, 1])
+    norm.set_statistics(torch.linspace(-9.0, 3.0, 80), torch.linspace(0.2, 4.0, 80))
+    free = {"x_BTF": {0: FREE, 1: FREE}, "lengths_B": {0: FREE}}
+    graph = trace_module(norm, (inputs[:2], lengths_B[:2]), free, INPUTS[:2], OUTPUTS[:1])
+    alone = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    (made_BTF,) = alone.run(None, {"x": inputs.numpy(), "x_lens": lengths_B.numpy()})
+    np.testing.assert_allclose(made_BTF, norm(inputs, lengths_B).numpy(), atol=1e-6)
 
 
 def assert_exported_equals(edge: Path, network: Network) -> None:

@@ -8,31 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerdial.config.network import ConformerConfig, StreamingConfig
+from layerdial.config.network import ConformerConfig
 from layerdial.config.strict import parse
 from layerdial.errors import UserError
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.streaming import Caches, step, streaming_network
 from layerdial.subset import BlockSubset, ChunkSchedule
+from tiny_streaming_export import N_BLOCKS, SETTINGS, network, random_schedule
 
-N_BLOCKS = 3
 FULL = BlockSubset.full(N_BLOCKS)
-SETTINGS = {"n_blocks": N_BLOCKS, "width": 16, "heads": 2, "ffn_width": 32, "kernel": 5, "normalise": "fixed"}
-
-
-def network(self_condition: bool = False, left_context_ms: int = 400) -> ConformerCTC:
-    torch.manual_seed(0)
-    streaming = StreamingConfig(left_context_ms=left_context_ms)
-    made = ConformerCTC(ConformerConfig(**SETTINGS, streaming=streaming, self_condition=self_condition), 7)
-    return made.eval()
-
-
-def random_schedule(rng: random.Random, n_frames: int) -> ChunkSchedule:
-    frames: list[int] = []
-    while sum(frames) < n_frames:
-        frames.append(rng.choice([1, 2, 4, 8, 30]))
-    subsets = [BlockSubset.random(N_BLOCKS, rng.randint(1, N_BLOCKS), rng) for _ in frames]
-    return ChunkSchedule(tuple(frames), tuple(subsets))
 
 
 @torch.no_grad()

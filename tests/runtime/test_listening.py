@@ -215,7 +215,7 @@ def test_a_played_file_is_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_a_played_file_can_be_stopped(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", hush(600), RATE)
+    soundfile.write(tmp_path / "a.wav", hush(60), RATE)
     played = PlayedFile(tmp_path / "a.wav")
     blocks = played.blocks()
     next(blocks)

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from layerdial.runtime import Recognizer
-from layerdial.serving import realtime
+from layerdial.serving import turns
 from layerdial.serving.options import Limits
 from tiny import speak
 from tiny_serving import TEXT, Running, running, voice
@@ -162,7 +162,7 @@ def test_a_turn_without_a_place_fails_and_the_next_one_in_the_same_append_is_ans
 
 
 def test_each_turn_without_a_place_fails(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime, "_MOST_ITEMS", 0)
+    monkeypatch.setattr(turns, "MOST_ITEMS", 0)
     with session(server) as found:
         found.append(pcm(np.concatenate([voice(), np.zeros(24000)] * 2)))
         events = [found.next() for _ in range(6)]

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ import pytest
 from layerdial.runtime import Recognizer
 from layerdial.serving.options import ServeOptions
 from tiny_processes import wait_for
-from tiny_ray import two_workers
+from tiny_ray import processes, two_workers
 from tiny_runtime import SAMPLES
 from tiny_serving import Running
 
@@ -27,18 +26,7 @@ FIELDS = {"depth": 3, "deadline_ms": 60000}
 
 
 def replica_pids() -> list[int]:
-    """The processes of the replicas of this process' cluster."""
-    found = list[int]()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if b"ServeReplica:layerdial" in (folder / "cmdline").read_bytes() and os.getpid() in ancestors(folder):
-                found.append(int(folder.name))
-    return found
-
-
-def ancestors(folder: Path) -> list[int]:
-    parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    return [parent] if parent <= 1 else [parent, *ancestors(Path("/proc") / str(parent))]
+    return processes("ServeReplica:layerdial")
 
 
 @pytest.mark.slow

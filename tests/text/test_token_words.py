@@ -9,7 +9,7 @@ import pytest
 
 from layerdial.text.byte_level import ByteTable, _alphabet
 from layerdial.text.token_rules import SpokenToken, among_all, log_softmax
-from layerdial.text.token_words import words_of
+from layerdial.text.token_words import whole_words, words_of
 from layerdial.transcript import Word
 
 _LETTER = {byte[0]: letter for letter, byte in _alphabet().items()}
@@ -93,3 +93,21 @@ def test_a_probability_counts_the_tokens_that_may_not_be_written() -> None:
     assert among_all(1, logits, allowed) == pytest.approx(float(log_softmax(logits)[1]), abs=1e-6)
     everything = log_softmax(logits)
     assert among_all(2, logits, everything) == pytest.approx(float(everything[2]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "count"),
+    [
+        ([], 0),
+        ([" the"], 0),
+        (["t", "h", "e"], 0),
+        (["t", "h", "e", " "], 4),
+        (["t", "h", "e", " ", "d"], 4),
+        ([" the", " do", "g"], 1),
+        ([" the", " dog", " "], 3),
+        (["漢", "字"], 1),  # each is a word
+        ([" a", "漢"], 1),
+    ],
+)
+def test_only_the_last_word_can_become_longer(texts: list[str], count: int) -> None:
+    assert whole_words(texts) == count

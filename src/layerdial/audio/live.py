@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import check_is_file, open_audio, probe
+from layerdial.audio.files import AudioPath, check_is_file, open_audio, probe
 
 BLOCKS_PER_SECOND = 20
 
@@ -65,17 +65,18 @@ class PlayedFile:
 
     def blocks(self) -> Iterator[Block]:
         start, done = time.monotonic(), 0
-        for samples in self._parts():
+        for samples, _ in parts_of_file(self._path):
             done += len(samples)
             at = start + done / self.rate
             if self._stopped.wait(max(0.0, at - time.monotonic())):
                 return
             yield Block(samples, at)
 
-    def _parts(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the file in blocks (S,) as short as a microphone's."""
-        step = max(1, self.rate // BLOCKS_PER_SECOND)
-        with open_audio(self._path) as (_, blocks):
-            for block in blocks:
-                for start in range(0, len(block), step):
-                    yield block[start : start + step]
+
+def parts_of_file(path: AudioPath) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Yield a file in blocks (S,) as short as a microphone's, each with its rate."""
+    with open_audio(path) as (rate, blocks):
+        step = max(1, rate // BLOCKS_PER_SECOND)
+        for block in blocks:
+            for start in range(0, len(block), step):
+                yield block[start : start + step], rate

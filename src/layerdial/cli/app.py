@@ -8,9 +8,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from functools import cache
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 
 from layerdial import __version__
 from layerdial.cli import convert, demo, deploy, evaluate, language, listen, models, prepare, recipes, serve, train
@@ -87,6 +89,12 @@ def _options(
         raise typer.Exit
 
 
+@cache
+def command_line() -> Any:
+    """Return what parses the command line and runs a command; to put it together takes tens of milliseconds."""
+    return typer.main.get_command(app)
+
+
 def main() -> NoReturn:
     """Run a command.
 
@@ -96,7 +104,7 @@ def main() -> NoReturn:
     show_every_name()
     _show_log()
     try:
-        app()
+        command_line()()
     except UserError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:

@@ -65,6 +65,10 @@ def bench(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite, for example recipe.optim.lr=5e-4."),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="On a Ray cluster, such as that of RAY_ADDRESS; its machines share a folder."),
+    ] = False,
 ) -> None:
     """Train and test methods by seeds, as a suite says, and report. What is done is kept, what stopped goes on."""
     from layerdial.suites.command import run_command
@@ -78,5 +82,6 @@ def bench(
         fresh=fresh or [],
         results=results,
         overrides=set_ or [],
+        ray=ray,
     )
     raise typer.Exit(code)

@@ -22,7 +22,7 @@ from layerdial.cli.options import (
     load_own,
     with_request_options,
 )
-from layerdial.cli.request_options import RequestOption
+from layerdial.cli.request_options import STREAM_HELP, RequestOption, StreamFlags
 from layerdial.errors import UserError, WorseThanFloat
 from layerdial.request import Request
 
@@ -58,6 +58,9 @@ def transcribe(
         Optional[str],  # noqa: UP045
         typer.Option(help="left, right, a number from 1 on, or each, with its name; all channels mixed if left out."),
     ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help=STREAM_HELP["stream"])] = False,
+    chunk_ms: Annotated[Optional[int], typer.Option(metavar="MS", help=STREAM_HELP["chunk_ms"])] = None,  # noqa: UP045
+    pause: Annotated[Optional[float], typer.Option(metavar="SECONDS", help=STREAM_HELP["pause"])] = None,  # noqa: UP045
     manifest: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["manifest"])] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help=HELP["out"])] = None,  # noqa: UP045
     finish_by: Annotated[Optional[str], typer.Option(metavar="TIME", help=HELP["finish_by"])] = None,  # noqa: UP045
@@ -76,12 +79,18 @@ def transcribe(
 
     request = replace(request, vad=vad)
     bulk = BulkOptions(manifest, out, finish_by, workers, ray)
-    of_files = {"format": format_, "json": as_json, "output_dir": output_dir, "skip_existing": skip_existing}
-    if bulk.asked(of_files | {"channel": channel}):
+    flags = StreamFlags(stream, chunk_ms, pause)
+    whole = {"output_dir": output_dir, "skip_existing": skip_existing}
+    if bulk.asked({"format": format_, "json": as_json, **whole, "channel": channel, "stream": stream}):
         raise typer.Exit(run_bulk(names or (), bulk, request, lambda model: _loading(model, device, threads, plugin)))
     model, audio = split_words(names or ())
     output = Output(format_of(format_, as_json), output_dir, skip_existing, channel)
-    jobs = plan(audio, output)
+    streamed, jobs = flags.asked(whole), plan(audio, output)
+    if streamed:
+        from layerdial.runtime.streamed_files import stream_files
+
+        load = partial(load_model, model, device, threads)
+        raise typer.Exit(stream_files(load, jobs, request, output, chunk_ms, pause))
     raise typer.Exit(transcribe_files(load_model(model, device, threads), jobs, request, output))
 
 
@@ -157,14 +166,19 @@ def export(
         with _exit_3_if_worse():
             run_export_web(model, out, onnxruntime_web, precision, cuts, licence, name, _note, force, accept)
         return
-    from layerdial.export.export import export_model, export_sherpa
+    from layerdial.export.export import export_model, export_sherpa, export_sherpa_online
     from layerdial.export.streaming import Streaming
     from layerdial.export.writer import graph_files
 
     if format_ == "sherpa-onnx":
         if depth is None:
             raise UserError("sherpa-onnx runs one depth: say which, for example --depth 6")
-        subset = export_sherpa(model, out, depth, precision, licence, name, note=_note, force=force)
+        if streaming:
+            if chunk_ms is None:
+                raise UserError("sherpa-onnx hears chunks of one size: say which, for example --chunk-ms 320")
+            subset = export_sherpa_online(model, out, depth, chunk_ms, precision, licence, name, force)
+        else:
+            subset = export_sherpa(model, out, depth, precision, licence, name, note=_note, force=force)
         print(f"sherpa-onnx: {out} (blocks {', '.join(map(str, subset.kept))} of {subset.n_blocks})")
         if int8:
             print("checked:     not for WER; an export in layerdial's own format is, with --cuts")

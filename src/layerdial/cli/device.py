@@ -19,7 +19,7 @@ from layerdial.cli.bulk import HELP as BULK
 from layerdial.cli.bulk import BulkOptions, run_bulk
 from layerdial.cli.exporting import WEB_HELP
 from layerdial.cli.listening import ABOUT, HELP
-from layerdial.cli.request_options import add_request_options, request_of
+from layerdial.cli.request_options import STREAM_HELP, StreamFlags, add_request_options, request_of
 from layerdial.errors import UserError, installing, needing
 from layerdial.registry import DEFAULT
 from layerdial.request import Request
@@ -27,7 +27,7 @@ from layerdial.utils.output import end_quietly
 from layerdial.utils.printing import show_every_name
 
 if TYPE_CHECKING:
-    from layerdial.recognizer import Recognizer
+    from layerdial.recognition.streaming import StreamingRecognizer
 
 _COMMANDS = ("transcribe", "listen", "profile", "serve", "export", "models", "try")
 
@@ -105,18 +105,25 @@ def _transcribe(options: argparse.Namespace) -> int:
 
     request = replace(request_of(vars(options)), vad=options.vad)
     bulk = BulkOptions(options.manifest, options.out, options.finish_by, options.workers, options.ray)
-    of_files = ("format", "json", "output_dir", "skip_existing", "channel")
+    flags = StreamFlags(options.stream, options.chunk_ms, options.pause)
+    whole = {name: getattr(options, name) for name in ("output_dir", "skip_existing")}
+    of_files = ("format", "json", "output_dir", "skip_existing", "channel", "stream")
     if bulk.asked({name: getattr(options, name) for name in of_files}):
         return run_bulk(options.names, bulk, request, lambda model: partial(_load, model, options.threads or 1))
     model, audio = split_words(options.names)
     chosen = format_of(options.format, options.json)
     output = Output(chosen, options.output_dir, options.skip_existing, options.channel)
-    jobs = plan(audio, output)
+    streamed, jobs = flags.asked(whole), plan(audio, output)
     _check_exported(Path(model))
+    if streamed:
+        from layerdial.runtime.streamed_files import stream_files
+
+        load = partial(OnnxRecognizer, model, options.threads)
+        return stream_files(load, jobs, request, output, options.chunk_ms, options.pause)
     return transcribe_files(OnnxRecognizer(model, options.threads), jobs, request, output)
 
 
-def _load(model: str, threads: int | None) -> Recognizer:
+def _load(model: str, threads: int | None) -> StreamingRecognizer:
     """Load an exported model. Raises `UserError` for one that is not exported."""
     from layerdial.runtime.recognizer import OnnxRecognizer
 
@@ -127,11 +134,11 @@ def _load(model: str, threads: int | None) -> Recognizer:
 def _listen(options: argparse.Namespace) -> None:
     from layerdial.cli.listening import run_listen
 
-    def load(model: str) -> Recognizer:
+    def load(model: str) -> StreamingRecognizer:
         return _load(model, options.threads)
 
-    given = (options.file, options.microphone, options.list_them, options.pause, options.json, options.out)
-    run_listen(options.model, load, request_of(vars(options)), *given)
+    given = (options.file, options.microphone, options.list_them, options.pause, options.chunk_ms)
+    run_listen(options.model, load, request_of(vars(options)), *given, options.json, options.out)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -178,6 +185,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     add_request_options(transcribe)
     transcribe.add_argument("--vad", action=argparse.BooleanOptionalAction, help=Request.help("vad"))
     _add_output(transcribe)
+    transcribe.add_argument("--stream", action="store_true", help=STREAM_HELP["stream"])
+    transcribe.add_argument("--chunk-ms", type=int, metavar="MS", help=STREAM_HELP["chunk_ms"])
+    transcribe.add_argument("--pause", type=float, metavar="SECONDS", help=STREAM_HELP["pause"])
     _add_bulk(transcribe)
     transcribe.add_argument("--threads", type=int)
     _add_listen(commands.add_parser("listen", help=ABOUT))
@@ -220,6 +230,7 @@ def _add_listen(listen: argparse.ArgumentParser) -> None:
     listen.add_argument("--microphone", metavar="NAME", help=HELP["microphone"])
     listen.add_argument("--list-microphones", dest="list_them", action="store_true", help=HELP["list"])
     listen.add_argument("--pause", type=float, metavar="SECONDS", help=HELP["pause"])
+    listen.add_argument("--chunk-ms", type=int, metavar="MS", help=STREAM_HELP["chunk_ms"])
     listen.add_argument("--json", action="store_true", help=HELP["json"])
     listen.add_argument("--out", type=Path, metavar="FILE", help=HELP["out"])
     listen.add_argument("--threads", type=int)

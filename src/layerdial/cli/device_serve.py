@@ -10,7 +10,7 @@ from layerdial.serving.options import Limits, ServeOptions
 
 _TYPES: dict[str, type] = {
     **{"host": str, "port": int, "wyoming_port": int, "api_key_file": Path},
-    **{"language": str, "min_depth": int, "threads": int, "replicas": int},
+    **{"language": str, "min_depth": int, "chunk_ms": int, "threads": int, "replicas": int},
 }
 _LISTS = ("name", "cors_origin", "allow_host")
 

@@ -21,8 +21,6 @@ from layerdial.cli.options import (
     with_request_options,
 )
 from layerdial.cli.request_options import SEARCH_OPTIONS
-from layerdial.config.network import StreamingConfig
-from layerdial.config.strict import parse
 from layerdial.errors import UserError
 from layerdial.request import Request
 
@@ -153,5 +151,8 @@ def parse_chunks(option: str, text: str) -> tuple[int | None, ...]:
     """Return the sizes of chunks of an option such as `80,320,full`, in frames of the encoder; none for "full"."""
     if not text:
         return ()
+    from layerdial.config.network import StreamingConfig
+    from layerdial.config.strict import parse
+
     sizes = [int(part) if part.isdecimal() else part for part in text.split(",")]
     return parse(StreamingConfig, {"chunk_ms": sizes}, f"{option} {text}").chunk_frames

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
-    from layerdial.recognizer import Recognizer
+    from layerdial.recognition.streaming import StreamingRecognizer
     from layerdial.request import Request
 
 ABOUT = "Print what is said into a microphone, a line for each utterance, until Ctrl-C (exit code 0)."
@@ -17,20 +17,21 @@ HELP = {
     "from": "An audio file that is played in real time, instead of a microphone.",
     "microphone": "The number or a part of the name of a microphone; the system's choice if left out.",
     "list": "List the microphones, with * the system's choice, and listen to none.",
-    "pause": "The seconds of silence that end an utterance; 0.5 if left out.",
-    "json": "Print a JSON object for each utterance.",
+    "pause": "The seconds of silence that end an utterance; 0.5 if left out, for streaming models 0.6.",
+    "json": "Print a JSON object for each utterance; of streaming models one for each partial result too.",
     "out": "Also append what is said to this file: the text alone, or with --json the objects.",
 }
 
 
 def run_listen(
     model: str,
-    load: Callable[[str], Recognizer],
+    load: Callable[[str], StreamingRecognizer],
     request: Request,
     file: Path | None,
     microphone: str | None,
     list_them: bool,
     pause: float | None,
+    chunk_ms: int | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -50,6 +51,6 @@ def run_listen(
         raise UserError(f"{model} is a recording, not a model; to play it: layerdial listen --from {model}")
     if out is not None and out.exists() and file is not None and file.exists() and out.samefile(file):
         raise UserError(f"--out {out} is the file that is played; give another")
-    dictation = Dictation(pause, as_json, out)
+    dictation = Dictation(pause, as_json, out, chunk_ms)
     sound = open_sound(file, microphone)
     dictate(load(model), sound, request, dictation)

@@ -1,4 +1,4 @@
-"""The options that make a `Request`, the same for each command that has them, in both command lines."""
+"""The options that make a `Request`, and those of streams, the same for each command, in both command lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layerdial.errors import UserError
 from layerdial.request import Request
 
 
@@ -71,3 +72,33 @@ def request_of(given: Mapping[str, Any]) -> Request:
 
         fields["hotwords"] = read_hotwords(hotwords)
     return Request(**fields, lm=None if lm is None else str(lm))
+
+
+STREAM_HELP = {
+    "stream": "Print the text as it comes, chunk by chunk (streaming models).",
+    "chunk_ms": "Streaming models: the milliseconds of a chunk, a multiple of 40; 320 if left out.",
+    "pause": "With --stream: the seconds of silence that end a text; 0.6 if left out.",
+}
+
+
+@dataclass(frozen=True)
+class StreamFlags:
+    """The options of a stream, as they were given."""
+
+    stream: bool
+    chunk_ms: int | None
+    pause: float | None
+
+    def asked(self, others: Mapping[str, object]) -> bool:
+        """Return whether recordings are streamed. Raises `UserError` for options that are not of one kind.
+
+        `others` are the options for whole recordings alone, with what was given for them.
+        """
+        if not self.stream:
+            for flag, value in (("--chunk-ms", self.chunk_ms), ("--pause", self.pause)):
+                if value is not None:
+                    raise UserError(f"{flag} is for --stream; give that too")
+            return False
+        for name in (name for name, value in others.items() if value):
+            raise UserError(f"--{name.replace('_', '-')} is for whole recordings; leave it out, or --stream")
+        return True

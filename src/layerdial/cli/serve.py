@@ -33,6 +33,7 @@ def serve(
     name: Annotated[Optional[list[str]], typer.Option(help=_help("name"))] = None,  # noqa: UP045
     language: Annotated[Optional[str], typer.Option(help=_help("language"))] = None,  # noqa: UP045
     min_depth: Annotated[Optional[int], typer.Option(help=_help("min_depth"))] = None,  # noqa: UP045
+    chunk_ms: Annotated[Optional[int], typer.Option(help=_help("chunk_ms"))] = None,  # noqa: UP045
     cors_origin: Annotated[Optional[list[str]], typer.Option(help=_help("cors_origin"))] = None,  # noqa: UP045
     allow_host: Annotated[Optional[list[str]], typer.Option(help=_help("allow_host"))] = None,  # noqa: UP045
     max_body_mb: Annotated[float, typer.Option(help=_limit("max_body_mb"))] = Limits().max_body_mb,
@@ -48,5 +49,5 @@ def serve(
 
     limits = Limits(max_body_mb, max_audio_s, max_request_s, max_connections)
     names, sites, hosts = (tuple(given or ()) for given in (name, cors_origin, allow_host))
-    found = (host, port, wyoming_port, api_key_file, names, language, min_depth, sites, hosts)
+    found = (host, port, wyoming_port, api_key_file, names, language, min_depth, chunk_ms, sites, hosts)
     run(ServeOptions(None if model is None else str(model), *found, threads, limits, ray, replicas))

@@ -191,7 +191,8 @@ class SharedTiming:
 
     def _measure(self) -> None:
         passes: dict[tuple[Blocks, Cost], tuple[Recognizer, Blocks]] = {}
-        for model in map(load_model, self._models):
+        models: list[Recognizer] = [load_model(path) for path in self._models]
+        for model in models:
             for subset in select_all("ladder", None, model.n_blocks, model.ladder):
                 passes.setdefault((subset, model.cost(subset)), (model, subset))
         times = Timing(budget_s=_TIMING_S).in_turns(list(passes.values()))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerdial.errors import UserError, needing
-from layerdial.recognizer import Recognizer
 from layerdial.registry.find import model_folder
 from layerdial.runtime.session import is_exported
 
+if TYPE_CHECKING:
+    from layerdial.recognition.streaming import StreamingRecognizer  # much that whole utterances do not need
 
-def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> Recognizer:
+
+def load_model(model: str | Path, device: str = "cpu", threads: int | None = None) -> StreamingRecognizer:
     """Load a model with its ladder: a model folder (such as `runs/demo/sc_exits/model`), an exported folder, a hub id,
     or a name of the registry (such as `english`), which is fetched if it is not here.
 

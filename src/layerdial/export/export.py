@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from layerdial.data.batching import FeatureBatches
 from layerdial.data.manifest import open_cuts
@@ -12,9 +13,9 @@ from layerdial.errors import WorseThanFloat
 from layerdial.export.place import check_place
 from layerdial.export.precision import to_float16
 from layerdial.export.quality import quantise, quantised
-from layerdial.export.sherpa import write_sherpa_folder
+from layerdial.export.sherpa import write_sherpa_folder, write_sherpa_online_folder
 from layerdial.export.streaming import Streaming
-from layerdial.export.writer import Precision, Traced, refuse_exported, trace, write_folder
+from layerdial.export.writer import Precision, Traced, describe, refuse_exported, trace, write_folder
 from layerdial.runtime.manifest import Manifest
 from layerdial.subset import BlockSubset
 
@@ -67,7 +68,9 @@ def _write_checked(
             f"{out} is not written: int8 makes {after} word errors on {cuts} where float makes {before}, even with "
             "every block in float; export without --int8, check on more cuts, or add --accept"
         )
-    checked = {"cuts": str(cuts), "holds": found.holds, "rows": list(found.rows)}
+    checked: dict[str, Any] = {"cuts": str(cuts), "holds": found.holds, "rows": list(found.rows)}
+    if manifest.streaming is not None:
+        checked["chunk_ms"] = manifest.streaming.in_chunks().file_chunk_ms
     manifest = replace(manifest, float_blocks=found.float_blocks, wer=checked)
     return write_folder(out, traced, found.model, manifest, decoder=found.decoder)
 
@@ -87,3 +90,21 @@ def export_sherpa(
     refuse_exported(folder)
     check_place(out, force)
     return write_sherpa_folder(out, trace(folder, licence, name, note), depth, precision)
+
+
+def export_sherpa_online(
+    folder: Path,
+    out: Path,
+    depth: int,
+    chunk_ms: int,
+    precision: Precision = "float32",
+    licence: str | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> BlockSubset:
+    """Export the blocks that run at `depth`, in chunks of one size; see `layerdial.export.sherpa_online`."""
+    out = out.resolve()
+    refuse_exported(folder)
+    check_place(out, force)
+    described = describe(folder, licence, name, Streaming(chunk_ms))
+    return write_sherpa_online_folder(out, described, depth, chunk_ms, precision)

@@ -104,6 +104,18 @@ def block_choices(graph: ir.Graph) -> list[ir.Node]:
     return [node for node in graph if node.op_type == "If" and _is_element(node.inputs[0], graph)]
 
 
+def branches_of(graph: ir.Graph, block: int) -> list[ir.Graph]:
+    """Return the branches of what runs for a block: its own; in a streaming graph also what projects its past."""
+    own = block_choices(graph)
+    others = [node for node in graph if node.op_type == "If" and node not in own]
+    inside = [[node for node in _then(other) if node.op_type == "If"] for other in others]
+    return [_then(own[block]), *(_then(choices[block]) for choices in inside)]
+
+
+def _then(choice: ir.Node) -> ir.Graph:
+    return choice.attributes["then_branch"].as_graph()
+
+
 def _is_element(value: ir.Value | None, graph: ir.Graph) -> bool:
     node = value.producer() if value is not None else None
     return node is not None and node.op_type == "Gather" and node.inputs[0] in graph.inputs

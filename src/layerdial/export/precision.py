@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape as ir_tape
 
-from layerdial.export.graph import block_choices
+from layerdial.export.graph import branches_of
 from layerdial.export.silence import silence_loggers
 from layerdial.utils.temporary import temporary_folder
 
@@ -140,6 +140,6 @@ def _replace(graph: ir.Graph, node: ir.Node, tape: ir_tape.Tape, kind: str, inpu
 
 
 def products_of(model: ir.Model, block: int) -> list[ir.Node]:
-    """Return the matrix products in the branch of a block."""
-    branch = block_choices(model.graph)[block].attributes["then_branch"].as_graph()
-    return [node for node in branch if node.op_type in ("MatMul", "Gemm")]
+    """Return the matrix products in the branches of a block."""
+    branches = branches_of(model.graph, block)
+    return [node for branch in branches for node in branch if node.op_type in ("MatMul", "Gemm")]

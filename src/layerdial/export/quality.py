@@ -1,4 +1,7 @@
-"""int8 with a check: WER of every depth beside float's, and a search for the blocks that must stay in float."""
+"""int8 with a check: WER of every depth beside float's, and a search for the blocks that must stay in float.
+
+A streaming graph is checked in chunks: of the size for files, or, where that is the whole, of the largest in training.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +160,8 @@ def _errors(recognizer: OnnxRecognizer, batches: list[FeatureBatch]) -> list[lis
 def _load(traced: Traced, graphs: tuple[ir.Model, ir.Model | None], folder: Path) -> OnnxRecognizer:
     model, decoder = (graph and graph.clone() for graph in graphs)
     assert model is not None
-    trial = replace(traced.manifest, precision="trial")
+    streaming = traced.manifest.streaming
+    trial = replace(traced.manifest, precision="trial", streaming=streaming and streaming.in_chunks())
     write_folder(folder, traced, model, trial, compared=False, decoder=decoder)
     return OnnxRecognizer(folder, threads=1)
 

@@ -2,7 +2,8 @@
 
 Log-mel models are for `OfflineRecognizer.from_zipformer_ctc`: features (N, T, 80) and lengths in, log-probabilities and
 lengths out, by position. Models that take samples are for `from_omnilingual_asr_ctc`: samples (1, S) in, already
-normalised by sherpa-onnx, log-probabilities out. Whisper, with its decoder, is in `sherpa_whisper`.
+normalised by sherpa-onnx, log-probabilities out. Whisper, with its decoder, is in `sherpa_whisper`. Streaming models,
+for the online recogniser, are in `sherpa_online`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from layerdial.audio.features import LogMel, NemoMel, Samples, WhisperMel, fewes
 from layerdial.errors import UserError
 from layerdial.export.fixed import constant, fix_subset, put_first
 from layerdial.export.precision import to_precision
+from layerdial.export.sherpa_online import online_folder
 from layerdial.export.sherpa_whisper import SherpaFolder, whisper_folder
-from layerdial.export.writer import Precision, Traced, save_graph
+from layerdial.export.writer import Described, Precision, Traced, save_graph
 from layerdial.ladder import select
 from layerdial.models.network import Network
 from layerdial.runtime.manifest import FILE, GRAPH, SHERPA_KIND, read_features
@@ -33,6 +35,7 @@ SUMS = "SHA256SUMS"  # sherpa-onnx checks nothing; sha256sum does
 _LOG_MEL_SUBSAMPLING = 4
 _SILENT = "SIL"
 _WHOLE_TO_MB = 1900  # apps load a graph from memory, where it has no file beside it; protobuf ends at 2 GB
+_BEHIND_MS = 100  # sherpa-onnx waits for one frame more than a chunk, and for the window of the last frame
 _EPSILON = 1e-7  # that of wav2vec2's feature extractor; sherpa-onnx's own is a hundred times that
 
 
@@ -43,9 +46,26 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
     """
     subset = select(None, traced.network.n_blocks, depth, traced.ladder)
     made = _ctc_folder(traced, subset) if traced.decoder is None else whisper_folder(traced, subset)
+    _write(out, traced, made, subset, precision, _README)
+    return subset
+
+
+def write_sherpa_online_folder(
+    out: Path, described: Described, depth: int, chunk_ms: int, precision: Precision
+) -> BlockSubset:
+    """Write such a folder for sherpa-onnx's online recogniser, which hears chunks of `chunk_ms`."""
+    subset = select(None, described.network.n_blocks, depth, described.ladder)
+    readme = _README_ONLINE.replace("TAIL", f"{(chunk_ms + _BEHIND_MS) / 1000:g}")
+    _write(out, described, online_folder(described, subset, chunk_ms), subset, precision, readme)
+    return subset
+
+
+def _write(
+    out: Path, traced: Described, made: SherpaFolder, subset: BlockSubset, precision: Precision, readme: str
+) -> None:
     about = traced.manifest.graph_metadata() | {"subset": subset.key, "precision": precision}
     about = {name: value for name, value in about.items() if not name.startswith("layerdial.")}
-    readme = _README.format(name=traced.manifest.name, key=subset.key, call=made.call, notes=made.notes)
+    readme = readme.format(name=traced.manifest.name, key=subset.key, call=made.call, notes=made.notes)
     with replacing(out) as temporary:
         temporary.mkdir(parents=True)
         for name, model in made.graphs.items():
@@ -58,7 +78,6 @@ def write_sherpa_folder(out: Path, traced: Traced, depth: int, precision: Precis
         write_text(temporary / "README.md", readme)
         found = checksums(file for file in temporary.iterdir() if file.is_file())
         write_text(temporary / SUMS, "".join(f"{value}  {name}\n" for name, value in found.items()))
-    return subset
 
 
 def _ctc_folder(traced: Traced, subset: BlockSubset) -> SherpaFolder:
@@ -176,6 +195,33 @@ stream = recognizer.create_stream()
 stream.accept_waveform(rate, samples)
 recognizer.decode_stream(stream)
 print(stream.result.text)
+```
+
+{notes}After a copy, `sha256sum -c SHA256SUMS` in this folder finds what was damaged on the way.
+"""
+
+
+_README_ONLINE = """# {name}, blocks {key}, for sherpa-onnx's online recogniser
+
+Written by `layerdial export --format sherpa-onnx --streaming`. It runs these blocks only.
+
+```python
+import numpy as np
+import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OnlineRecognizer.{call}
+samples, rate = soundfile.read("audio.wav", dtype="float32")
+stream = recognizer.create_stream()
+for part in np.array_split(samples, 20):  # as they come
+    stream.accept_waveform(rate, part)
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+stream.accept_waveform(rate, np.zeros(round(TAIL * rate), np.float32))  # it hears whole chunks only: fill the last
+stream.input_finished()
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print(recognizer.get_result(stream))
 ```
 
 {notes}After a copy, `sha256sum -c SHA256SUMS` in this folder finds what was damaged on the way.

@@ -35,9 +35,11 @@ _WORKER = ("keep.js", "files.js")  # which browsers keep themselves
 def write_web_folder(out: Path, exported: Path, runtime: Mapping[str, bytes]) -> Manifest:
     """Write the folder in one step, from an exported model and the files of `onnxruntime_web`.
 
-    Raises `UserError` for a damaged model, and for features that the page does not compute.
+    Raises `UserError` for a damaged model, for one that takes chunks, and for features that the page does not compute.
     """
     manifest = Manifest.load(exported)
+    if manifest.streaming is not None:
+        raise UserError(f"{exported} takes chunks, the page whole utterances; export the model without --streaming")
     features = read_features(manifest.features)
     matrices = _matrices_of(features, exported)
     check_export(exported)

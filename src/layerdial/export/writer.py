@@ -56,17 +56,23 @@ _IR_VERSION = 11  # the one that came with opset 23; a newer one would be refuse
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A traced torch model: its graph in float32, and what is written beside it.
+class Described:
+    """A torch model, and what is written beside its graph."""
+
+    network: Network
+    pieces: PieceTable | ByteTable
+    ladder: Ladder | None
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Traced(Described):
+    """A traced torch model: its graph in float32, too.
 
     `decoder` is the second graph of an encoder-decoder model, whose first reads audio.
     """
 
-    network: Network
     model: ir.Model
-    pieces: PieceTable | ByteTable
-    ladder: Ladder | None
-    manifest: Manifest
     decoder: ir.Model | None = None
 
 
@@ -81,6 +87,18 @@ def trace(
 
     With `streaming` the graph takes chunks. Raises `UserError` for what cannot be exported.
     """
+    found = describe(folder, licence, name, streaming)
+    facts = found.manifest.decoder
+    count = found.network.n_blocks + (facts.n_blocks if facts else 0)
+    note(f"tracing {count} blocks, which takes a second or more each")
+    model, decoder = _graphs(found.network, streaming is not None)
+    return Traced(found.network, found.pieces, found.ladder, found.manifest, model, decoder)
+
+
+def describe(
+    folder: Path, licence: str | None = None, name: str | None = None, streaming: Streaming | None = None
+) -> Described:
+    """Load a torch model (folder or hub id). Raises `UserError` for what cannot be exported."""
     name = name or model_name(folder)
     folder = resolve_model(folder)
     refuse_exported(folder)
@@ -91,8 +109,6 @@ def trace(
     facts = _decoder_facts(network)
     pieces, silent = piece_table(tokenizer) if facts is None else (byte_table(tokenizer, facts.end), ())
     features = device_features(network.features)
-    count = network.n_blocks + (facts.n_blocks if facts else 0)
-    note(f"tracing {count} blocks, which takes a second or more each")
     manifest = Manifest(
         model_id="",
         name=name,
@@ -111,8 +127,7 @@ def trace(
         decoder=facts,
         streaming=in_chunks,
     )
-    model, decoder = _graphs(network, streaming is not None)
-    return Traced(network, model, pieces, ladder, manifest, decoder)
+    return Described(network, pieces, ladder, manifest)
 
 
 def _decoder_facts(network: Network) -> DecoderFacts | None:

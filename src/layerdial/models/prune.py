@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,21 @@ def _prune_conformer(folder: Path, out: Path, depth: int) -> BlockSubset:
     subset = _subset(folder, network.n_blocks, depth)
     if network.config.skip == "norm" and subset.depth < network.n_blocks:
         raise UserError(f"{folder} keeps the final norm of dropped blocks (skip: norm), so it cannot lose whole blocks")
-    changes = {"size": None, "n_blocks": depth, "exit_heads": False, "selector": None}
-    smaller = ConformerCTC(network.config.model_copy(update=changes), len(tokenizer.tokens))
-    norm, head = network.head_of(depth)
+    save_model(out, pruned_conformer(network, subset), tokenizer, _origin(folder, subset))
+    return subset
+
+
+def pruned_conformer(network: ConformerCTC, subset: BlockSubset) -> ConformerCTC:
+    """Return a Conformer of the kept blocks alone, with the head of their number."""
+    assert network.blueprint is not None
+    changes = {"size": None, "n_blocks": subset.depth, "exit_heads": False, "selector": None}
+    smaller = ConformerCTC(network.config.model_copy(update=changes), network.blueprint.vocab_size)
+    network = deepcopy(network)
+    norm, head = network.head_of(subset.depth)
     network.norm, network.head = norm, head  # type: ignore[assignment]
     network.encoder.blocks = nn.ModuleList(network.encoder.blocks[i] for i in subset.kept)
     smaller.load_state_dict({name: network.state_dict()[name] for name in smaller.state_dict()})
-    save_model(out, smaller, tokenizer, _origin(folder, subset))
-    return subset
+    return smaller.eval()
 
 
 def _prune_hugging_face(folder: Path, out: Path, depth: int) -> BlockSubset:

@@ -25,7 +25,6 @@ from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext, rotations
 from layerdial.modules.chunks import seen_behind
 from layerdial.modules.conformer import ConformerBlock, Past
-from layerdial.modules.subsampling import frames_from
 from layerdial.subset import BlockSubset, ChunkSchedule
 
 
@@ -87,6 +86,13 @@ def step(
     Lengths are multiples of four inputs, except in a stream's last chunk; a stream of length 0 is left as it is.
     """
     check_blocks("subset", subset.n_blocks, network.n_blocks)
+    return advance(network, inputs_BTF, lengths_B, subset, _caught_up(network, subset, caches))
+
+
+def advance(
+    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset | Gates, caches: Caches
+) -> tuple[EncoderOutput, Caches]:
+    """Return what `step` does, where no block that runs has frames that are raw."""
     with torch.autocast(inputs_BTF.device.type, enabled=False):
         normalised_BTF = network.normalise(inputs_BTF, lengths_B)
     x_BTD, input_B1F, middle_B1D = network.front_end.step(
@@ -94,17 +100,16 @@ def step(
     )
     frames_B = network.features.frames(lengths_B)
     context = _context(network.config, caches, x_BTD, frames_B)
-    open_N = _open(subset, x_BTD.device)
-    keys_NBLE, gated_NBKD = _caught_up(network, isinstance(subset, Gates), open_N, caches)
     keys, gated = list[Tensor](), list[Tensor]()
     for i, block in enumerate(network.encoder.blocks):
         assert isinstance(block, ConformerBlock)
-        past = keys_NBLE[i], gated_NBKD[i]
+        past = caches.keys_NBLE[i], caches.gated_NBKD[i]
         x_BTD, keys_BTE, gated_BTD = _run_block(network, block, x_BTD, past, context, subset, i)
         keys.append(keys_BTE)
         gated.append(gated_BTD)
-    keys_NBLE, gated_NBKD = _shifted(keys_NBLE, keys, frames_B), _shifted(gated_NBKD, gated, frames_B)
-    raw_NBP = _raw_after(caches.raw_NBP, open_N, frames_B, x_BTD.shape[1])
+    keys_NBLE = _shifted(caches.keys_NBLE, torch.stack(keys), frames_B)
+    gated_NBKD = _shifted(caches.gated_NBKD, torch.stack(gated), frames_B)
+    raw_NBP = _raw_after(caches.raw_NBP, _open(subset, x_BTD.device), frames_B, x_BTD.shape[1])
     after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
     return EncoderOutput(network.classify(x_BTD), frames_B), after
 
@@ -131,21 +136,25 @@ def _open(subset: BlockSubset | Gates, device: torch.device) -> Tensor:
     return torch.tensor([i in subset for i in range(subset.n_blocks)], device=device)
 
 
-def _caught_up(network: ConformerCTC, traced: bool, open_N: Tensor, caches: Caches) -> tuple[Tensor, Tensor]:
-    """Return keys and values, and `gated`, in which no frame of a block that runs now is raw.
+def _caught_up(network: ConformerCTC, subset: BlockSubset | Gates, caches: Caches) -> Caches:
+    """Return caches in whose keys and values, and `gated`, no frame of a block that runs now is raw any more.
 
-    With `traced` both sides of every choice are computed; the export makes them the branches of an `If`: one for all
+    With `Gates` both sides of every choice are traced; the export makes them the branches of an `If`: one for all
     blocks, and in it one for each.
     """
-    late_N = open_N & caches.raw_NBP.flatten(1).any(dim=1)
+    traced = isinstance(subset, Gates)
+    late_N = _open(subset, caches.raw_NBP.device) & caches.raw_NBP.flatten(1).any(dim=1)
     if not traced and not late_N.any():
-        return caches.keys_NBLE, caches.gated_NBKD
+        return caches
     made = list[tuple[Tensor, Tensor]]()
     for block, late, past in zip(network.encoder.blocks, late_N, map(caches.past, range(len(late_N))), strict=True):
         assert isinstance(block, ConformerBlock)
         made.append(_either(late, block.caught_up(past), past[:2]) if traced or late else past[:2])
     keys_NBLE, gated_NBKD = (torch.stack(parts) for parts in zip(*made, strict=True))
-    return _either(late_N.any(), (keys_NBLE, gated_NBKD), (caches.keys_NBLE, caches.gated_NBKD))
+    if traced:
+        old = caches.keys_NBLE, caches.gated_NBKD
+        keys_NBLE, gated_NBKD = _either(late_N.any(), (keys_NBLE, gated_NBKD), old)
+    return caches._replace(keys_NBLE=keys_NBLE, gated_NBKD=gated_NBKD)
 
 
 def _either(chosen: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -171,11 +180,14 @@ def _run_block(
     return x_BTD, keys_BTE, gated_BTD
 
 
-def _shifted(cached_NBPD: Tensor, new: list[Tensor], frames_B: Tensor) -> Tensor:
-    """Return the last P frames of each stream, of what was cached and what came."""
-    every_NBSD = torch.cat([cached_NBPD, torch.stack(new)], dim=2)
-    blocks, _, past, _ = cached_NBPD.shape
-    return frames_from(every_NBSD.flatten(0, 1), frames_B.repeat(blocks), past).view_as(cached_NBPD)
+def _shifted(cached_NBPD: Tensor, new_NBTD: Tensor, frames_B: Tensor) -> Tensor:
+    """Return the last P frames of each stream, of what was cached and what came. (Axis D may be missing.)"""
+    blocks, streams, past = cached_NBPD.shape[:3]
+    device = cached_NBPD.device
+    block_N11 = torch.arange(blocks, device=device).view(-1, 1, 1)
+    stream_B1 = torch.arange(streams, device=device).view(-1, 1)
+    frame_BP = frames_B.unsqueeze(1) + torch.arange(past, device=device)
+    return torch.cat([cached_NBPD, new_NBTD], dim=2)[block_N11, stream_B1, frame_BP]
 
 
 def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> FrameContext:
@@ -194,7 +206,4 @@ def _raw_after(raw_NBP: Tensor, open_N: Tensor, frames_B: Tensor, n_frames: int)
     """Return which frames each block keeps raw behind this chunk: none where it ran, else also the chunk's."""
     skipped_N11 = ~open_N.view(-1, 1, 1)
     chunk_NBT = skipped_N11.expand(-1, raw_NBP.shape[1], n_frames)
-    raw_NBS = torch.cat([raw_NBP & skipped_N11, chunk_NBT], dim=2)
-    rows = raw_NBS.flatten(0, 1).unsqueeze(2)
-    each = frames_B.repeat(raw_NBP.shape[0])
-    return frames_from(rows, each, raw_NBP.shape[2]).view_as(raw_NBP)
+    return _shifted(raw_NBP & skipped_N11, chunk_NBT, frames_B)

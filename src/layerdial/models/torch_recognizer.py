@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from layerdial.models.cost import forward_pass, subset_cost
 from layerdial.models.decoding import CtcDecoding, decoding_for
 from layerdial.models.network import Network
 from layerdial.models.streaming import streaming_network
-from layerdial.recognition.chunk_model import ChunkModel
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Depths
-from layerdial.recognition.streaming import CHUNK_MS, DEFAULT_ENDPOINTS, Stream
+from layerdial.recognition.streaming import Stream
 from layerdial.recognizer import Audio, FeatureBatch, check_whole
 from layerdial.request import Request
 from layerdial.subset import Blocks, BlockSubset
@@ -158,6 +158,10 @@ class TorchRecognizer:
 
     def chunk_model(self) -> ChunkModel:
         """Return the network, a chunk at a time. Raises `UserError` for a model that takes whole utterances."""
+        return self._chunk_model
+
+    @cached_property
+    def _chunk_model(self) -> TorchChunkModel:
         return TorchChunkModel(streaming_network(self.network, self.name))
 
     def stream(

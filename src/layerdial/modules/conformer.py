@@ -133,7 +133,7 @@ class ConformerBlock(nn.Module):
 
     def left_out(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `step` does where the block does not run: its input, raw, stands for all. Nothing is computed."""
-        return x_BTD, torch.cat([x_BTD, torch.zeros_like(x_BTD)], dim=2), x_BTD
+        return x_BTD, F.pad(x_BTD, (0, x_BTD.shape[2])), x_BTD
 
     def caught_up(self, past: Past) -> tuple[Tensor, Tensor]:
         """Return keys and values, and `gated`, of the past; those of raw frames are computed from the block's input."""

@@ -19,10 +19,8 @@ def frame_mask(lengths_B: Tensor, n_frames: int) -> Tensor:
 
 def frames_from(x_BTD: Tensor, first_B: Tensor, count: int) -> Tensor:
     """Return `count` frames of each stream (B, count, D), from a frame of its own on."""
-    streams, n_frames, width = x_BTD.shape
-    row_B = n_frames * torch.arange(streams, device=x_BTD.device) + first_B
-    row_BC = row_B.unsqueeze(1) + torch.arange(count, device=x_BTD.device)
-    return x_BTD.flatten(0, 1).index_select(0, row_BC.flatten()).view(streams, count, width)  # whole rows are copied
+    stream_B1 = torch.arange(x_BTD.shape[0], device=x_BTD.device).unsqueeze(1)
+    return x_BTD[stream_B1, first_B.unsqueeze(1) + torch.arange(count, device=x_BTD.device)]
 
 
 def conv_over_time(conv: nn.Conv1d, x_BTC: Tensor, padding: int | None = None) -> Tensor:

@@ -16,6 +16,9 @@ from layerdial.audio.features import Features
 from layerdial.errors import UserError
 from layerdial.subset import BlockSubset
 
+CHUNK_MS = 320
+"""The size of a stream's chunks, where nobody gives one."""
+
 
 class StreamCaches(NamedTuple):
     """What B streams keep between chunks, as arrays; see `layerdial.models.streaming.Caches` for the meaning.
@@ -54,10 +57,11 @@ def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> Non
     parts: list[NDArray[Any]] = list(caches)
     own_parts: list[NDArray[Any]] = list(fresh)
     for part, own, axis in zip(parts, own_parts, STREAM_AXES, strict=True):
+        of_one = (*part.shape[:axis], 1, *part.shape[axis + 1 :])
+        if of_one != own.shape or part.dtype != own.dtype:
+            raise UserError("the caches are of another model; begin() makes those of this one")
         if part.shape[axis] != streams:
             raise UserError(f"the caches are of {part.shape[axis]} streams, the chunk is of {streams}")
-        if part.ndim != own.ndim or part.take([0], axis).shape != own.shape or part.dtype != own.dtype:
-            raise UserError("the caches are of another model; begin() makes those of this one")
 
 
 def _made(parts: Iterable[Any]) -> StreamCaches:

@@ -30,6 +30,9 @@ class Endpoints:
             raise UserError(f"shortest is {self.shortest}; give 0 to longest, which is {self.longest:g}")
 
 
+DEFAULT_ENDPOINTS = Endpoints()
+
+
 class End(Enum):
     """Why a text ends. `NOTHING`: for a while nobody has said a word, so that what came can be forgotten."""
 

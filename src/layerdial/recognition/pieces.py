@@ -18,6 +18,7 @@ from layerdial.audio.whisper_mel import is_silent
 from layerdial.audio.windows import WINDOW_SECONDS, pieces, quiet_cut, take_pieces
 from layerdial.recognizer import Audio, FeatureBatch
 from layerdial.subset import BlockSubset
+from layerdial.text.spoken_language import UNKNOWN, unsure_of_english
 from layerdial.transcript import Chunk, Segment, Transcribed, Word, joined
 
 if TYPE_CHECKING:
@@ -31,6 +32,20 @@ class PieceResult:
 
     written: Written
     chunk: Chunk
+
+    @property
+    def marked(self) -> Chunk:
+        """The chunk with what was noticed about the text: that it was cut, or sounds like another language."""
+        return replace(self.chunk, cut=self.written.looped, language=self._language)
+
+    @property
+    def _language(self) -> str:
+        """Another language that is spoken. With fewer blocks a checkpoint of English alone is unsure of English too."""
+        written, subset = self.written, self.chunk.subset
+        if written.is_silence or written.language is not None:
+            return "" if written.is_silence else written.language or ""
+        unsure = unsure_of_english(written.mean_logp, len(written.tokens))
+        return UNKNOWN if unsure and subset.depth == subset.n_blocks else ""
 
 
 RecognizePiece = Callable[[NDArray[np.float32], float, float], PieceResult]
@@ -67,7 +82,7 @@ def recognize_pieces(
         if words is not None and not written.is_silence:
             found += _placed(words(written.tokens, written.spoken), samples, begin)
         begin = end
-    chunks = tuple(replace(result.chunk, cut=result.written.looped) for result in results)
+    chunks = tuple(result.marked for result in results)
     text = joined(result.written.text(decode) for result in results)
     return Transcribed(text, chunks, max(begin, 1 / SAMPLE_RATE), words=tuple(found))
 
@@ -115,8 +130,7 @@ class _TimedPieces:
     def _recognized(self, samples: NDArray[np.float32]) -> tuple[Chunk, list[TimedTokens], Sequence[SpokenToken]]:
         result = self._recognize(samples, self._begin, self._begin + len(samples) / SAMPLE_RATE)
         written = result.written
-        chunk = replace(result.chunk, cut=written.looped)
-        return chunk, [] if written.is_silence else self._stamps.segments(written.tokens), written.spoken
+        return result.marked, [] if written.is_silence else self._stamps.segments(written.tokens), written.spoken
 
     def _add(
         self, chunk: Chunk, parts: Sequence[TimedTokens], spoken: Sequence[SpokenToken], samples: NDArray[np.float32]

@@ -22,6 +22,7 @@ from layerdial.text.ctc_decoder import CtcDecoder
 from layerdial.transcript import Chunk, Segment, Transcribed, Word, later
 
 _ENERGIES_PER_SECOND = 100
+_ROUNDING = 1e-6  # seconds
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class StreamResults:
                 self._text.follow(logp_TV[done:i])
                 found += self._ended(end, self._frame * self._plan.frame)
                 done = i
-        self._text.follow(logp_TV[done:])
+        if done < len(logp_TV):
+            self._text.follow(logp_TV[done:])
         return found + self._partial(chunk.end)
 
     def finish(self, seconds: float) -> list[StreamResult]:
@@ -152,7 +154,8 @@ class StreamResults:
         return later(placed(words, quiet, seconds - begin), begin)
 
     def _chunks_since(self, seconds: float) -> tuple[Chunk, ...]:
-        return tuple(chunk for chunk in self._chunks if chunk.end > seconds)
+        """Return the chunks that reach beyond so many seconds, and at least the last one."""
+        return tuple(chunk for chunk in self._chunks if chunk.end > seconds + _ROUNDING) or tuple(self._chunks[-1:])
 
     def _begin_anew(self, goes_on: int | None) -> None:
         """Begin a text here, or with the word that goes on in it, and forget what came before."""
@@ -160,6 +163,6 @@ class StreamResults:
         self._spoken, self._last = goes_on, ("", "")
         if self._detector:
             self._detector.begin(self._frame - self._begin)
-        self._chunks = [chunk for chunk in self._chunks if chunk.end > self._begin * self._plan.frame]
+        self._chunks = [chunk for chunk in self._chunks if chunk.end > self._begin * self._plan.frame + _ROUNDING]
         gone = round((self._begin - before) * self._plan.frame * _ENERGIES_PER_SECOND)
         self._energies = [np.concatenate(self._energies)[gone:]] if self._energies else []

@@ -18,16 +18,14 @@ from layerdial.audio.resampling import Resampler
 from layerdial.audio.streamed_mel import StreamedMel
 from layerdial.audio.windows import checked_samples
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import ChunkModel, joined_caches, parted_caches
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel, joined_caches, parted_caches
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Choice, DepthRule, Depths
 from layerdial.recognition.stream_results import ResultPlan, StreamResult
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
+from layerdial.subset import BlockSubset
 from layerdial.transcript import Chunk, Transcribed
-
-CHUNK_MS = 320
-DEFAULT_ENDPOINTS = Endpoints()
 
 
 class StreamingRecognizer(Recognizer, Protocol):
@@ -148,6 +146,11 @@ class Stream:
         self._n_chunks = 0
         self._at = self._arrived = 0.0  # when the last samples came, and the chunk before
         self._closed = False
+        self._last: Choice | None = None
+
+    def another(self) -> Stream:
+        """Return a new stream that is recognised as this one, and whose depths follow the same rule."""
+        return Stream(self.plan)
 
     @property
     def seconds(self) -> float:
@@ -158,6 +161,21 @@ class Stream:
     def ready(self) -> bool:
         """Whether there is something for `step_streams` to do: a chunk, or the end."""
         return not self._closed and (self._sound.has_chunk or self._sound.ended)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `finish` has given all results."""
+        return self._closed
+
+    @property
+    def arrived(self) -> float:
+        """When the last chunk that was recognised was there, by the clock of the stream."""
+        return self._arrived
+
+    @property
+    def last_choice(self) -> Choice | None:
+        """The blocks that ran in the last chunk; None before the first."""
+        return self._last
 
     def accept(
         self, samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE, at: float | None = None
@@ -209,8 +227,8 @@ def step_streams(streams: Sequence[Stream]) -> list[list[StreamResult]]:
     if len(set(map(id, streams))) < len(streams):
         raise UserError("a stream is there twice; each can take one chunk at a time")
     results: dict[int, list[StreamResult]] = {id(one): [] for one in streams}
-    for choice, group in _by_choice([one for one in streams if one.ready and one._sound.has_chunk]):
-        for one, found in zip(group, _step(group, choice), strict=True):
+    for group in _by_subset([one for one in streams if one.ready and one._sound.has_chunk]):
+        for (one, _), found in zip(group, _step(group), strict=True):
             results[id(one)] += found
     for one in streams:
         if one.ready and not one._sound.has_chunk:
@@ -219,12 +237,15 @@ def step_streams(streams: Sequence[Stream]) -> list[list[StreamResult]]:
     return [results[id(one)] for one in streams]
 
 
-def _by_choice(streams: Sequence[Stream]) -> list[tuple[Choice, list[Stream]]]:
-    """Return the streams that run the same blocks in their next chunk."""
+_Chosen = tuple[Stream, Choice]
+
+
+def _by_subset(streams: Sequence[Stream]) -> list[list[_Chosen]]:
+    """Return the streams with what was chosen for their next chunk; those that run the same blocks are together."""
     by_rule: dict[int, list[Stream]] = {}
     for one in streams:
         by_rule.setdefault(id(one.plan.depths), []).append(one)
-    groups: dict[tuple[int, Choice], list[Stream]] = {}
+    groups: dict[BlockSubset, list[_Chosen]] = {}
     for sharing in by_rule.values():
         plan, now = sharing[0].plan, sharing[0].plan.clock()
         for one in sharing:  # sound that comes faster than time passes has not waited
@@ -232,12 +253,13 @@ def _by_choice(streams: Sequence[Stream]) -> list[tuple[Choice, list[Stream]]]:
         waited = max(0.0, *(now - one._arrived for one in sharing))
         choices = plan.depths.choose([one._n_chunks for one in sharing], plan.chunk_seconds, waited, now)
         for one, choice in zip(sharing, choices, strict=True):
-            groups.setdefault((id(plan.depths), choice), []).append(one)
-    return [(choice, group) for (_, choice), group in groups.items()]
+            groups.setdefault(choice.subset, []).append((one, choice))
+    return list(groups.values())
 
 
-def _step(streams: Sequence[Stream], choice: Choice) -> list[list[StreamResult]]:
-    """Recognise the next chunk of each stream with the same blocks."""
+def _step(chosen: Sequence[_Chosen]) -> list[list[StreamResult]]:
+    """Recognise the next chunk of each stream, all of them with the same blocks."""
+    streams, subset = [one for one, _ in chosen], chosen[0][1].subset
     plan = streams[0].plan
     begun = plan.clock()
     chunks = [one._sound.take() for one in streams]
@@ -246,15 +268,15 @@ def _step(streams: Sequence[Stream], choice: Choice) -> list[list[StreamResult]]
     for row_TF, chunk in zip(inputs_BTF, chunks, strict=True):
         row_TF[: len(chunk)] = chunk
     caches = streams[0]._caches if len(streams) == 1 else joined_caches([one._caches for one in streams])
-    logp_BTV, caches = plan.model.step(inputs_BTF, lengths_B, choice.subset, caches)
-    kept = [caches] if len(streams) == 1 else parted_caches(caches)
-    now = plan.clock()
-    plan.depths.observe(choice.subset, len(streams), plan.chunk_seconds, 1000.0 * (now - begun), now)
-    frames_B = plan.model.features.frames(lengths_B).tolist()
-    for one, own in zip(streams, kept, strict=True):
+    logp_BTV, caches = plan.model.step(inputs_BTF, lengths_B, subset, caches)
+    for one, own in zip(streams, [caches] if len(streams) == 1 else parted_caches(caches), strict=True):
         one._caches = own
-    rows = zip(streams, chunks, logp_BTV, frames_B, strict=True)
-    return [_follow(one, chunk, logp_TV[:frames], choice) for one, chunk, logp_TV, frames in rows]
+    now = plan.clock()
+    for rule in {id(one.plan.depths): one.plan.depths for one in streams}.values():
+        rule.observe(subset, len(streams), plan.chunk_seconds, 1000.0 * (now - begun), now)
+    frames_B = plan.model.features.frames(lengths_B).tolist()
+    rows = zip(chosen, chunks, logp_BTV, frames_B, strict=True)
+    return [_follow(one, chunk, logp_TV[:frames], choice) for (one, choice), chunk, logp_TV, frames in rows]
 
 
 def _follow(
@@ -264,4 +286,5 @@ def _follow(
     start = stream._n_chunks * stream.plan.chunk_seconds
     end = start + len(inputs_TF) / stream.plan.model.features.per_second
     stream._n_chunks += 1
+    stream._last = choice
     return stream._results.follow(logp_TV, np.exp(inputs_TF).sum(axis=1), Chunk(start, end, *choice))

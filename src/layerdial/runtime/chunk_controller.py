@@ -58,6 +58,12 @@ class ChunkController:
         reason = f"shallowest: nothing keeps {allowed:.0f} ms{behind}, expected {least:.0f} ms"
         return [Choice(self._options[0].subset, reason)] * len(chunks)
 
+    def least_ms(self, audio: float, now: float) -> float:
+        """Return the time that so many seconds of audio, of streams together, take at the shallowest depth now."""
+        with self._lock:
+            slow = max(1.0, self._load.slowdown(now))
+        return self._costs.total(self._options[0].depth, audio) * slow
+
     def observe(self, subset: BlockSubset, streams: int, seconds: float, took_ms: float, now: float) -> None:
         expected = self._costs.total(subset.depth, streams * seconds)
         with self._lock:

@@ -20,6 +20,7 @@ from layerdial.runtime.outputs import Job, Output
 from layerdial.runtime.profile import pareto
 from layerdial.runtime.profiling import profile_device
 from layerdial.runtime.speakers import Listener, Said, cues_of, turns_of, words_of
+from layerdial.text.spoken_language import UNKNOWN
 from layerdial.transcript import Transcript
 from layerdial.utils.files import check_writable, json_text, write_text
 from layerdial.utils.printing import one_line, printable_json
@@ -65,6 +66,8 @@ def _transcribe(listener: Listener, job: Job, request: Request, output: Output, 
         for reason in dict.fromkeys(one.transcript.reason for one in said if one.transcript.reason):
             depth = f"depth {said[0].transcript.depth}, " if said[0].transcript.chunks else ""
             print(f"layerdial: {one_line(str(job.audio))}: {depth}{reason}", file=sys.stderr)
+        for note in dict.fromkeys(filter(None, (language_note(one.transcript) for one in said))):
+            print(f"layerdial: {one_line(str(job.audio))}: {note}", file=sys.stderr)
     return "written"
 
 
@@ -143,6 +146,14 @@ def lines_of(result: Transcript) -> list[str]:
     return words or timed or [result.text]
 
 
+def language_note(result: Transcript) -> str:
+    """Return what is to be said of speech that sounds like another language than it was recognised as, or nothing."""
+    language = result.other_language
+    if language == UNKNOWN:
+        return "the model is for English; this does not sound like it, or is hard to hear"
+    return f"this sounds like another language, {language}; give --language {language}" if language else ""
+
+
 def _row(path: Path, result: Transcript) -> dict[str, Any]:
     old = {"seconds": round(result.seconds, 3), "rtf": round(result.rtf, 5)}  # `seconds` goes with the next version
     return {"file": str(path), **row_of(result), **old}
@@ -156,6 +167,8 @@ def row_of(result: Transcript) -> dict[str, Any]:
         row["reason"] = result.reason
     if result.cut:
         row["cut"] = True
+    if result.other_language:
+        row["other_language"] = result.other_language
     if result.segments:
         row["segments"] = [
             {"start": round(segment.start, 3), "end": round(segment.end, 3), "text": segment.text}

@@ -81,15 +81,45 @@ def _recognised(recognizer: Recognizer, cut: _Cut, request: Request) -> Utteranc
     return Utterance(start, end, transcript, time.monotonic() - cut.spoken, behind)
 
 
+class HeardSound:
+    """How much of a sound came, and when; says what a person should know of it."""
+
+    def __init__(self, sound: Sound, say: Callable[[str], None]) -> None:
+        self._sound, self._say = sound, say
+        self._seconds = self._now = 0.0  # how much came, and when the last of it
+
+    def take(self, block: Block) -> NDArray[np.float32]:
+        """Return the samples (S,) of the next block, with silence in place of what is lost before it."""
+        if not self._seconds:
+            self._say(f"listening to {self._sound.name}; Ctrl-C ends")
+        if block.note:
+            self._say(block.note)
+        if block.lost:
+            self._say(f"{block.lost:.2f} s of sound are lost: it came faster than it was taken")
+        missing = np.zeros(round(block.lost * self._sound.rate), np.float32)
+        samples: NDArray[np.float32] = np.concatenate([missing, block.samples])
+        self._seconds += len(samples) / self._sound.rate
+        self._now = block.at
+        return samples
+
+    def when(self, seconds: float) -> float:
+        """Return the time at which so many seconds of the sound had come."""
+        return self._now - (self._seconds - seconds)
+
+    def end(self, waiting: str = "") -> None:
+        """Say how long the sound was, and what is still to be done."""
+        self._say(f"listened for {self._seconds:.1f} s{waiting}")
+
+
 class _Cutter:
     """The thread that takes the sound, from the begin of its `with` to the end."""
 
     def __init__(self, sound: Sound, pauses: Pauses, say: Callable[[str], None]) -> None:
-        self._sound, self._say = sound, say
+        self._sound = sound
+        self._heard = HeardSound(sound, say)
         self._segmenter, self._resampler = Segmenter(pauses), Resampler(sound.rate)
         self._cut = Queue[_Cut | _End](_MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="layerdial listen", daemon=True)
-        self._seconds = self._now = 0.0  # how much sound came, and when the last of it
         self._ended = False
 
     def __enter__(self) -> _Cutter:
@@ -126,24 +156,13 @@ class _Cutter:
             rest = self._segmenter.feed(self._resampler.feed(np.zeros(0, np.float32), last=True))
             self._put([*rest, *self._segmenter.finish()])
             waiting = self._cut.qsize()
-            behind = f"; {waiting} utterances are still to be written" if waiting > 1 else ""
-            self._say(f"listened for {self._seconds:.1f} s{behind}")
+            self._heard.end(f"; {waiting} utterances are still to be written" if waiting > 1 else "")
 
     def _take(self, block: Block) -> None:
-        if not self._seconds:
-            self._say(f"listening to {self._sound.name}; Ctrl-C ends")
-        if block.note:
-            self._say(block.note)
-        if block.lost:
-            self._say(f"{block.lost:.2f} s of sound are lost: it came faster than it was taken")
-        missing = np.zeros(round(block.lost * self._sound.rate), np.float32)
-        samples: NDArray[np.float32] = np.concatenate([missing, block.samples])
-        self._seconds += len(samples) / self._sound.rate
-        self._now = block.at
-        self._put(self._segmenter.feed(self._resampler.feed(samples)))
+        self._put(self._segmenter.feed(self._resampler.feed(self._heard.take(block))))
 
     def _put(self, stretches: list[Stretch]) -> None:
         """Hand on stretches that were just cut."""
         for stretch in stretches:
-            spoken = self._now - (self._seconds - stretch.spoken / SAMPLE_RATE)
+            spoken = self._heard.when(stretch.spoken / SAMPLE_RATE)
             self._cut.put(_Cut(stretch, spoken, time.monotonic()))

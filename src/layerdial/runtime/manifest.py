@@ -7,16 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerdial.audio.features import Features, GraniteMel, LasrMel, LogMel, NemoMel, Samples, SeamlessMel, WhisperMel
 from layerdial.audio.files import SAMPLE_RATE
 from layerdial.cost import CostOfParts
 from layerdial.errors import UserError
-from layerdial.runtime.streaming_facts import StreamingFacts
 from layerdial.utils.checksums import check_files
 from layerdial.utils.files import write_json
 from layerdial.utils.records import between, parsing, read_record
+
+if TYPE_CHECKING:
+    from layerdial.runtime.streaming_facts import StreamingFacts
 
 FORMAT = 1
 STREAMING_FORMAT = 2  # of streaming exports, which earlier versions cannot run
@@ -157,6 +159,8 @@ class Manifest:
             decoder = DecoderFacts.parse(decoder)
         features = read_features(stored["features"])
         if (streaming := stored.pop("streaming", None)) is not None:
+            from layerdial.runtime.streaming_facts import StreamingFacts  # which other models do not need
+
             streaming = StreamingFacts.parse(streaming, features, stored["n_blocks"])
         manifest = cls(**stored, costs=CostOfParts(**costs), parity=parity, decoder=decoder, streaming=streaming)
         if manifest.sample_rate != SAMPLE_RATE:

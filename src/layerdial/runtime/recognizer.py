@@ -22,6 +22,8 @@ from layerdial.audio.windows import WINDOW_SECONDS, windows
 from layerdial.cost import Cost
 from layerdial.errors import UserError, needing
 from layerdial.ladder import Ladder, depths_of, select
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognizer import Audio, FeatureBatch, collate_features
 from layerdial.registry.find import model_folder
 from layerdial.request import Request
@@ -40,7 +42,8 @@ from layerdial.utils.forks import renew_after_fork
 
 if TYPE_CHECKING:
     from layerdial.recognition.calibration import Calibration
-    from layerdial.recognition.chunk_model import ChunkModel
+    from layerdial.recognition.stream_depths import Depths
+    from layerdial.recognition.streaming import Stream
     from layerdial.text.byte_level import ByteTable
     from layerdial.text.ctc_beams import Pieces
 
@@ -139,6 +142,13 @@ class OnnxRecognizer:
 
         return Calibration.beside(self.folder, self.manifest.model_id)
 
+    # ------------------------------------------------------------------------------------------------ chunk by chunk
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether the model was exported to take speech in chunks."""
+        return self.manifest.streaming is not None
+
     def chunk_model(self) -> ChunkModel:
         """Return the model as streams use it. Raises `UserError` for a model that takes whole utterances."""
         if self.manifest.streaming is None:
@@ -147,6 +157,19 @@ class OnnxRecognizer:
                 "MODEL OUT --streaming"
             )
         return self.session  # type: ignore[no-any-return]
+
+    def stream(
+        self,
+        request: Request | None = None,
+        *,
+        depth: Depths | None = None,
+        chunk_ms: int = CHUNK_MS,
+        endpoints: Endpoints | None = DEFAULT_ENDPOINTS,
+    ) -> Stream:
+        """Return a stream, which takes samples as they come; see `open_stream`."""
+        from layerdial.runtime.streams import open_stream  # much that whole utterances do not need
+
+        return open_stream(self, request, depth, chunk_ms, endpoints)
 
     # ------------------------------------------------------------------------------------------------ one request
 

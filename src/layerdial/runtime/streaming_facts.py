@@ -5,7 +5,7 @@ Shapes: B streams, L frames of left context, N blocks, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from layerdial.audio.features import Features
@@ -44,6 +44,11 @@ class StreamingFacts:
     def file_frames(self) -> int | None:
         """The size of chunks in which files are recognised, in frames of the output; none for the whole."""
         return None if self.file_chunk_ms == "full" else self.file_chunk_ms // self.frame_ms
+
+    def in_chunks(self) -> StreamingFacts:
+        """Return the same for files in chunks: of the size for files, or else of the largest one in training."""
+        sizes = [size for size in (self.file_chunk_ms, *self.chunk_ms) if size != "full"]
+        return self if self.file_chunk_ms != "full" or not sizes else replace(self, file_chunk_ms=max(sizes))
 
     @property
     def bins(self) -> int:

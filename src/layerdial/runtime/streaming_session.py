@@ -6,6 +6,7 @@ Shapes: B streams, T inputs, F mel bins, N blocks, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import StreamCaches
+from layerdial.recognition.chunk_model import StreamCaches, check_caches
 from layerdial.runtime.manifest import FILE, GRAPH, Manifest, read_features
 from layerdial.runtime.session import INPUTS, OUTPUTS, Cancel, LoadedGraph, check_ends, check_export_of, gates_of
 from layerdial.runtime.streaming_facts import CACHES, StreamingFacts
@@ -41,8 +42,13 @@ class StreamingSession:
 
     def begin(self, streams: int = 1) -> StreamCaches:
         """Return the caches of streams that have heard nothing."""
-        made: list[Any] = [np.zeros(shape, kind) for _, shape, kind in self._expected(streams)]
+        shapes = zip(CACHES, self.facts.shapes(streams), strict=True)
+        made: list[Any] = [np.zeros(shape, _TYPES.get(name, np.float32)) for name, shape in shapes]
         return StreamCaches(*made)
+
+    @cached_property
+    def _fresh(self) -> StreamCaches:
+        return self.begin()
 
     def step(
         self,
@@ -58,7 +64,7 @@ class StreamingSession:
         meantime.
         """
         self._check_chunk(inputs_BTF, lengths_B)
-        self._check_caches(caches, len(inputs_BTF))
+        check_caches(caches, self._fresh, len(inputs_BTF))
         return self._run(inputs_BTF, lengths_B, subset, caches, cancel)
 
     def posteriors(
@@ -129,21 +135,6 @@ class StreamingSession:
             raise UserError(f"lengths {lengths_B.tolist()} are not all within a chunk of {inputs_BTF.shape[1]} inputs")
         if not np.isfinite(inputs_BTF).all():
             raise UserError("a chunk has numbers that are not finite (NaN or infinity); leave out broken audio")
-
-    def _check_caches(self, caches: StreamCaches, streams: int) -> None:
-        """Raise `UserError` for the caches of another model or of another number of streams."""
-        parts: list[NDArray[Any]] = list(caches)
-        for part, (name, shape, kind) in zip(parts, self._expected(streams), strict=True):
-            if part.shape != shape or part.dtype != kind:
-                raise UserError(
-                    f"the cache {name} is {part.dtype} {part.shape}, for {streams} streams of this model it is "
-                    f"{np.dtype(kind)} {shape}; give what begin or the last step returned"
-                )
-
-    def _expected(self, streams: int) -> Iterator[tuple[str, tuple[int, ...], type]]:
-        """Yield the name, the shape and the type of each cache."""
-        for name, shape in zip(CACHES, self.facts.shapes(streams), strict=True):
-            yield name, shape, _TYPES.get(name, np.float32)
 
 
 def _check(session: Any, manifest: Manifest, facts: StreamingFacts, file: Path) -> None:

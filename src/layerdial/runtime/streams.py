@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import ChunkModel
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
 from layerdial.recognition.ctc import CtcUse
-from layerdial.recognition.endpointing import Endpoints
+from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Depth, DepthRule, Depths, depth_rule
 from layerdial.recognition.stream_results import ResultPlan
-from layerdial.recognition.streaming import CHUNK_MS, DEFAULT_ENDPOINTS, Stream, StreamingRecognizer, StreamPlan
+from layerdial.recognition.streaming import Stream, StreamingRecognizer, StreamPlan
 from layerdial.request import Request
 from layerdial.runtime.chunk_controller import SHARE, ChunkController, measured_costs
 from layerdial.runtime.controller import worthwhile
@@ -27,9 +27,9 @@ def open_stream(
     """Return a stream of chunks of `chunk_ms`, whose texts end as `endpoints` say; without them at its end alone.
 
     The blocks are those of `depth`: one for all chunks, a sequence, a function of the chunk's number, or a rule such as
-    a `ChunkController` that streams share. Or those of `request`: with `target_rtf` the deepest that compute for at most
-    that share of a chunk's duration, with `deadline_ms` those that are done so soon behind the chunk. With neither all
-    run. Raises `UserError` for a model that takes whole utterances, and for what a stream cannot do.
+    a `ChunkController` that streams share. Or they are those of `request`: with `target_rtf` the deepest that compute
+    for at most that share of a chunk's duration, with `deadline_ms` the deepest that are done so soon behind the chunk.
+    With neither all run. Raises `UserError` for a model that takes whole utterances, and for what a stream cannot do.
     """
     request = recognizer.settled(request or Request())
     model = recognizer.chunk_model()

@@ -66,6 +66,7 @@ async def _model(request: Request) -> Response:
 
 def _described(engine: Engine, name: str) -> dict[str, object]:
     own = {"n_blocks": engine.recognizer.n_blocks, "depths": engine.depths, "language": engine.language}
+    own |= {"streaming": engine.streams is not None}
     return {
         "id": name,
         "object": "model",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from layerdial.audio.files import SAMPLE_RATE, PipedAudio
 from layerdial.audio.windows import WINDOW_SECONDS, mono_blocks, pieces
 from layerdial.errors import UserError
 from layerdial.ladder import depths_of
+from layerdial.recognition.endpointing import Endpoints
 from layerdial.request import Request
 from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.serving.jobs import Job, Refused, Served
@@ -27,12 +29,15 @@ from layerdial.serving.metrics import ServerMetrics
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
+from layerdial.serving.streams import Deliver, LiveStream, StreamHub, Wanted
 
+_log = logging.getLogger(__name__)
 _READERS = 2  # threads that decode audio, and as many that check jobs
 BYTES = 4  # of a sample in memory
 _HELD = 4  # the audio of all requests together, files and samples, in longest requests
 
 Samples = NDArray[np.float32]
+_Started = tuple[int, Future[Served]]  # how many samples a job holds, and its result
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,13 @@ class Wish:
     depth: int | None = None
     min_depth: int | None = None
     deadline_ms: float | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """The depths of a stream. Raises `Problem` where they exclude each other."""
+        if self.depth is not None and self.min_depth is not None:
+            raise Problem(400, "give one of depth, min_depth, not 2", "invalid_value", "depth")
+        return Wanted(self.depth, self.min_depth, self.deadline_ms)
 
     def job(self, samples: Samples) -> Job:
         """Return the job of samples (S,) at 16 kHz."""
@@ -59,10 +71,12 @@ class Engine:
         names: tuple[str, ...],
         limits: Limits,
         language: str | None = None,
+        streams: StreamHub | None = None,
     ) -> None:
         self.recognizer, self.pool, self.names, self.limits = recognizer, pool, names, limits
+        self.streams = streams  # where the model takes speech in chunks
         self._language = language
-        self.metrics = ServerMetrics(pool.metrics)
+        self.metrics = ServerMetrics(pool.metrics, streams)
         self.stop = asyncio.Event()  # set once the server takes no more requests
         self.active = 0  # requests that are answered now
         self.created = int(time.time())
@@ -77,6 +91,8 @@ class Engine:
         for threads in (self._readers, self._checkers):
             threads.shutdown(wait=True, cancel_futures=True)
         self.pool.close(wait=False)
+        if self.streams is not None:
+            self.streams.close()
 
     # ------------------------------------------------------------------------------------------------- the model
 
@@ -164,34 +180,48 @@ class Engine:
 
     async def answer(self, samples: Samples, wish: Wish) -> Served:
         """Return the answer. Raises `Problem` for what is refused; cancelling gives its place free."""
-        return await self._answered(self._checkers.submit(lambda: (0, self._submit(samples, wish))))
+        return await self._answered(self._checkers, lambda: (0, self._submit(samples, wish)))
 
     async def answer_file(self, name: str, content: bytes, wish: Wish) -> Served:
         """Return the answer to the content of a file, which one thread decodes and submits; else as `answer`."""
-        return await self._answered(self._readers.submit(self._read_and_submit, PipedAudio(name, content), wish))
+        return await self._answered(self._readers, lambda: self._read_and_submit(PipedAudio(name, content), wish))
 
-    async def _answered(self, starting: Future[tuple[int, Future[Served]]]) -> Served:
-        """Return the answer to a job that is being submitted, with how many samples it holds."""
+    async def _answered(self, threads: ThreadPoolExecutor, start: Callable[[], _Started]) -> Served:
+        """Return the answer to the job that `start` submits in a thread, with how many samples it holds.
+
+        The event loop waits once, for the answer: it would take time from the job's begin by waking up in between.
+        """
+        answer = Future[Served]()
+        threads.submit(self._start, start, answer)
         try:
-            held, submitted = await asyncio.wrap_future(starting)
-        except asyncio.CancelledError:
-            starting.add_done_callback(self._give_up)
-            raise
-        try:
-            served: Served = await asyncio.wrap_future(submitted)
+            served: Served = await asyncio.wrap_future(answer)
         except UserError as error:
             raise self.problem(error) from None
-        finally:
-            self.release(held)
         self.metrics.answered(served)
         return served
 
-    def _give_up(self, starting: Future[tuple[int, Future[Served]]]) -> None:
-        """Give up a job that nobody waits for any more."""
-        if not starting.cancelled() and starting.exception() is None:
-            held, submitted = starting.result()
-            submitted.cancel()
-            self.release(held)
+    def _start(self, start: Callable[[], _Started], answer: Future[Served]) -> None:
+        """Submit a job whose result becomes `answer`, unless nobody waits for that any more; cancelling gives it up."""
+        if answer.cancelled():
+            return
+        try:
+            held, job = start()
+        except BaseException as error:
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                answer.set_exception(error)
+            return
+        job.add_done_callback(lambda done: self._pass_on(done, held, answer))
+        answer.add_done_callback(lambda done: job.cancel() if done.cancelled() else None)
+
+    def _pass_on(self, job: Future[Served], held: int, answer: Future[Served]) -> None:
+        self.release(held)
+        with suppress(InvalidStateError):  # cancelled meanwhile
+            if job.cancelled():
+                answer.cancel()
+            elif error := job.exception():
+                answer.set_exception(error)
+            else:
+                answer.set_result(job.result())
 
     async def parts(self, samples: Samples, wish: Wish) -> AsyncIterator[Served]:
         """Yield the answers to pieces of the audio that follow each other, where the model takes them one by one.
@@ -203,6 +233,40 @@ class Engine:
         for piece in [samples] if single else pieces(samples):
             yield await self.answer(piece, wish)
 
+    # -------------------------------------------------------------------------------------------------- streams
+
+    def check_room(self) -> None:
+        """Raise `Problem` where one more stream could not be recognised as it comes."""
+        if self.streams is not None:
+            try:
+                self.streams.check_room()
+            except Refused as refused:
+                raise busy(refused.reason, refused.retry_after_s) from None
+
+    async def open_stream(self, deliver: Deliver, wish: Wish, endpoints: Endpoints | None) -> LiveStream:
+        """Return a stream as `StreamHub.open_stream` does. Raises `Problem` for what is refused."""
+        assert self.streams is not None
+        opening = partial(
+            self.streams.open_stream,
+            deliver,
+            wish.request,
+            wish.wanted,
+            endpoints,
+        )
+        try:
+            return await asyncio.wrap_future(self._checkers.submit(opening))
+        except Refused as refused:
+            raise busy(refused.reason, refused.retry_after_s) from None
+        except UserError as error:
+            raise self.problem(error) from None
+
+    def problem_of(self, error: BaseException) -> Problem:
+        """Return what a client is told where its stream failed; the log has what is no mistake of the client."""
+        if isinstance(error, UserError):
+            return self.problem(error)
+        _log.error("a stream failed", exc_info=error)
+        return Problem(500, "an error of the server; its log says more", "internal_error")
+
     def problem(self, error: UserError) -> Problem:
         """Return what a client is told of an error: with the model's name, not with where it lies."""
         message = str(error)
@@ -210,7 +274,7 @@ class Engine:
             message = message.replace(place, self.names[0]) if "/" in place else message
         return Problem(400, message, "invalid_value")
 
-    def _read_and_submit(self, audio: PipedAudio, wish: Wish) -> tuple[int, Future[Served]]:
+    def _read_and_submit(self, audio: PipedAudio, wish: Wish) -> _Started:
         samples = self._decode(audio)
         self.hold(len(samples))
         try:

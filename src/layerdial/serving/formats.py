@@ -39,7 +39,9 @@ def of_depth(answers: Sequence[Served]) -> dict[str, Any]:
     found |= {"reason": deepest.reason, "depths": [chunk.depth for chunk in chunks]}
     found |= {"waited_ms": round(answers[0].waited_ms, 1), "took_ms": round(sum(one.took_ms for one in answers), 1)}
     found |= {"deadline_ms": round(deepest.deadline_ms, 1), "late": any(served.late for served in answers)}
-    return found | ({"cut": True} if any(served.transcript.cut for served in answers) else {})
+    found |= {"cut": True} if any(served.transcript.cut for served in answers) else {}
+    other = next(filter(None, (served.transcript.other_language for served in answers)), "")
+    return found | ({"other_language": other} if other else {})
 
 
 def written(served: Served, response_format: str, granularities: frozenset[str], language: str) -> str:

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from layerdial.serving.jobs import Metrics, Served
+from layerdial.serving.streams import StreamHub
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -31,9 +32,11 @@ _COUNTS = {
 class ServerMetrics:
     """What is counted of each request, and the figures of the pool when they are asked for."""
 
-    def __init__(self, pool: Callable[[], Metrics]) -> None:
+    def __init__(self, pool: Callable[[], Metrics], streams: StreamHub | None = None) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_OfPool(pool))
+        if streams is not None:
+            self._registry.register(_OfStreams(streams))
         self.requests = Counter(
             "layerdial_requests", "Requests by protocol and status.", ("protocol", "status"), registry=self._registry
         )
@@ -74,3 +77,20 @@ class _OfPool(Collector):
 
     def describe(self) -> list[Metric]:
         return []  # else the pool is asked while the registry is made
+
+
+class _OfStreams(Collector):
+    """The figures of the streams."""
+
+    def __init__(self, streams: StreamHub) -> None:
+        self._streams = streams
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("layerdial_streams", "Streams that are open.", value=self._streams.open)
+        depths = CounterMetricFamily("layerdial_chunks", "Chunks of streams by the depth that ran.", labels=["depth"])
+        for depth, count in sorted(self._streams.by_depth.copy().items()):
+            depths.add_metric([str(depth)], count)
+        yield depths
+
+    def describe(self) -> list[Metric]:
+        return []

@@ -68,6 +68,7 @@ class ServeOptions:
     name: Sequence[str] = _option((), "the name by which clients call the model, such as whisper-1; may be repeated")
     language: str | None = _option(None, "what a CTC model is for, such as en, told to clients that ask")
     min_depth: int | None = _option(None, "no request runs shallower than this under load")
+    chunk_ms: int | None = _option(None, "of a streaming model: the milliseconds of a chunk, 320 if left out")
     cors_origin: Sequence[str] = _option((), "a site whose pages may use the server; may be repeated")
     allow_host: Sequence[str] = _option((), "a further name by which clients call the server; may be repeated")
     threads: int | None = _option(None, "threads of one request; else the fastest in the profile")

@@ -18,6 +18,7 @@ from layerdial.serving.app import make_app
 from layerdial.serving.connection import connection_class
 from layerdial.serving.engine import Engine
 from layerdial.serving.guard import Access
+from layerdial.serving.memory import give_back
 from layerdial.serving.wyoming import WyomingServer
 
 _BACKLOG = 512
@@ -59,7 +60,9 @@ def run_server(engine: Engine, sockets: Sockets, access: Access) -> None:
         signals, loop = asyncio.Semaphore(0), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, signals.release)
+        giving_back = asyncio.ensure_future(give_back(lambda: _work(engine)))
         await serve_until(signals, engine, sockets, access)
+        giving_back.cancel()
 
     asyncio.run(run())
 
@@ -134,3 +137,9 @@ def _why(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return "is no address of this machine"
     return f"cannot be used ({error.strerror})"
+
+
+def _work(engine: Engine) -> tuple[int, int]:
+    """Return what changes with all work: jobs so far, and those that have not ended."""
+    found = engine.pool.metrics()
+    return found.submitted, found.queued + found.running

@@ -7,7 +7,8 @@ import io
 import logging
 import wave
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
@@ -22,6 +23,7 @@ from layerdial.request import Request
 from layerdial.serving.engine import BYTES, Engine, Wish
 from layerdial.serving.messages import bad_message, json_object
 from layerdial.serving.problems import TOO_MANY_CONNECTIONS, Problem
+from layerdial.serving.wyoming_stream import Form, WyomingSpeech
 from layerdial.text.hotwords import hotwords_of
 
 _log = logging.getLogger(__name__)
@@ -66,22 +68,14 @@ class WyomingServer:
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How samples come."""
-
-    rate: int
-    width: int
-    channels: int
-
-
 class _Connection:
     """One client: its events, one after the other. Its audio counts in the memory of all requests."""
 
     def __init__(self, engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._engine, self._reader, self._writer = engine, reader, writer
-        self._wish, self._form, self._audio = Wish(), _Form(16000, 2, 1), bytearray()
+        self._wish, self._form, self._audio = Wish(), Form(16000, 2, 1), bytearray()
         self._held = 0  # samples that are counted
+        self._speech: WyomingSpeech | None = None  # of a streaming model, between start and stop
 
     async def run(self) -> None:
         """Take events until the client closes, stalls, or asks for what cannot be done."""
@@ -94,6 +88,7 @@ class _Connection:
             self._count(str(problem.status))
             await _send(self._writer, Error(problem.message, problem.code))
         finally:
+            self._leave_speech()
             self._engine.release(self._held)
 
     async def _take(self, event: Event) -> None:
@@ -104,9 +99,9 @@ class _Connection:
         elif Transcribe.is_type(event.type):
             self._wish = _wish_of(event, self._engine)
         elif event.type == "audio-start":
-            self._form, self._audio = _form_of(event), bytearray()
+            await self._begin(event)
         elif event.type == "audio-chunk":
-            self._append(event)
+            await self._append(event)
         elif event.type == "audio-stop":
             await self._answer()
         # events of other services are no error: the protocol says to pass over them
@@ -117,7 +112,27 @@ class _Connection:
         self._engine.hold(more) if more > 0 else self._engine.release(-more)
         self._held += more
 
-    def _append(self, event: Event) -> None:
+    async def _begin(self, event: Event) -> None:
+        self._form, self._audio = _form_of(event), bytearray()
+        self._leave_speech()
+        if self._engine.streams is not None:
+            self._speech = WyomingSpeech(self._engine, self._form, partial(_send, self._writer))
+            await self._speech.begin(self._wish)
+
+    def _leave_speech(self) -> None:
+        if self._speech is not None:
+            self._speech.close()
+            self._speech = None
+
+    async def _append(self, event: Event) -> None:
+        if self._engine.streams is not None:
+            if self._speech is None:
+                await self._begin(event)
+            assert self._speech is not None
+            if self._speech.form != _form_of(event):
+                raise bad_message("the audio has another form than it began with; send audio-stop first")
+            self._speech.feed(event.payload or b"")
+            return
         self._form = _form_of(event)
         if len(self._audio) + len(event.payload or b"") > self._engine.limits.max_body:
             largest = f"{self._engine.limits.max_body_mb:g} MB (the server's --max-body-mb)"
@@ -141,6 +156,11 @@ class _Connection:
     async def _write_text(self, content: bytes, wish: Wish) -> None:
         """Send the transcript in pieces as they come, and whole, as the protocol asks."""
         language, text = self._engine.language, ""
+        if self._speech is not None:
+            text = await self._speech.finish()
+            self._leave_speech()
+            await self._end_text(text)
+            return
         await _send(self._writer, TranscriptStart(language=language))
         if content:
             async with self._engine.decoded("the audio", content) as samples:
@@ -148,6 +168,10 @@ class _Connection:
                     more = " " * bool(text and served.transcript.text) + served.transcript.text
                     text += more
                     await _send(self._writer, TranscriptChunk(more))
+        await self._end_text(text)
+
+    async def _end_text(self, text: str) -> None:
+        language = self._engine.language
         await _send(self._writer, Transcript(text, language=language))
         await _send(self._writer, TranscriptStop())
 
@@ -226,7 +250,7 @@ def _wish_of(event: Event, engine: Engine) -> Wish:
     return Wish(request)
 
 
-def _form_of(event: Event) -> _Form:
+def _form_of(event: Event) -> Form:
     rate, width, channels = (
         event.data.get(name, usual) for name, usual in (("rate", 16000), ("width", 2), ("channels", 1))
     )
@@ -236,10 +260,10 @@ def _form_of(event: Event) -> _Form:
         raise bad_message(
             f"width is {width!r:.40} and channels {channels!r:.40}; give 1 to 4 bytes, and 1 to 16 channels"
         )
-    return _Form(rate, int(width), channels)
+    return Form(rate, int(width), channels)
 
 
-def _wav(audio: bytearray, form: _Form) -> bytes:
+def _wav(audio: bytearray, form: Form) -> bytes:
     """Return samples as a WAV file, which is read as any other; a sample that has not come whole is left out."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:

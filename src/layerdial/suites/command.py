@@ -27,6 +27,7 @@ def run_command(
     fresh: Sequence[str] = (),
     results: Path | None = None,
     overrides: Sequence[str] = (),
+    ray: bool = False,
 ) -> int:
     """Run a suite and write its report.
 
@@ -35,7 +36,7 @@ def run_command(
     suite = load_suite(file, overrides)
     runs = plan(suite)
     chosen = choose(suite, runs, only, seeds)
-    failures = [] if report_only else run_suite(suite, runs, chosen, parallel, fresh)
+    failures = [] if report_only else run_suite(suite, runs, chosen, parallel, fresh, ray)
     try:
         rows = current_rows(suite, runs)
         if rows or not failures:

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from layerdial.errors import UserError
@@ -16,7 +16,7 @@ from layerdial.suites.run_one import device_of_suites
 from layerdial.suites.suite import Origin, RunKey, Suite
 from layerdial.utils.files import check_writable
 from layerdial.utils.jobs import run_jobs
-from layerdial.utils.workers import Failure, Job
+from layerdial.utils.workers import Failure, Job, Pool, Workers
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +27,13 @@ def run_suite(
     chosen: Collection[RunKey],
     parallel: int | None = None,
     fresh: Sequence[str] = (),
+    ray: bool = False,
 ) -> list[Failure]:
     """Run what is left of the `chosen` runs, and what they need, at most `parallel` jobs at a time.
 
-    Returns the failures and their reasons. The runs and rows of the entries in `fresh`, and of those that need their
-    models, are removed before. Raises `UserError`, before anything is changed, when the settings of another entry,
-    chosen or not, have changed since its runs began.
+    `ray` does them as tasks of a Ray cluster. Returns the failures and their reasons. The runs and rows of the entries
+    in `fresh`, and of those that need their models, are removed before. Raises `UserError`, before anything is changed,
+    when the settings of another entry, chosen or not, have changed since its runs began.
     """
     check_writable(suite.out)
     with alone(suite):
@@ -46,8 +47,21 @@ def run_suite(
             _, name, seed, _ = job.arguments
             gather_rows(suite, (name, seed))
 
-        parallel, threads = _shares(parallel)
-        return run_jobs(jobs, parallel, f"bench {suite.name}", gather, threads)
+        with _workers(parallel, ray) as (parallel, threads, workers):
+            return run_jobs(jobs, parallel, f"bench {suite.name}", gather, threads, workers)
+
+
+@contextmanager
+def _workers(parallel: int | None, ray: bool) -> Iterator[tuple[int, int | None, Callable[..., Pool]]]:
+    """Yield the jobs at a time, torch's threads of each, and what does them: processes here, or in a cluster."""
+    if not ray:
+        yield *_shares(parallel), Workers
+        return
+    from layerdial.runtime.cluster import cluster
+    from layerdial.suites.on_ray import RayTasks, gpus
+
+    with cluster() as cpus:
+        yield parallel or gpus() or cpus, None if gpus() else 1, RayTasks
 
 
 def _shares(parallel: int | None) -> tuple[int, int]:

@@ -42,12 +42,14 @@ def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams
     """
     steps, first = encoded.begin(), True
     tokens_KU = np.array([encoded.prompt], np.int64)
-    running, finished, no_speech, n_steps = [_Beam()], list[_Beam](), 0.0, 0
+    running, finished, n_steps = [_Beam()], list[_Beam](), 0
+    no_speech, language = 0.0, None
     most = longest_text(encoded.most_tokens, seconds)
     while running and len(finished) < beams:
         logits_KUV, n_steps = steps.next(tokens_KU), n_steps + 1
         if first:
             (no_speech,) = rules.nobody_speaks(logits_KUV[:, 0])
+            language = rules.languages.other(logits_KUV[0, 0], encoded.use)
         logp_KV = rules.log_probs(logits_KUV[:, -1], [beam.tokens for beam in running])
         running, ended = _extended(running, logp_KV, beams, rules, most)
         finished += ended
@@ -56,7 +58,7 @@ def decode_with_beams(encoded: Encoded, seconds: float, rules: TokenRules, beams
             steps.reorder([beam.row for beam in running])
             tokens_KU = np.array([[beam.tokens[-1]] for beam in running])
     best = max(finished, key=lambda beam: (not beam.looped, beam.score))
-    return Written(list(best.tokens), best.mean, no_speech, best.looped, n_steps=n_steps)
+    return Written(list(best.tokens), best.mean, no_speech, best.looped, n_steps=n_steps, language=language)
 
 
 def _extended(

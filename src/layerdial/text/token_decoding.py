@@ -66,10 +66,12 @@ def decode_greedily(
     steps, first, own = steps or encoded.begin(), True, bool(encoded.use.heads)
     tokens_BU = np.tile(np.array(encoded.prompt, np.int64), (len(encoded), 1))
     no_speech = [0.0] * len(encoded)
+    languages: list[str | None] = [None] * len(encoded)
     while not all(row.done for row in rows):
         logits_BUV = steps.next(tokens_BU)
         if first:
             no_speech = rules.nobody_speaks(logits_BUV[:, 0])
+            languages = [rules.languages.other(logits_V, encoded.use) for logits_V in logits_BUV[:, 0]]
         texts = [row.tokens for row in rows]
         logp_BV = rules.log_probs(logits_BUV[:, -1], texts)
         best_B = (logp_BV + rules.bonuses(texts)).argmax(axis=-1)
@@ -78,7 +80,8 @@ def decode_greedily(
             if own:
                 row.logps.append(among_all(token, logits_BUV[i, -1], logp_V))
         tokens_BU, first = best_B[:, None], False
-    return [row.written(silent) for row, silent in zip(rows, no_speech, strict=True)]
+    told = zip(rows, no_speech, languages, strict=True)
+    return [row.written(silent, language) for row, silent, language in told]
 
 
 class _Row:
@@ -106,6 +109,6 @@ class _Row:
         elif len(self.tokens) >= self.most:
             self.done = self.looped = True
 
-    def written(self, no_speech: float) -> Written:
+    def written(self, no_speech: float, language: str | None) -> Written:
         mean, logps = self.logp / max(1, self.steps), tuple(self.logps[: len(self.tokens)])
-        return Written(self.tokens, mean, no_speech, self.looped, self.phrase, self.steps, logps)
+        return Written(self.tokens, mean, no_speech, self.looped, self.phrase, self.steps, logps, language=language)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial.text.spoken_language import NO_LANGUAGES, Languages
 from layerdial.text.timestamps import Stamps, log_sum
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ _NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
 class TokenRules:
     """Which tokens a transcript may have: never those of `never` (V,) bool, at its start not those of `not_first`.
 
-    `end` ends it. `no_speech` is the token whose probability, right after the start, says that nobody speaks. With
-    `stamps` a text has timestamps; with `bias` tokens that spell hotwords have a bonus.
+    `end` ends it. `no_speech` is the token whose probability, right after the start, says that nobody speaks, and
+    `languages` are those that are told there. With `stamps` a text has timestamps; with `bias` tokens that spell
+    hotwords have a bonus.
     """
 
     never: NDArray[np.bool_]
@@ -41,6 +43,7 @@ class TokenRules:
     no_speech: int | None
     stamps: Stamps | None = None
     bias: TokenBias | None = None
+    languages: Languages = NO_LANGUAGES
 
     @classmethod
     def of(cls, suppressed: Iterable[int], not_first: Iterable[int], tokens: Sequence[str], end: int) -> TokenRules:
@@ -49,7 +52,7 @@ class TokenRules:
         never[list(suppressed)] = True
         never[end + 1 :] = True
         silent = [i for i, name in enumerate(tokens) if name in _NO_SPEECH_TOKENS]
-        rules = cls(never, never.copy(), end, silent[0] if silent else None)
+        rules = cls(never, never.copy(), end, silent[0] if silent else None, languages=Languages.of(tokens))
         rules.not_first[list(not_first)] = True
         return rules
 
@@ -139,7 +142,8 @@ class Written:
 
     `no_speech` is the probability that nobody speaks. `looped`: the text repeated itself, and was cut after the
     `phrase`; or it was longer than a text can be. `n_steps` is how often the decoder ran for it. Where words are asked
-    for, each token has its log-probability among all (`logps`), and its time.
+    for, each token has its log-probability among all (`logps`), and its time. `language` is the code of another
+    language than the prompt's that the audio sounds like, "" if it does not, and None where the decoder cannot tell.
     """
 
     tokens: list[int]
@@ -150,6 +154,7 @@ class Written:
     n_steps: int = 0
     logps: tuple[float, ...] = ()
     spoken: tuple[SpokenToken, ...] = ()
+    language: str | None = None
 
     @property
     def is_good(self) -> bool:

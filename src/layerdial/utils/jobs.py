@@ -15,7 +15,7 @@ from typing import Any
 from layerdial.utils.hangup import HANGUP, INTERRUPTING, drop_terminal
 from layerdial.utils.limited_json import parse_json
 from layerdial.utils.progress import Part, side_by_side
-from layerdial.utils.workers import Failure, Job, Workers
+from layerdial.utils.workers import Failure, Job, Pool, Workers
 
 _TAIL_BYTES = 8192
 
@@ -26,12 +26,13 @@ def run_jobs(
     description: str,
     done: Callable[[Job], None] = lambda job: None,
     threads: int | None = None,
+    workers: Callable[[int, int | None], Pool] = Workers,
 ) -> list[Failure]:
     """Run all jobs, `parallel` at a time; those after a failed one are left out and named among the failures.
 
     `done` is called here after each job that came to its end. An interruption (Ctrl-C, SIGTERM, SIGHUP) is handed
     on to the workers, which have some seconds to save what they have, and raises KeyboardInterrupt. `threads` is for
-    torch.
+    torch. `workers` makes what does the jobs, from how many at a time and `threads`: processes here, or in a cluster.
     """
     names = {job.name: job for job in jobs}
     graph = TopologicalSorter({job.name: job.needs & names.keys() for job in jobs})
@@ -39,7 +40,7 @@ def run_jobs(
     ready: list[str] = []
     failures: list[Failure] = []
     finished: set[str] = set()
-    pool = Workers(min(parallel, len(jobs)), threads)
+    pool = workers(min(parallel, len(jobs)), threads)
     with _terminated_as_interrupted(), pool.closing(), side_by_side(description) as show:
         while len(finished) + len(failures) < len(jobs):
             ready = sorted([*ready, *graph.get_ready()], key=list(names).index)
@@ -71,7 +72,7 @@ def _left_out(jobs: Sequence[Job], failed: Job, known: Collection[str]) -> Itera
 
 
 def _progress(
-    jobs: Sequence[Job], finished: set[str], failures: Sequence[Failure], pool: Workers
+    jobs: Sequence[Job], finished: set[str], failures: Sequence[Failure], pool: Pool
 ) -> tuple[int, int, list[Part]]:
     """Return updates made, those of an earlier call included, updates in all, and the state of each running job."""
     out = {failure.job.name for failure in failures}

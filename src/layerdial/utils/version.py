@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import layerdial
@@ -11,10 +12,14 @@ import layerdial
 def code_version() -> str:
     """Return the commit of the checkout that the package runs from, with -dirty for changed files, else its version.
 
-    Only the package's files count: the settings of a run are stored with it, and results are written by runs.
+    Only the package's files count: the settings of a run are stored with it, and results are written by runs. A process
+    asks once, for what is committed while it works is not what it runs.
     """
-    folder = Path(layerdial.__file__).parent
+    return _version_of(Path(layerdial.__file__).parent)
 
+
+@cache
+def _version_of(folder: Path) -> str:
     def git(*arguments: str) -> str:
         ran = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
         return ran.stdout.strip()

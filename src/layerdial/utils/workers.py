@@ -14,10 +14,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from layerdial.errors import UserError
 from layerdial.utils.parent import end_with_parent
@@ -50,6 +50,32 @@ class Failure:
     message: str
     users_mistake: bool = False
     left_out: bool = False
+
+
+class Pool(Protocol):
+    """What does jobs, some at a time."""
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that have been started and have not ended."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether as many jobs as there may be are running."""
+        ...
+
+    def start(self, job: Job) -> None:
+        """Begin a job."""
+        ...
+
+    def wait(self, seconds: float) -> list[tuple[Job, Failure | None]]:
+        """Return the jobs that ended within some seconds, as soon as one does."""
+        ...
+
+    def closing(self) -> AbstractContextManager[None]:
+        """Interrupt what still runs at the exit of the context."""
+        ...
 
 
 class Workers:
@@ -165,11 +191,11 @@ def _work(pipe: Any, threads: int | None) -> None:
                 import torch
 
                 torch.set_num_threads(threads)  # an earlier recipe may have set its own
-            message, users_mistake = _do(job)
+            message, users_mistake = do_job(job)
             pipe.send((message, users_mistake))
 
 
-def _do(job: Job) -> tuple[str | None, bool]:
+def do_job(job: Job) -> tuple[str | None, bool]:
     """Run a job with its output in its log. Return the reason of a failure or None, and whether the user caused it."""
     with _output_in(job.log):
         try:

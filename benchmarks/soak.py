@@ -51,6 +51,7 @@ SENTENCES = (
 )
 WORDS = ("--wyoming-port", "0", "--threads", "1")
 LINE_S = 10.0
+AFTER_S = 3.0  # behind the last answer
 LOOK_S = 0.25  # from one look at the memory to the next
 FLAT = 0.05
 ANSWERED, REFUSED, LEFT, LOST = "answered", "refused", "left", "lost"
@@ -112,7 +113,7 @@ def _options() -> argparse.Namespace:
 
 
 def soak(server: Server, clips: Sequence[NDArray[np.float32]], options: argparse.Namespace) -> Iterator[Line]:
-    """Send bursts for so many minutes; yield a line every ten seconds, and one when all is answered."""
+    """Send bursts for so many minutes; yield a line every ten seconds, and one after all is answered."""
     counts, lock, draw = Counter[str](), threading.Lock(), random.Random(0)
 
     def one(client: Client, clip: NDArray[np.float32]) -> None:
@@ -139,6 +140,10 @@ def soak(server: Server, clips: Sequence[NDArray[np.float32]], options: argparse
                 memory.clear()
             time.sleep(max(0.0, min(next_line, next_burst, time.monotonic() + LOOK_S) - time.monotonic()))
             memory.append(_memory_mb(server.pid))
+    memory.clear()
+    for _ in range(round(AFTER_S / LOOK_S)):
+        time.sleep(LOOK_S)
+        memory.append(_memory_mb(server.pid))
     yield _line(server.pid, time.monotonic() - begun, memory, counts)
 
 

@@ -94,7 +94,7 @@ def traced_student(folder: Path) -> Traced:
     assert manifest.decoder is not None
     pieces = ByteTable(read_tokens(folder / "edge" / "tokens.txt", blank=False), manifest.decoder.end)
     reader, writer = (ir.load(folder / "edge" / name) for name in (ENCODER, DECODER))
-    return Traced(network, reader, pieces, None, manifest, writer)
+    return Traced(network, pieces, None, manifest, reader, writer)
 
 
 _WORDS = {"low": "ab", "middle": "abd", "high": "abgh"}  # which the tiny vocabulary can write, and decoding allows

@@ -165,4 +165,4 @@ def test_listen_shows_partial_text_where_the_model_streams() -> None:
     written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert written == [row for row in rows if row["final"]] and all("delay_seconds" in row for row in written)
     lines = command("listen", "model", "--from", "short.wav", "--pause", 0.2).out.splitlines()
-    assert [line[18:] for line in lines] == finals(results) and all(line.startswith("depth  3 ") for line in lines)
+    assert [line[19:] for line in lines] == finals(results) and all(line.startswith("depth  3 ") for line in lines)

@@ -79,4 +79,4 @@ def test_the_command_line_of_a_device_streams(edge: Recognizer, tmp_path: Path) 
         program = [sys.executable, "-c", DEVICE, *map(str, words)]
         ended = subprocess.run(program, capture_output=True, text=True, check=True)
         lines = ended.stdout.splitlines()
-        assert lines == texts or [line[18:] for line in lines] == texts
+        assert lines == texts or [line[19:] for line in lines] == texts

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,11 @@ from wyoming.asr import Transcript, TranscriptChunk
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 
-from layerdial.export.export import export_model
-from layerdial.export.streaming import Streaming
-from layerdial.models.checkpoint import save_model
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.runtime import Recognizer
 from layerdial.serving import streams as hub
-from layerdial.text.tokenizer import build_tokenizer
-from tiny_serving import Running, as_file, running
-from tiny_streaming import sound, streaming_recognizer
+from tiny_serving import Running, as_file, running, serve_streaming
+from tiny_streaming import sound
 
 pytestmark = pytest.mark.medium
 
@@ -40,11 +35,7 @@ HEARD = SAMPLES.astype(np.float32) / 32768
 
 @pytest.fixture(scope="module")
 def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
-    folder: Path = tmp_path_factory.mktemp("served")
-    (folder / "model").mkdir()
-    save_model(folder / "model", streaming_recognizer().network, build_tokenizer("char", ["abcde"]), {"commit": "0"})
-    export_model(folder / "model", folder / "edge", streaming=Streaming())
-    return Recognizer(folder / "edge", threads=1)
+    return serve_streaming(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +179,31 @@ def test_depth_follows_the_load_where_none_is_asked_for(server: Running) -> None
         speak(websocket, SAMPLES)
         own = commit(websocket)[-1]["layerdial"]
     assert set(own["depths"]) <= {1, 2, 3} and own["reason"]
+
+
+def test_depth_changes_in_the_middle_of_what_is_said(server: Running) -> None:
+    with session(server, None, depth=1) as websocket:
+        speak(websocket, SAMPLES[:40_000])
+        while json.loads(websocket.recv(timeout=60)).get("layerdial", {}).get("depth") != 1:
+            pass
+        websocket.send(json.dumps({"type": "session.update", "session": {"layerdial": {"depth": 3}}}))
+        while json.loads(websocket.recv(timeout=60))["type"] != "session.updated":
+            pass
+        speak(websocket, SAMPLES[40_000:])
+        depths = commit(websocket)[-1]["layerdial"]["depths"]
+    assert depths == sorted(depths) and set(depths) == {1, 3}
+
+
+def test_a_depth_that_does_not_exist_is_said_and_changes_nothing(server: Running) -> None:
+    with session(server, None) as websocket:
+        for own, message in (
+            ({"depth": 9}, "depth 9 does not exist"),
+            ({"min_depth": 2}, "give one of depth, min_depth"),
+        ):
+            websocket.send(json.dumps({"type": "session.update", "session": {"layerdial": own}}))
+            assert message in json.loads(websocket.recv(timeout=60))["error"]["message"]
+        speak(websocket, SAMPLES)
+        assert set(commit(websocket)[-1]["layerdial"]["depths"]) == {3}
 
 
 def test_wyoming_gets_certain_words_while_speaking_and_the_whole_text(server: Running, recognizer: Recognizer) -> None:

@@ -24,6 +24,7 @@ from layerdial.recognition.stream_depths import Choice, DepthRule, Depths
 from layerdial.recognition.stream_results import ResultPlan, StreamResult
 from layerdial.recognizer import Recognizer
 from layerdial.request import Request
+from layerdial.subset import BlockSubset
 from layerdial.transcript import Chunk, Transcribed
 
 
@@ -226,8 +227,8 @@ def step_streams(streams: Sequence[Stream]) -> list[list[StreamResult]]:
     if len(set(map(id, streams))) < len(streams):
         raise UserError("a stream is there twice; each can take one chunk at a time")
     results: dict[int, list[StreamResult]] = {id(one): [] for one in streams}
-    for choice, group in _by_choice([one for one in streams if one.ready and one._sound.has_chunk]):
-        for one, found in zip(group, _step(group, choice), strict=True):
+    for group in _by_subset([one for one in streams if one.ready and one._sound.has_chunk]):
+        for (one, _), found in zip(group, _step(group), strict=True):
             results[id(one)] += found
     for one in streams:
         if one.ready and not one._sound.has_chunk:
@@ -236,12 +237,15 @@ def step_streams(streams: Sequence[Stream]) -> list[list[StreamResult]]:
     return [results[id(one)] for one in streams]
 
 
-def _by_choice(streams: Sequence[Stream]) -> list[tuple[Choice, list[Stream]]]:
-    """Return the streams that run the same blocks in their next chunk."""
+_Chosen = tuple[Stream, Choice]
+
+
+def _by_subset(streams: Sequence[Stream]) -> list[list[_Chosen]]:
+    """Return the streams with what was chosen for their next chunk; those that run the same blocks are together."""
     by_rule: dict[int, list[Stream]] = {}
     for one in streams:
         by_rule.setdefault(id(one.plan.depths), []).append(one)
-    groups: dict[tuple[int, Choice], list[Stream]] = {}
+    groups: dict[BlockSubset, list[_Chosen]] = {}
     for sharing in by_rule.values():
         plan, now = sharing[0].plan, sharing[0].plan.clock()
         for one in sharing:  # sound that comes faster than time passes has not waited
@@ -249,12 +253,13 @@ def _by_choice(streams: Sequence[Stream]) -> list[tuple[Choice, list[Stream]]]:
         waited = max(0.0, *(now - one._arrived for one in sharing))
         choices = plan.depths.choose([one._n_chunks for one in sharing], plan.chunk_seconds, waited, now)
         for one, choice in zip(sharing, choices, strict=True):
-            groups.setdefault((id(plan.depths), choice), []).append(one)
-    return [(choice, group) for (_, choice), group in groups.items()]
+            groups.setdefault(choice.subset, []).append((one, choice))
+    return list(groups.values())
 
 
-def _step(streams: Sequence[Stream], choice: Choice) -> list[list[StreamResult]]:
-    """Recognise the next chunk of each stream with the same blocks."""
+def _step(chosen: Sequence[_Chosen]) -> list[list[StreamResult]]:
+    """Recognise the next chunk of each stream, all of them with the same blocks."""
+    streams, subset = [one for one, _ in chosen], chosen[0][1].subset
     plan = streams[0].plan
     begun = plan.clock()
     chunks = [one._sound.take() for one in streams]
@@ -263,15 +268,15 @@ def _step(streams: Sequence[Stream], choice: Choice) -> list[list[StreamResult]]
     for row_TF, chunk in zip(inputs_BTF, chunks, strict=True):
         row_TF[: len(chunk)] = chunk
     caches = streams[0]._caches if len(streams) == 1 else joined_caches([one._caches for one in streams])
-    logp_BTV, caches = plan.model.step(inputs_BTF, lengths_B, choice.subset, caches)
-    kept = [caches] if len(streams) == 1 else parted_caches(caches)
-    now = plan.clock()
-    plan.depths.observe(choice.subset, len(streams), plan.chunk_seconds, 1000.0 * (now - begun), now)
-    frames_B = plan.model.features.frames(lengths_B).tolist()
-    for one, own in zip(streams, kept, strict=True):
+    logp_BTV, caches = plan.model.step(inputs_BTF, lengths_B, subset, caches)
+    for one, own in zip(streams, [caches] if len(streams) == 1 else parted_caches(caches), strict=True):
         one._caches = own
-    rows = zip(streams, chunks, logp_BTV, frames_B, strict=True)
-    return [_follow(one, chunk, logp_TV[:frames], choice) for one, chunk, logp_TV, frames in rows]
+    now = plan.clock()
+    for rule in {id(one.plan.depths): one.plan.depths for one in streams}.values():
+        rule.observe(subset, len(streams), plan.chunk_seconds, 1000.0 * (now - begun), now)
+    frames_B = plan.model.features.frames(lengths_B).tolist()
+    rows = zip(chosen, chunks, logp_BTV, frames_B, strict=True)
+    return [_follow(one, chunk, logp_TV[:frames], choice) for (one, choice), chunk, logp_TV, frames in rows]
 
 
 def _follow(

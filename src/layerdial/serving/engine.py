@@ -29,7 +29,7 @@ from layerdial.serving.metrics import ServerMetrics
 from layerdial.serving.options import Limits
 from layerdial.serving.pool import Pool
 from layerdial.serving.problems import Problem, busy
-from layerdial.serving.streams import Deliver, LiveStream, StreamHub
+from layerdial.serving.streams import Deliver, LiveStream, StreamHub, Wanted
 
 _log = logging.getLogger(__name__)
 _READERS = 2  # threads that decode audio, and as many that check jobs
@@ -48,6 +48,13 @@ class Wish:
     depth: int | None = None
     min_depth: int | None = None
     deadline_ms: float | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """The depths of a stream. Raises `Problem` where they exclude each other."""
+        if self.depth is not None and self.min_depth is not None:
+            raise Problem(400, "give one of depth, min_depth, not 2", "invalid_value", "depth")
+        return Wanted(self.depth, self.min_depth, self.deadline_ms)
 
     def job(self, samples: Samples) -> Job:
         """Return the job of samples (S,) at 16 kHz."""
@@ -243,10 +250,8 @@ class Engine:
             self.streams.open_stream,
             deliver,
             wish.request,
-            depth=wish.depth,
-            min_depth=wish.min_depth,
-            deadline_ms=wish.deadline_ms,
-            endpoints=endpoints,
+            wish.wanted,
+            endpoints,
         )
         try:
             return await asyncio.wrap_future(self._checkers.submit(opening))

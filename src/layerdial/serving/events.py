@@ -25,6 +25,10 @@ class AudioInput(Protocol):
         """Whether audio came that belongs to no item yet."""
         ...
 
+    def changed(self) -> None:
+        """Take over the session's depths. Raises `Problem` for those that are not possible."""
+        ...
+
     async def append(self, samples: Samples) -> None:
         """Take the next samples (S,) at 16 kHz. Raises `Problem` for more than can be held."""
         ...

@@ -24,6 +24,7 @@ from layerdial.serving.scheduler import QueueScheduler, Ticket
 from layerdial.serving.task import Task
 from layerdial.transcript import Chunk, Transcript
 
+_NO_AUDIO = np.zeros(0, np.float32)
 _MOST_THREADS = 1 << 16  # there are as many as jobs have begun and are not done; only the workers' compute
 
 
@@ -171,6 +172,7 @@ class Pool:
         """Free the place of a job with its result, or with none where it was cancelled."""
         with self._changed:
             self._queue.leave(task.ticket)
+            task.audio = _NO_AUDIO  # the task and its future refer to each other, so it may stay for a while
             self._tasks.pop(task.ticket.number, None)
             self._counts.ended(result)
             self._dispatch()

@@ -154,6 +154,11 @@ class _Connection:
                     400, "format and turn_detection cannot change while audio is held; clear or commit it first"
                 )
             self._begin_audio()
+        try:
+            self._audio.changed()
+        except Problem:
+            self._session = before
+            raise
         await self._send("session.updated", session=self._shown())
 
     def _shown(self) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def run_server(engine: Engine, sockets: Sockets, access: Access) -> None:
         signals, loop = asyncio.Semaphore(0), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, signals.release)
+        giving_back = asyncio.ensure_future(give_back(lambda: _work(engine)))
         await serve_until(signals, engine, sockets, access)
+        giving_back.cancel()
 
     asyncio.run(run())
 
@@ -74,9 +76,7 @@ async def serve_until(signals: asyncio.Semaphore, engine: Engine, sockets: Socke
     listening = await wyoming.start(sockets.wyoming) if sockets.wyoming is not None else None
     serving = asyncio.ensure_future(server.serve(sockets=[sockets.http]))
     stopping = asyncio.ensure_future(signals.acquire())
-    giving_back = asyncio.ensure_future(give_back(lambda: _work(engine)))
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    giving_back.cancel()
     engine.stop.set()
     for one in [*getattr(server, "servers", []), *([listening] if listening else [])]:
         one.close()

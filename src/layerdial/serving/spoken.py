@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerdial.audio.files import SAMPLE_RATE
+from layerdial.errors import UserError
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_results import StreamResult
 from layerdial.serving.engine import Engine, Samples
@@ -43,8 +44,8 @@ class Spoken:
     """A stream: its end points are the ends of turns, or its client commits them. An item's text comes word by word.
 
     Each delta has the words that are certain, and in `layerdial` the whole text as it stands, the depth and the delay.
-    `session()` has the settings of this moment; those of depth hold from the next stream on, which begins where a
-    client commits or clears.
+    `session()` has the settings of this moment; those of depth hold from the next chunk on, others from where a client
+    commits or clears.
     """
 
     def __init__(self, engine: Engine, session: Callable[[], Session], send: Send) -> None:
@@ -74,6 +75,16 @@ class Spoken:
         assert self._speech is not None
         self._began += self._speech.n_samples
         self._speech = None
+
+    def changed(self) -> None:
+        assert self._engine.streams is not None
+        wanted = self._session().wish.wanted
+        try:
+            self._engine.streams.rule_of(wanted)
+            if self._speech is not None and self._speech.live is not None:
+                self._speech.live.change(wanted)
+        except UserError as error:
+            raise self._engine.problem(error) from None
 
     async def append(self, samples: Samples) -> None:
         if not len(samples):

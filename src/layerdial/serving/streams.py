@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layerdial.errors import UserError
 from layerdial.recognition.chunk_model import CHUNK_MS
 from layerdial.recognition.endpointing import Endpoints
-from layerdial.recognition.stream_depths import Depths
+from layerdial.recognition.stream_depths import DepthRule, GivenDepths
 from layerdial.recognition.stream_results import StreamResult
 from layerdial.recognition.streaming import Stream, step_streams
 from layerdial.request import Request
@@ -45,17 +45,34 @@ class Delivered:
 Deliver = Callable[[Delivered], None]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which depth a stream asks for: a fixed one, or what the load allows, `min_depth` at the least.
+
+    `deadline_ms` is the time from the end of a chunk to its text.
+    """
+
+    depth: int | None = None
+    min_depth: int | None = None
+    deadline_ms: float | None = None
+
+
 class LiveStream:
     """The stream of one client. Its methods return at once; `deliver` gets what comes, in a thread of the hub."""
 
     def __init__(self, hub: StreamHub, stream: Stream, deliver: Deliver) -> None:
         self._hub, self.stream, self.deliver = hub, stream, deliver
         self.pending: list[tuple[NDArray[np.float32], float]] = []
-        self.ending = self.taken = False  # both are of the hub, under its lock
+        self.ending = self.taken = False  # these are of the hub, under its lock
+        self.rule = stream.plan.depths
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Take the next samples (S,) at 16 kHz."""
         self._hub.take(self, samples)
+
+    def change(self, wanted: Wanted) -> None:
+        """Have the next chunks run at other depths. Raises `UserError` for one that does not exist."""
+        self.rule = self._hub.rule_of(wanted)
 
     def end(self) -> None:
         """End the stream behind what came; `deliver` hears of it."""
@@ -83,13 +100,13 @@ class StreamHub:
     ) -> None:
         self.recognizer, self.workers, self.chunk_ms = recognizer, workers, chunk_ms
         self._min_depth = min_depth
-        self._rule = cache(self._new_rule)
+        self._rule, self._given = cache(self._new_rule), cache(self._fixed)  # streams with the same rule go together
         self._costs = cache(self._measured)
         self._changed = threading.Condition()
         self._streams: list[LiveStream] = []
         self._stopped = False
         self.by_depth: dict[int, int] = {}
-        open_stream(recognizer, depth=self._rule(chunk_ms, min_depth, None), chunk_ms=chunk_ms)  # errors are said now
+        open_stream(recognizer, depth=self.rule_of(Wanted()), chunk_ms=chunk_ms)  # errors are said now
         self._threads = [threading.Thread(target=self._work, name="layerdial streams") for _ in range(workers)]
         for thread in self._threads:
             thread.start()
@@ -103,7 +120,7 @@ class StreamHub:
 
     def check_room(self) -> None:
         """Raise `Refused` where one more stream could not keep up even at the shallowest depth."""
-        rule = self._rule(self.chunk_ms, self._min_depth, None)
+        rule = self._rule(self._min_depth or 1, None)
         seconds = self.chunk_ms / 1000.0
         streams = self.open + 1
         needed_ms = rule.least_ms(streams * seconds, time.monotonic())
@@ -114,21 +131,13 @@ class StreamHub:
         self,
         deliver: Deliver,
         request: Request | None = None,
-        *,
-        depth: int | None = None,
-        min_depth: int | None = None,
-        deadline_ms: float | None = None,
+        wanted: Wanted | None = None,
         endpoints: Endpoints | None = None,
     ) -> LiveStream:
-        """Return a stream; a new setting may measure for a moment. Raises `UserError` for what it cannot do, `Refused`.
-
-        `deadline_ms` is the time from the end of a chunk to its text.
-        """
+        """Return a stream. Raises `UserError` for what it cannot do, and `Refused`."""
         self.check_room()
-        if min_depth is not None:
-            min_depth = max(self.recognizer.subset(min_depth).depth, self._min_depth or 1)
-        depths: Depths = depth or self._rule(self.chunk_ms, min_depth or self._min_depth, deadline_ms)
-        stream = open_stream(self.recognizer, request, depths, self.chunk_ms, endpoints)
+        rule = self.rule_of(wanted or Wanted())
+        stream = open_stream(self.recognizer, request, rule, self.chunk_ms, endpoints)
         live = LiveStream(self, stream, deliver)
         with self._changed:
             if self._stopped:
@@ -199,6 +208,9 @@ class StreamHub:
         fed = {id(live): self._feed(live) for live in group}
         failed = {id(live): error for live in group if isinstance(error := fed[id(live)], BaseException)}
         ready = [live for live in group if live.stream.ready and id(live) not in failed]
+        for live in ready:
+            if live.stream.plan.depths is not (rule := live.rule):
+                live.stream.plan = replace(live.stream.plan, depths=rule)
         results: dict[int, list[StreamResult]] = {}
         try:
             steps = step_streams([live.stream for live in ready])
@@ -251,15 +263,27 @@ class StreamHub:
 
     # ------------------------------------------------------------------------------------------------------- depths
 
-    def _new_rule(self, chunk_ms: int, min_depth: int | None, deadline_ms: float | None) -> ChunkController:
-        options = [one for one in self._options() if one.depth >= (min_depth or 1)] or self._options()[-1:]
-        return ChunkController(self._costs(chunk_ms), options, SHARE, deadline_ms)
+    def rule_of(self, wanted: Wanted) -> DepthRule:
+        """Return what chooses the depths of streams. Raises `UserError` for a depth that does not exist."""
+        for depth in (wanted.depth, wanted.min_depth):
+            if depth is not None:
+                self.recognizer.subset(depth)
+        if wanted.depth is not None:
+            return self._given(wanted.depth)
+        return self._rule(max(wanted.min_depth or 1, self._min_depth or 1), wanted.deadline_ms)
+
+    def _fixed(self, depth: int) -> DepthRule:
+        return GivenDepths(lambda chunk: depth, lambda given: self.recognizer.subset(depth))
+
+    def _new_rule(self, min_depth: int, deadline_ms: float | None) -> ChunkController:
+        options = [one for one in self._options() if one.depth >= min_depth] or self._options()[-1:]
+        return ChunkController(self._costs(), options, SHARE, deadline_ms)
 
     def _options(self) -> Sequence[DepthOption]:
         return worthwhile(self.recognizer.ladder, self.recognizer.n_blocks)
 
-    def _measured(self, chunk_ms: int) -> CostTable:
+    def _measured(self) -> CostTable:
         model, options = self.recognizer.chunk_model(), self._options()
-        inputs = chunk_ms * model.features.per_second // 1000
+        inputs = self.chunk_ms * model.features.per_second // 1000
         ends = {one.depth: one.subset for one in (options[0], options[-1])}
         return measured_costs(model, ends, inputs, self.recognizer.threads)

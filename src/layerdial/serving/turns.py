@@ -55,6 +55,9 @@ class Turns:
     def holds_audio(self) -> bool:
         return bool(self._n_held or self._speaking)
 
+    def changed(self) -> None:
+        """Do nothing: each turn takes what holds at its end."""
+
     async def append(self, samples: Samples) -> None:
         if self._segmenter is None:
             self._hold(samples)

@@ -10,11 +10,11 @@ export class Refusal extends Error {
   }
 }
 
-/** Return the model: {name, nBlocks, depths, levels, measuredOn}. */
+/** Return the model: {name, nBlocks, depths, levels, measuredOn, streams}; `streams`: its text comes while one speaks. */
 export async function readModel(key) {
   const { data } = await (await ask("v1/models", key)).json();
-  const { n_blocks: nBlocks, depths, levels, measured_on: measuredOn } = data[0].layerdial;
-  return { name: data[0].id, nBlocks, depths, levels, measuredOn };
+  const { n_blocks: nBlocks, depths, levels, measured_on: measuredOn, streaming: streams } = data[0].layerdial;
+  return { name: data[0].id, nBlocks, depths, levels, measuredOn, streams };
 }
 
 /** Return the figures of this moment, by their names in /metrics without `layerdial_`. */

@@ -6,7 +6,8 @@ import { openMicrophone, RATE } from "./microphone.js";
 const PART = RATE / 10; // samples of a message
 const TRANSCRIPTION = "conversation.item.input_audio_transcription.";
 
-/** Begin to listen. `heard(event)` gets {delta}, {done: {layerdial, seconds}} or {problem}; `closed()` is called at its end.
+/** Begin to listen. `heard(event)` gets {delta, now}, {done: {layerdial, seconds}} or {problem}; `closed()` is called at its
+ *  end. `now`, of a streaming model alone, has the whole text of the turn as it stands, its depth and its delay.
  *  `wish()` gives depth and deadline. Returns {change(), stop()}: `change` applies a wish to what ends from then on, and
  *  after `stop` what was said last is still answered. */
 export async function listen(model, wish, key, heard, closed) {
@@ -49,7 +50,7 @@ function opened(socket) {
 
 function take(event, turns, heard, close) {
   if (event.type === "input_audio_buffer.committed") turns.open += 1;
-  else if (event.type === `${TRANSCRIPTION}delta`) heard({ delta: event.delta });
+  else if (event.type === `${TRANSCRIPTION}delta`) heard({ delta: event.delta, now: event.layerdial });
   else if (event.type === `${TRANSCRIPTION}completed`) {
     turns.open -= 1;
     heard({ done: { layerdial: event.layerdial, seconds: event.usage.seconds } });

@@ -9,7 +9,7 @@ import { drawPicture, wordsOf } from "./picture.js";
 const at = (id) => document.getElementById(id);
 const DEADLINES_MS = [100, 200, 300, 500, 1000, 2000, 5000, 10000, null];
 const LOAD_EVERY_MS = 1000;
-const page = { key: "", model: null, depth: null, deadline: null, file: null, sending: null, session: null, changing: false, answers: 0 };
+const page = { key: "", model: null, depth: null, deadline: null, file: null, sending: null, session: null, changing: false, answers: 0, certain: 0 };
 
 begin();
 
@@ -84,7 +84,7 @@ async function toggleRecording() {
   try {
     page.session = await listen(page.model.name, wish, page.key, heard, ended);
     use({ recording: true });
-    say("Recording. Text comes at each pause.");
+    say(page.model.streams ? "Recording. Text comes as you speak." : "Recording. Text comes at each pause.");
   } catch (problem) {
     use({ recording: false });
     fail(problem.message);
@@ -98,11 +98,29 @@ function stopRecording() {
   page.session.stop();
 }
 
-function heard({ delta, done, problem }) {
+function heard({ delta, now, done, problem }) {
   if (delta) write(at("text").textContent && page.turned ? ` ${delta}` : delta);
-  page.turned = !delta;
+  if (delta) page.turned = false;
+  if (now) showNow(now, delta);
+  if (done || problem) endTurn();
   if (done) show(done);
   if (problem) fail(problem);
+}
+
+/** Show what of the turn may still change, and the depth and the delay of this moment. */
+function showNow({ text, depth, delay_ms: delay }, delta) {
+  page.certain += delta.length;
+  at("rest").textContent = text.slice(page.certain);
+  at("rest").hidden = !at("rest").textContent;
+  at("blocks").textContent = page.words(depth);
+  at("delay").textContent = `${Math.round(delay)} ms`;
+}
+
+function endTurn() {
+  page.turned = true;
+  page.certain = 0;
+  at("rest").textContent = "";
+  at("rest").hidden = true;
 }
 
 function ended() {
@@ -124,6 +142,7 @@ function use({ recording }) {
 function clear() {
   fail("");
   at("text").textContent = at("reason").textContent = "";
+  endTurn();
   page.turned = false;
 }
 

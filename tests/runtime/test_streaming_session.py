@@ -15,6 +15,7 @@ import pytest
 
 from layerdial import BlockSubset, UserError
 from layerdial.recognition.chunk_model import joined_caches, parted_caches
+from layerdial.recognizer import collate_features
 from layerdial.runtime import Recognizer
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.streaming_session import StreamingSession
@@ -102,6 +103,23 @@ def test_files_have_the_texts_of_torch(streaming_folders: Callable[[str], tuple[
     for depth in range(1, N_BLOCKS + 1):
         texts = [recognizer.transcribe(speak("low high middle"), depth).text for recognizer in (torchs, ours)]
         assert texts[0] == texts[1] != ""
+
+
+def test_batches_in_chunks_have_the_texts_of_torch_and_the_cost_of_their_blocks(
+    streaming_folders: Callable[[str], tuple[Path, Path]], edge: Recognizer
+) -> None:
+    from layerdial.models.torch_recognizer import load_torch_model
+
+    model, folder = streaming_folders("plain")
+    ours, schedule = Recognizer(folder, threads=1), ChunkSchedule((4,), (FIRST,))
+    batch = collate_features(["a", "b"], [ours.features(sound(seconds)) for seconds in (2.0, 3.0)], ["", ""], 5.0)
+    found = ours.recognize(batch, schedule)
+    assert found == load_torch_model(model).recognize(batch, schedule) != ours.recognize(batch, FIRST)
+    assert ours.cost(schedule) == ours.cost(FIRST)
+    with pytest.raises(UserError, match="ask for them one by one"):
+        ours.cost(ChunkSchedule((4,), (FIRST, FULL)))
+    with pytest.raises(UserError, match="takes whole utterances; for streams"):
+        edge.recognize(batch, schedule)
 
 
 @pytest.mark.parametrize("chunk_ms", [80, 1280])

@@ -15,6 +15,7 @@ import pytest
 
 from layerdial import BlockSubset, UserError
 from layerdial.recognition.chunk_model import joined_caches, parted_caches
+from layerdial.recognizer import collate_features
 from layerdial.runtime import Recognizer
 from layerdial.runtime.manifest import Manifest
 from layerdial.runtime.streaming_session import StreamingSession
@@ -22,6 +23,7 @@ from layerdial.subset import ChunkSchedule
 from layerdial.utils.records import read_record
 from tiny import noise, speak
 from tiny_runtime import change
+from tiny_streaming import results_of, sound
 from tiny_streaming_export import N_BLOCKS, load_session
 
 pytest_plugins = ["tiny_streaming_export", "tiny_export"]
@@ -101,6 +103,39 @@ def test_files_have_the_texts_of_torch(streaming_folders: Callable[[str], tuple[
     for depth in range(1, N_BLOCKS + 1):
         texts = [recognizer.transcribe(speak("low high middle"), depth).text for recognizer in (torchs, ours)]
         assert texts[0] == texts[1] != ""
+
+
+def test_batches_in_chunks_have_the_texts_of_torch_and_the_cost_of_their_blocks(
+    streaming_folders: Callable[[str], tuple[Path, Path]], edge: Recognizer
+) -> None:
+    from layerdial.models.torch_recognizer import load_torch_model
+
+    model, folder = streaming_folders("plain")
+    ours, schedule = Recognizer(folder, threads=1), ChunkSchedule((4,), (FIRST,))
+    batch = collate_features(["a", "b"], [ours.features(sound(seconds)) for seconds in (2.0, 3.0)], ["", ""], 5.0)
+    found = ours.recognize(batch, schedule)
+    assert found == load_torch_model(model).recognize(batch, schedule) != ours.recognize(batch, FIRST)
+    assert ours.cost(schedule) == ours.cost(FIRST)
+    with pytest.raises(UserError, match="ask for them one by one"):
+        ours.cost(ChunkSchedule((4,), (FIRST, FULL)))
+    with pytest.raises(UserError, match="takes whole utterances; for streams"):
+        edge.recognize(batch, schedule)
+
+
+@pytest.mark.parametrize("chunk_ms", [80, 1280])
+def test_streams_have_the_results_of_torch(
+    streaming_folders: Callable[[str], tuple[Path, Path]], chunk_ms: int
+) -> None:
+    from layerdial.models.torch_recognizer import load_torch_model
+
+    model, edge = streaming_folders("plain")
+    parts = np.array_split(sound(5.0), 23)
+    theirs, ours = (
+        results_of(recognizer.stream(chunk_ms=chunk_ms, depth=[1, 3, 2]), parts)
+        for recognizer in (load_torch_model(model), Recognizer(edge, threads=1))
+    )
+    assert [result.text for result in ours] == [result.text for result in theirs]
+    assert len(ours[-1].text) > 20
 
 
 def test_files_are_heard_in_chunks_where_the_manifest_says_so(streaming_edge: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from layerdial.runtime.memory import check_memory
 from layerdial.runtime.profile import Profile, ThreadProfile
 from layerdial.runtime.scheduler import Constraint, PassResult, RunPass, Scheduler, TimedWindow
 from layerdial.runtime.session import default_threads, usable_cpus
-from layerdial.subset import Blocks, BlockSubset
+from layerdial.subset import Blocks, BlockSubset, ChunkSchedule, SelectorDepth
 from layerdial.text.tokenizer import PieceTable
 from layerdial.transcript import Chunk, Transcribed, Transcript
 from layerdial.utils.forks import renew_after_fork
@@ -121,7 +121,23 @@ class OnnxRecognizer:
 
     def cost(self, subset: Blocks) -> Cost:
         """Return parameters in use and multiply-accumulates per second of audio, as counted at export."""
-        return self.manifest.costs.of(_fixed(subset))
+        blocks = self._blocks(subset)
+        if isinstance(blocks, ChunkSchedule):
+            if len(blocks.subsets) > 1:
+                raise UserError("a schedule of several subsets costs what each of them does; ask for them one by one")
+            blocks = blocks.subsets[0]
+        return self.manifest.costs.of(blocks)
+
+    def _blocks(self, blocks: Blocks) -> Any:
+        """Return blocks that the graph takes: a subset, or a schedule for a streaming one.
+
+        Raises `UserError` for a number of blocks: the graph takes gates, and has no selector.
+        """
+        if isinstance(blocks, SelectorDepth):
+            raise UserError("an exported model does not choose its blocks itself; give a subset")
+        if isinstance(blocks, ChunkSchedule):
+            self.chunk_model()  # which a model of whole utterances refuses
+        return blocks
 
     def warm_up(self, seconds: float = 10.0) -> None:
         """Run every block once on so much silence, so that the first request waits for neither memory nor imports."""
@@ -304,7 +320,7 @@ class OnnxRecognizer:
         """Return the text of each utterance of a batch: greedy, or by the search of `request`."""
         asked = None if request is None else self.settled(request, subset)
         decoding = self.decoding if asked is None else self.decoding.of(asked, self.name)
-        return decoding.texts(batch, _fixed(subset))
+        return decoding.texts(batch, self._blocks(subset))
 
     def settled(self, request: Request, subset: Blocks | None = None) -> Request:
         """Return a request with the weights that were tuned for its language model at its depth, or at `subset`."""
@@ -322,7 +338,7 @@ class OnnxRecognizer:
 
     def log_probs(self, batch: FeatureBatch, subset: Blocks) -> list[NDArray[np.float32]]:
         """Return a CTC model's log-probabilities (T, V) of each utterance. Raises `UserError` for other models."""
-        return self._ctc.log_probs(batch, _fixed(subset))
+        return self._ctc.log_probs(batch, self._blocks(subset))
 
     @property
     def _ctc(self) -> CtcDecoding:
@@ -340,7 +356,7 @@ class OnnxRecognizer:
 
     def pass_over(self, batch: FeatureBatch, subset: Blocks) -> Callable[[], object]:
         """Return a function that runs the graphs alone on a batch."""
-        return self.decoding.pass_over(batch, _fixed(subset))
+        return self.decoding.pass_over(batch, self._blocks(subset))
 
     # ------------------------------------------------------------------------------------------------ this device
 
@@ -381,13 +397,6 @@ def _decoding_of(folder: Path, manifest: Manifest, threads: int) -> Decoding:
     from layerdial.runtime.token_decoding import TokenDecoding  # much that a CTC model does not need
 
     return TokenDecoding(folder, manifest, threads)
-
-
-def _fixed(subset: Blocks) -> BlockSubset:
-    """Return `subset`. Raises `UserError` for a number of blocks: the graph takes gates, and has no selector."""
-    if not isinstance(subset, BlockSubset):
-        raise UserError("an exported model does not choose its blocks itself; give a subset")
-    return subset
 
 
 def seconds_of(audio: Audio) -> float:

@@ -71,15 +71,17 @@ class StreamingSession:
         self,
         inputs: NDArray[np.float32],
         lengths_B: NDArray[np.int64],
-        subset: BlockSubset,
+        subset: BlockSubset | ChunkSchedule,
         cancel: Cancel | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return log-probabilities and valid frames of zero-padded utterances, as `Session.posteriors` does.
 
-        They are taken in chunks of the size that the manifest says, or each as one chunk.
+        With a subset, they are taken in chunks of the size that the manifest says, or each as one chunk.
         """
-        whole = self.features.frames(inputs.shape[1])
-        return self.in_chunks(inputs, lengths_B, ChunkSchedule((self.facts.file_frames or whole,), (subset,)), cancel)
+        if isinstance(subset, BlockSubset):
+            whole = self.features.frames(inputs.shape[1])
+            subset = ChunkSchedule((self.facts.file_frames or whole,), (subset,))
+        return self.in_chunks(inputs, lengths_B, subset, cancel)
 
     def in_chunks(
         self,

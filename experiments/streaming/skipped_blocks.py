@@ -113,14 +113,16 @@ RULES: dict[str, Callable[[Dial, Burst], np.ndarray]] = {"W": write_through, "C"
 
 
 def bursts(batches: Iterable[FeatureBatch], cuts: Path, seconds: float, chunk: int) -> Iterator[Burst]:
-    """Yield the bursts of all streams; those whose five seconds end with the stream have as many words less."""
+    """Yield the bursts that end within their streams; where five seconds are not left, fewer words are scored."""
     known = known_words(cuts)
     for batch in batches:
         for name, inputs, length in zip(batch.ids, batch.inputs, batch.lengths_B, strict=True):
             one = collate_features([name], [inputs[:length]], [""], 0.0)
             for begin in BEGINS:
                 first = int(begin * 1000) // FRAME_MS // chunk * chunk
-                yield Burst(one, known[name], first, first + int(seconds * 1000) // FRAME_MS // chunk * chunk)
+                end = first + int(seconds * 1000) // FRAME_MS // chunk * chunk
+                if end + chunk < frames_of(one):
+                    yield Burst(one, known[name], first, end)
 
 
 def errors(model: TorchRecognizer, ids: np.ndarray, burst: Burst) -> tuple[int, int]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,20 +169,6 @@ def running(
         stop()
         thread.join()
         engine.close()
-
-
-def serve_streaming(folder: Path) -> Recognizer:
-    """A tiny streaming model, exported into a folder, and loaded."""
-    from layerdial.export.export import export_model
-    from layerdial.export.streaming import Streaming
-    from layerdial.models.checkpoint import save_model
-    from layerdial.text.tokenizer import build_tokenizer
-    from tiny_streaming import streaming_recognizer
-
-    (folder / "model").mkdir()
-    save_model(folder / "model", streaming_recognizer().network, build_tokenizer("char", ["abcde"]), {"commit": "0"})
-    export_model(folder / "model", folder / "edge", streaming=Streaming())
-    return Recognizer(folder / "edge", threads=1)
 
 
 def _wait_until_it_answers(server: Running) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from wyoming.client import AsyncTcpClient
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.runtime import Recognizer
 from layerdial.serving import streams as hub
-from tiny_serving import Running, as_file, running, serve_streaming
+from tiny_serving import Running, as_file, running
 from tiny_streaming import sound
 
+pytest_plugins = ["tiny_streaming_export"]
 pytestmark = pytest.mark.medium
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -34,8 +36,8 @@ HEARD = SAMPLES.astype(np.float32) / 32768
 
 
 @pytest.fixture(scope="module")
-def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
-    return serve_streaming(tmp_path_factory.mktemp("served"))
+def recognizer(streaming_edge: Path) -> Recognizer:
+    return Recognizer(streaming_edge, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -268,11 +268,16 @@ def step_streams(streams: Sequence[Stream]) -> list[list[StreamResult]]:
         raise UserError("streams of several models or sizes of chunk cannot be stepped together")
     if len(set(map(id, streams))) < len(streams):
         raise UserError("a stream is there twice; each can take one chunk at a time")
+    _check(streams)
+    _advance(streams)
+    return [one._given() for one in streams]
+
+
+def _check(streams: Sequence[Stream]) -> None:
+    """Raise the error of a stream that has failed."""
     for one in streams:
         if one._failed is not None:
             raise one._failed
-    _advance(streams)
-    return [one._given() for one in streams]
 
 
 def _advance(streams: Sequence[Stream]) -> None:
@@ -327,8 +332,7 @@ def _step(chosen: Sequence[_Chosen]) -> None:
             _follow(one, chunk, logp_TV[:frames], choice)
         except Exception as error:  # the others have their results all the same
             one._failed = error
-    for error in [one._failed for one in streams if one._failed is not None]:
-        raise error
+    _check(streams)
 
 
 def _follow(stream: Stream, inputs_TF: NDArray[np.float32], logp_TV: NDArray[np.float32], choice: Choice) -> None:

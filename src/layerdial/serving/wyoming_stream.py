@@ -75,8 +75,10 @@ class WyomingSpeech:
         self._writing = asyncio.ensure_future(self._write())
 
     def feed(self, payload: bytes, last: bool = False) -> None:
-        """Take bytes of audio. Raises `Problem` where too many wait."""
-        assert self._live is not None
+        """Take bytes of audio. Raises `Problem` where too many wait, and where the stream has failed."""
+        assert self._live is not None and self._writing is not None
+        if self._writing.done():
+            self._writing.result()
         samples = self._pcm.feed(payload, last)
         longest = self._engine.limits.max_audio_s
         if self._held + len(samples) > longest * SAMPLE_RATE:
@@ -96,8 +98,8 @@ class WyomingSpeech:
 
     def close(self) -> None:
         """Give the stream's place free, also in the middle."""
-        if self._writing is not None:
-            self._writing.cancel()
+        if self._writing is not None and not self._writing.cancel() and not self._writing.cancelled():
+            self._writing.exception()  # else asyncio writes that nobody has seen it
         if self._live is not None:
             self._live.close()
         self._engine.release(self._held)

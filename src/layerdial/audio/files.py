@@ -26,11 +26,12 @@ from layerdial.audio.decoder import Decoder, open_source
 from layerdial.audio.layout import AudioProblem, Layout
 from layerdial.audio.media import MediaDecoder, media_format
 from layerdial.audio.piped import PipedAudio, hold
-from layerdial.audio.piped_wav import PipedWav, coming
 from layerdial.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from layerdial.audio.piped_wav import PipedWav
 
 __all__ = [
     "SAMPLE_RATE",
@@ -189,6 +190,8 @@ def open_audio(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float
 @contextmanager
 def open_coming(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
     """Yield what `open_audio` does; a WAV file in a pipe in blocks as they come, and its damage where it comes."""
+    from layerdial.audio.piped_wav import PipedWav, coming
+
     recording = path.recording if isinstance(path, Channel) else path
     with _naming(path):
         found = coming(recording)

@@ -127,6 +127,19 @@ def test_who_cannot_be_told_harms_nobody(hub: StreamHub, expected: list[str]) ->
     assert client.texts == expected and hub.open == 0
 
 
+def test_a_worker_outlives_what_nobody_expected(
+    hub: StreamHub, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Client(hub)
+    with monkeypatch.context() as broken:
+        broken.setattr(hub, "_news", lambda *given: 1 / 0)
+        first.say()
+        assert first.texts == [] and isinstance(first.news[-1].error, ZeroDivisionError)
+    second = Client(hub)
+    second.say()
+    assert second.texts == expected
+
+
 def test_deadlines_of_clients_are_not_kept_for_ever(hub: StreamHub) -> None:
     for deadline in range(1, 1000):
         hub.rule_of(Wanted(deadline_ms=float(deadline)))

@@ -184,7 +184,11 @@ class StreamHub:
 
     def _work(self) -> None:
         while group := self._next_group():
-            self._deliver(group, self._recognised(group))  # in order: no other worker has these streams meanwhile
+            try:
+                found = self._recognised(group)
+            except Exception as error:  # the worker goes on, since all streams need it
+                found = {id(live): Delivered((), ended=True, error=error) for live in group}
+            self._deliver(group, found)  # in order: no other worker has these streams meanwhile
             with self._changed:
                 for live in group:
                     live.taken = False

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +167,19 @@ def test_listen_shows_partial_text_where_the_model_streams() -> None:
     assert written == [row for row in rows if row["final"]] and all("delay_seconds" in row for row in written)
     lines = command("listen", "model", "--from", "short.wav", "--pause", 0.2).out.splitlines()
     assert [line[19:] for line in lines] == finals(results) and all(line.startswith("depth  3 ") for line in lines)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_pipe_has_the_texts_of_the_file_up_to_where_it_is_cut_short() -> None:
+    content = Path("a.wav").read_bytes()
+    os.mkfifo("pipe")
+    for given in (content, content[:-4]):
+        thread = threading.Thread(target=Path("pipe").write_bytes, args=[given])
+        thread.start()
+        ended = command("transcribe", "model", "pipe", "--stream", "--pause", 0.2)
+        thread.join()
+        whole = finals(expected())
+        if given is content:
+            assert (ended.code, ended.err, ended.out.splitlines()) == (0, "", whole)
+    assert (ended.code, ended.out.splitlines()) == (2, whole)  # one sample less says the same
+    assert ended.err == "layerdial: pipe is damaged or truncated (its header announces 4 more bytes)\n"

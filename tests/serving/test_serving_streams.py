@@ -208,6 +208,29 @@ def test_a_depth_that_does_not_exist_is_said_and_changes_nothing(server: Running
         assert set(commit(websocket)[-1]["layerdial"]["depths"]) == {3}
 
 
+def test_settings_that_are_refused_change_nothing_not_the_format_either(
+    server: Running, recognizer: Recognizer
+) -> None:
+    with session(server, None) as websocket:
+        audio = {"format": {"type": "audio/pcm", "rate": 48_000}}
+        settings = {"audio": {"input": audio}, "layerdial": {"depth": 9}}
+        websocket.send(json.dumps({"type": "session.update", "session": settings}))
+        assert "depth 9 does not exist" in json.loads(websocket.recv(timeout=60))["error"]["message"]
+        speak(websocket, SAMPLES)
+        assert commit(websocket)[-1]["transcript"] == texts(recognizer, None)[0]
+
+
+def test_settings_are_answered_behind_the_text_of_what_was_committed(server: Running) -> None:
+    with session(server, TURNS) as websocket:
+        speak(websocket, SAMPLES, len(SAMPLES))
+        websocket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        websocket.send(json.dumps({"type": "session.update", "session": {}}))
+        kinds: list[str] = []
+        while not kinds or kinds[-1] != "session.updated":
+            kinds.append(json.loads(websocket.recv(timeout=60))["type"])
+    assert kinds[-2] == f"{TRANSCRIPTION}.completed"
+
+
 def test_wyoming_gets_certain_words_while_speaking_and_the_whole_text(server: Running, recognizer: Recognizer) -> None:
     async def talk() -> tuple[list[str], str]:
         async with AsyncTcpClient("127.0.0.1", server.wyoming_port) as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
+from layerdial.recognition.chunk_model import CHUNK_MS, LONGEST_CHUNK_MS, ChunkModel
 from layerdial.recognition.ctc import CtcUse
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Depth, DepthRule, Depths, depth_rule
@@ -13,8 +13,6 @@ from layerdial.request import Request
 from layerdial.runtime.chunk_controller import SHARE, ChunkController, measured_costs
 from layerdial.runtime.controller import worthwhile
 from layerdial.subset import BlockSubset
-
-_LONGEST_CHUNK = 60_000  # ms
 
 
 def open_stream(
@@ -59,8 +57,8 @@ def _check(request: Request) -> None:
 def _chunk_inputs(model: ChunkModel, chunk_ms: int) -> int:
     """Return the inputs of a chunk. Raises `UserError` for one that is no whole number of the network's frames."""
     frame_ms = 1000 * model.features.samples_per_frame // 16_000
-    if not (frame_ms <= chunk_ms <= _LONGEST_CHUNK and chunk_ms % frame_ms == 0):
-        raise UserError(f"chunks are of {chunk_ms} ms; give a multiple of {frame_ms}, up to {_LONGEST_CHUNK}")
+    if not (frame_ms <= chunk_ms <= LONGEST_CHUNK_MS and chunk_ms % frame_ms == 0):
+        raise UserError(f"chunks are of {chunk_ms} ms; give a multiple of {frame_ms}, up to {LONGEST_CHUNK_MS}")
     return chunk_ms * model.features.per_second // 1000
 
 

@@ -260,7 +260,7 @@ class Engine:
         except UserError as error:
             raise self.problem(error) from None
 
-    def problem_of(self, error: BaseException) -> Problem:
+    def problem_of(self, error: Exception) -> Problem:
         """Return what a client is told where its stream failed; the log has what is no mistake of the client."""
         if isinstance(error, UserError):
             return self.problem(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from layerdial.audio.files import SAMPLE_RATE
@@ -43,6 +44,10 @@ class AudioInput(Protocol):
 
     async def write(self) -> None:
         """Send the texts of items as they come, until cancelled."""
+        ...
+
+    async def behind(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Call `act` behind the events that what was committed before brings, but for texts whose items are told."""
         ...
 
     async def settled(self) -> None:

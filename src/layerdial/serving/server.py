@@ -139,7 +139,7 @@ def _why(error: OSError) -> str:
     return f"cannot be used ({error.strerror})"
 
 
-def _work(engine: Engine) -> tuple[int, int]:
-    """Return what changes with all work: jobs so far, and those that have not ended."""
+def _work(engine: Engine) -> tuple[int, int, int]:
+    """Return what changes with all work: jobs so far, those that have not ended, and streams that are open."""
     found = engine.pool.metrics()
-    return found.submitted, found.queued + found.running
+    return found.submitted, found.queued + found.running, engine.streams.open if engine.streams is not None else 0

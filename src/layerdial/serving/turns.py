@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -79,6 +79,9 @@ class Turns:
         samples = np.concatenate(self._held)
         self._drop()
         await self._committed(samples)
+
+    async def behind(self, act: Callable[[], Awaitable[None]]) -> None:
+        await act()  # the client was told of each item as it was committed
 
     async def settled(self) -> None:
         await self._items.join()

@@ -1,7 +1,7 @@
 """What a burst at the shallowest depth costs the five seconds that follow it, by four rules for skipped blocks.
 
     python experiments/streaming/skipped_blocks.py MODEL data/streams/dev.cuts.jsonl.gz --out ROWS.jsonl
-        [--holes MODEL_TRAINED_WITH_HOLES] [--chunk-ms 320] [--depth 8] [--burst 2]
+        [--holes MODEL_TRAINED_WITH_HOLES] [--rules W,C,M] [--chunk-ms 320] [--depth 8] [--burst 2]
 
 Each stream runs at `depth`, drops to one block at 3 s (in a second pass at 8 s) for `burst` seconds, and comes back.
 Scored are the words that are spoken within the five seconds after, against the same stream that never drops.
@@ -113,14 +113,16 @@ RULES: dict[str, Callable[[Dial, Burst], np.ndarray]] = {"W": write_through, "C"
 
 
 def bursts(batches: Iterable[FeatureBatch], cuts: Path, seconds: float, chunk: int) -> Iterator[Burst]:
-    """Yield the bursts of all streams; those whose five seconds end with the stream have as many words less."""
+    """Yield the bursts that end within their streams; where five seconds are not left, fewer words are scored."""
     known = known_words(cuts)
     for batch in batches:
         for name, inputs, length in zip(batch.ids, batch.inputs, batch.lengths_B, strict=True):
             one = collate_features([name], [inputs[:length]], [""], 0.0)
             for begin in BEGINS:
                 first = int(begin * 1000) // FRAME_MS // chunk * chunk
-                yield Burst(one, known[name], first, first + int(seconds * 1000) // FRAME_MS // chunk * chunk)
+                end = first + int(seconds * 1000) // FRAME_MS // chunk * chunk
+                if end + chunk < frames_of(one):
+                    yield Burst(one, known[name], first, end)
 
 
 def errors(model: TorchRecognizer, ids: np.ndarray, burst: Burst) -> tuple[int, int]:
@@ -148,14 +150,15 @@ def main() -> None:
     parser.add_argument("--chunk-ms", type=int, default=320)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--burst", type=float, default=2.0)
-    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--streams", type=int, default=1000, help="only the first so many")
+    parser.add_argument("--rules", default="W,C,M", help="of these; H is measured where --holes names its model")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     chunk = asked.chunk_ms // FRAME_MS
     model = load_torch_model(asked.model)
     batches = FeatureBatches(asked.cuts, model.features, workers=0)
     found = list(bursts(batches, asked.cuts, asked.burst, chunk))[: len(BEGINS) * asked.streams]
-    jobs = [(rule, model, asked.model) for rule in RULES]
+    jobs = [(rule, model, asked.model) for rule in asked.rules.split(",") if rule]
     if asked.holes:
         jobs.append(("H", load_torch_model(asked.holes), asked.holes))
     dials = {folder: Dial(network, asked.depth, chunk) for _, network, folder in jobs}

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -17,6 +18,7 @@ from layerdial import load_model
 from layerdial.models.checkpoint import save_model
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_results import StreamResult
+from layerdial.runtime import streamed_files
 from tiny import command
 from tiny_streaming import SECOND, results_of, sound, streaming_recognizer
 
@@ -167,6 +169,18 @@ def test_listen_shows_partial_text_where_the_model_streams() -> None:
     assert written == [row for row in rows if row["final"]] and all("delay_seconds" in row for row in written)
     lines = command("listen", "model", "--from", "short.wav", "--pause", 0.2).out.splitlines()
     assert [line[19:] for line in lines] == finals(results) and all(line.startswith("depth  3 ") for line in lines)
+
+
+def test_ctrl_c_comes_behind_the_text_of_what_was_heard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parts(audio: Path) -> Iterator[tuple[np.ndarray, int]]:
+        yield sound(1.0), SECOND
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(streamed_files, "parts_of_file", parts)
+    stream, found = streaming_recognizer().stream(), list[StreamResult]()
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(streamed_files._results(stream, folder / "a.wav"))
+    assert found == results_of(streaming_recognizer().stream(), [sound(1.0)])
 
 
 @pytest.mark.usefixtures("here")

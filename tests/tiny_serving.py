@@ -138,10 +138,18 @@ def running(
     names: tuple[str, ...] = ("tones",),
     language: str | None = None,
     hosts: Hosts | None = None,
+    min_depth: int | None = None,
 ) -> Iterator[Running]:
     """A server until the end of the block; it stops as by a signal. Raw requests call it x."""
-    streams = StreamHub(recognizer, 2) if recognizer.takes_chunks else None
-    engine = Engine(recognizer, Pool(recognizer, deadline_ms=60_000.0), names, limits or Limits(), language, streams)
+    streams = StreamHub(recognizer, 2, min_depth) if recognizer.takes_chunks else None
+    engine = Engine(
+        recognizer,
+        Pool(recognizer, min_depth=min_depth, deadline_ms=60_000.0),
+        names,
+        limits or Limits(),
+        language,
+        streams,
+    )
     sockets = Sockets(bind("127.0.0.1", 0, "port"), bind("127.0.0.1", 0, "wyoming-port"))
     assert sockets.wyoming is not None
     ports = sockets.http.getsockname()[1], sockets.wyoming.getsockname()[1]

@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from wyoming.asr import Transcript, TranscriptChunk
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
+from wyoming.error import Error
 
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.runtime import Recognizer
@@ -279,3 +280,47 @@ def test_a_stream_that_could_not_keep_up_is_refused_at_once(server: Running, mon
     with pytest.raises(InvalidStatus) as refused, session(server, None):
         pass
     assert refused.value.response.status_code == 503 and "Retry-After" in refused.value.response.headers
+
+
+def test_streams_run_no_shallower_than_asked_for(recognizer: Recognizer) -> None:
+    with running(recognizer, min_depth=3) as server:
+        for own, expected in (({}, {3}), ({"min_depth": 2, "deadline_ms": 1}, {3})):
+            with session(server, None, depth=None) as websocket:
+                websocket.send(json.dumps({"type": "session.update", "session": {"layerdial": own}}))
+                speak(websocket, SAMPLES)
+                found = commit(websocket)[-1]["layerdial"]
+                assert set(found["depths"]) == expected and found["deadline_ms"] == own.get("deadline_ms", 320)
+
+
+def test_a_server_that_stops_answers_what_is_being_said(recognizer: Recognizer) -> None:
+    for turns in (None, TURNS):
+        with running(recognizer) as server, session(server, turns) as websocket:
+            speak(websocket, SAMPLES[:30_000])
+            heard = json.loads(websocket.recv(timeout=60))
+            server.stop()
+            while heard["type"] != f"{TRANSCRIPTION}.completed":
+                heard = json.loads(websocket.recv(timeout=60))
+            assert heard["transcript"]
+
+
+def test_a_wyoming_client_is_told_that_the_server_stops(recognizer: Recognizer) -> None:
+    async def talk(server: Running) -> str:
+        async with AsyncTcpClient("127.0.0.1", server.wyoming_port) as client:
+            await client.write_event(AudioStart(RATE, 2, 1).event())
+            await client.write_event(AudioChunk(RATE, 2, 1, SAMPLES[:8000].tobytes()).event())
+            while (event := await asyncio.wait_for(client.read_event(), 60)) is not None:
+                if event.type == "transcript-start":
+                    server.stop()
+                if Error.is_type(event.type):
+                    return Error.from_event(event).text
+        return ""
+
+    with running(recognizer) as server:
+        assert "the server is stopping" in asyncio.run(talk(server))
+
+
+def test_a_language_that_nobody_can_choose_is_said_with_what_to_do(server: Running, recognizer: Recognizer) -> None:
+    assert "start the server with --language en" in server.transcribe(as_file(HEARD), language="en").error["message"]
+    with running(recognizer, language="en") as told:
+        assert told.transcribe(as_file(HEARD), language="en").status == 200
+        assert "takes no language; leave language out" in told.transcribe(language="de").error["message"]

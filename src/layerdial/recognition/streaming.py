@@ -18,6 +18,7 @@ from layerdial.audio.resampling import Resampler
 from layerdial.audio.streamed_mel import StreamedMel
 from layerdial.audio.windows import checked_samples
 from layerdial.errors import UserError
+from layerdial.recognition.chunk_arrivals import ChunkArrivals
 from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel, joined_caches, parted_caches
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Choice, DepthRule, Depths
@@ -68,9 +69,14 @@ class Sound:
         self._chunk: NDArray[np.float32] | None = None  # the next one, once it was asked for
 
     @property
+    def n_samples(self) -> int:
+        """The samples at 16 kHz that came."""
+        return self._mel.n_samples
+
+    @property
     def seconds(self) -> float:
         """The seconds of audio that came."""
-        return self._mel.n_samples / SAMPLE_RATE
+        return self.n_samples / SAMPLE_RATE
 
     @property
     def ended(self) -> bool:
@@ -157,7 +163,8 @@ class Stream:
         self._results = self.plan.results.begin()
         self._caches = self.plan.model.begin()
         self._n_chunks = 0
-        self._at = self._arrived = 0.0  # when the last samples came, and the chunk before
+        self._arrivals = ChunkArrivals(self.plan.chunk_seconds)
+        self._arrived = 0.0  # when the last chunk that was recognised was there
         self._closed = False
         self._failed: Exception | None = None
         self._found: list[StreamResult] = []  # that nobody was given yet
@@ -225,7 +232,7 @@ class Stream:
         """Take samples as `accept` does, for `step_streams` to recognise."""
         self._check_open()
         self._sound.feed(samples, sample_rate)
-        self._at = self.plan.clock() if at is None else at
+        self._arrivals.follow(self._sound.n_samples, self.plan.clock() if at is None else at)
 
     def end(self) -> None:
         """End the audio as `finish` does, for `step_streams` to recognise what is left."""
@@ -240,11 +247,6 @@ class Stream:
     def _check_sound(self) -> None:
         if self._failed is not None:
             raise UserError("this stream has failed, and lost a chunk; reset() begins it anew")
-
-    @property
-    def _due(self) -> float:
-        """When the next chunk was there; sound that comes faster than time passes has not waited."""
-        return max(self._at, self._arrived + self.plan.chunk_seconds)
 
     def _results_now(self) -> list[StreamResult]:
         while self._goes_on:
@@ -301,7 +303,7 @@ def _by_subset(streams: Sequence[Stream]) -> list[list[_Chosen]]:
     groups: dict[BlockSubset, list[_Chosen]] = {}
     for sharing in by_rule.values():
         plan, now = sharing[0].plan, sharing[0].plan.clock()
-        waited = max(0.0, *(now - one._due for one in sharing))
+        waited = max(0.0, *(now - one._arrivals.due for one in sharing))
         choices = plan.depths.choose([one._n_chunks for one in sharing], plan.chunk_seconds, waited, now)
         for one, choice in zip(sharing, choices, strict=True):
             groups.setdefault(choice.subset, []).append((one, choice))
@@ -321,7 +323,8 @@ def _step(chosen: Sequence[_Chosen]) -> None:
     caches = streams[0]._caches if len(streams) == 1 else joined_caches([one._caches for one in streams])
     logp_BTV, caches = plan.model.step(inputs_BTF, lengths_B, subset, caches)
     for one, own in zip(streams, [caches] if len(streams) == 1 else parted_caches(caches), strict=True):
-        one._caches, one._arrived = own, one._due
+        one._caches, one._arrived = own, one._arrivals.due
+        one._arrivals.took()
         one._sound.forget_chunk()
     now = plan.clock()
     for rule in {id(one.plan.depths): one.plan.depths for one in streams}.values():

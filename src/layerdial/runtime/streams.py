@@ -73,7 +73,7 @@ def _depths(
             raise UserError(f"subset {subset.key} is for {subset.n_blocks} blocks, this model has {model.n_blocks}")
         return subset
 
-    asked = request.subset or request.depth
+    asked = request.depth if request.subset is None else request.subset
     if depth is not None and (asked is not None or request.constraints):
         raise UserError("the request names its blocks; leave depth out")
     if request.constraints:
@@ -81,4 +81,5 @@ def _depths(
         ends = {one.depth: one.subset for one in (options[0], options[-1])}
         costs = measured_costs(model, ends, chunk_inputs, recognizer.threads)
         return ChunkController(costs, options, request.target_rtf or SHARE, request.deadline_ms)
-    return depth_rule(depth if depth is not None else asked or recognizer.subset(), blocks_of)
+    given = asked if depth is None else depth
+    return depth_rule(recognizer.subset() if given is None else given, blocks_of)

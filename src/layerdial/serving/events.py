@@ -34,8 +34,11 @@ class AudioInput(Protocol):
         """Take the next samples (S,) at 16 kHz. Raises `Problem` for more than can be held."""
         ...
 
-    async def commit(self, rest: Samples) -> None:
-        """End the item here, behind the last samples. Raises `Problem` where there is no audio for one."""
+    async def commit(self, rest: Samples, stopping: bool = False) -> None:
+        """End the item here, behind the last samples; also while the server is `stopping`.
+
+        Raises `Problem` where there is no audio for one.
+        """
         ...
 
     def begin(self) -> None:

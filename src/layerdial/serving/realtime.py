@@ -82,7 +82,8 @@ class _Connection:
         try:
             await self._send("session.created", session=self._shown())
             code = await self._take_events(writer)
-            if code == _GOING_AWAY:  # what was committed is still answered
+            if code == _GOING_AWAY:  # what has begun is still answered
+                await self._end_turn()
                 answered = asyncio.ensure_future(self._audio.settled())
                 await asyncio.wait({answered, writer}, return_when=asyncio.FIRST_COMPLETED)
                 answered.cancel()
@@ -92,6 +93,14 @@ class _Connection:
         finally:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+
+    async def _end_turn(self) -> None:
+        """End what is being said, as a commit does, where the server stops."""
+        try:
+            if self._audio.holds_audio:
+                await self._audio.commit(self._incoming.rest(), stopping=True)
+        except Problem as problem:
+            await self._send("error", error=problem.error)
 
     def end(self) -> None:
         """Give the places of all audio free."""

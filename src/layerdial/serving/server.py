@@ -89,6 +89,7 @@ async def serve_until(signals: asyncio.Semaphore, engine: Engine, sockets: Socke
 async def _answered(engine: Engine, signals: asyncio.Semaphore) -> None:
     """Wait until all that has begun is answered, for as long as a request may take, or until another signal."""
     again = asyncio.ensure_future(signals.acquire())
+    await asyncio.sleep(_LAST_WORDS_S)  # in which sessions end what is being said
     end = asyncio.get_running_loop().time() + engine.limits.max_request_s
     while engine.active and not again.done() and asyncio.get_running_loop().time() < end:
         await asyncio.sleep(0.02)

@@ -126,11 +126,11 @@ class Spoken:
         if speech is not None and not speech.detects and speech.n_samples + more > longest:
             raise Problem(413, f"the item would be longer than {limit}; commit or clear it", "audio_too_long")
 
-    async def commit(self, rest: Samples) -> None:
+    async def commit(self, rest: Samples, stopping: bool = False) -> None:
         await self.append(rest)
         speech = self._speech
         if speech is not None and speech.live is not None:
-            speech.place.enter_context(self._engine.answering())
+            speech.place.enter_context(self._engine.answering(stopping))
             self._ending.append(speech)
             self._leave()
             speech.live.end()
@@ -211,8 +211,8 @@ class Spoken:
         own |= {"reason": reasons[-1] if reasons else f"depth {result.depth} was asked for"}
         own |= {"depths": [chunk.depth for chunk in result.chunks], "took_ms": round(delay_ms, 1)}
         assert self._engine.streams is not None
-        chunk_ms = self._engine.streams.chunk_ms
-        return own | {"deadline_ms": chunk_ms, "late": delay_ms > chunk_ms}
+        deadline_ms = self._session().wish.deadline_ms or self._engine.streams.chunk_ms
+        return own | {"deadline_ms": deadline_ms, "late": delay_ms > deadline_ms}
 
     async def _complete(self, item: str, text: str, seconds: float, own: dict[str, Any]) -> None:
         before, self._last_item = self._last_item, item

@@ -125,6 +125,11 @@ class StreamHub:
         """The number of streams that are open."""
         return len(self._streams)
 
+    @property
+    def load(self) -> float:
+        """The time that chunks take now over their time on the idle device."""
+        return self._rule(self._min_depth or 1, None).slowdown(time.monotonic())
+
     def check_room(self) -> None:
         """Raise `Refused` where one more stream could not keep up even at the shallowest depth."""
         rule = self._rule(self._min_depth or 1, None)
@@ -303,7 +308,8 @@ class StreamHub:
         return GivenDepths(lambda chunk: depth, lambda given: self.recognizer.subset(depth))
 
     def _new_rule(self, min_depth: int, deadline_ms: float | None) -> ChunkController:
-        options = [one for one in self._options() if one.depth >= min_depth] or self._options()[-1:]
+        options = [one for one in self._options() if one.depth >= min_depth]
+        options = options or [DepthOption(min_depth, self.recognizer.subset(min_depth), None)]
         return ChunkController(self._costs(), options, SHARE, deadline_ms)
 
     def _options(self) -> Sequence[DepthOption]:
@@ -312,5 +318,5 @@ class StreamHub:
     def _measured(self) -> CostTable:
         model, options = self.recognizer.chunk_model(), self._options()
         inputs = self.chunk_ms * model.features.per_second // 1000
-        ends = {one.depth: one.subset for one in (options[0], options[-1])}
+        ends = {options[0].depth: options[0].subset, model.n_blocks: self.recognizer.subset()}
         return measured_costs(model, ends, inputs, self.recognizer.threads)

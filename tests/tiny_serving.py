@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,10 +138,18 @@ def running(
     names: tuple[str, ...] = ("tones",),
     language: str | None = None,
     hosts: Hosts | None = None,
+    min_depth: int | None = None,
 ) -> Iterator[Running]:
     """A server until the end of the block; it stops as by a signal. Raw requests call it x."""
-    streams = StreamHub(recognizer, 2) if recognizer.takes_chunks else None
-    engine = Engine(recognizer, Pool(recognizer, deadline_ms=60_000.0), names, limits or Limits(), language, streams)
+    streams = StreamHub(recognizer, 2, min_depth) if recognizer.takes_chunks else None
+    engine = Engine(
+        recognizer,
+        Pool(recognizer, min_depth=min_depth, deadline_ms=60_000.0),
+        names,
+        limits or Limits(),
+        language,
+        streams,
+    )
     sockets = Sockets(bind("127.0.0.1", 0, "port"), bind("127.0.0.1", 0, "wyoming-port"))
     assert sockets.wyoming is not None
     ports = sockets.http.getsockname()[1], sockets.wyoming.getsockname()[1]
@@ -170,20 +177,6 @@ def running(
         stop()
         thread.join()
         engine.close()
-
-
-def serve_streaming(folder: Path) -> Recognizer:
-    """A tiny streaming model, exported into a folder, and loaded."""
-    from layerdial.export.export import export_model
-    from layerdial.export.streaming import Streaming
-    from layerdial.models.checkpoint import save_model
-    from layerdial.text.tokenizer import build_tokenizer
-    from tiny_streaming import streaming_recognizer
-
-    (folder / "model").mkdir()
-    save_model(folder / "model", streaming_recognizer().network, build_tokenizer("char", ["abcde"]), {"commit": "0"})
-    export_model(folder / "model", folder / "edge", streaming=Streaming())
-    return Recognizer(folder / "edge", threads=1)
 
 
 def _wait_until_it_answers(server: Running) -> None:

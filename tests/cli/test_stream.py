@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -16,6 +18,7 @@ from layerdial import load_model
 from layerdial.models.checkpoint import save_model
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_results import StreamResult
+from layerdial.runtime import streamed_files
 from tiny import command
 from tiny_streaming import SECOND, results_of, sound, streaming_recognizer
 
@@ -166,3 +169,31 @@ def test_listen_shows_partial_text_where_the_model_streams() -> None:
     assert written == [row for row in rows if row["final"]] and all("delay_seconds" in row for row in written)
     lines = command("listen", "model", "--from", "short.wav", "--pause", 0.2).out.splitlines()
     assert [line[19:] for line in lines] == finals(results) and all(line.startswith("depth  3 ") for line in lines)
+
+
+def test_ctrl_c_comes_behind_the_text_of_what_was_heard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parts(audio: Path) -> Iterator[tuple[np.ndarray, int]]:
+        yield sound(1.0), SECOND
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(streamed_files, "parts_of_file", parts)
+    stream, found = streaming_recognizer().stream(), list[StreamResult]()
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(streamed_files._results(stream, folder / "a.wav"))
+    assert found == results_of(streaming_recognizer().stream(), [sound(1.0)])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_pipe_has_the_texts_of_the_file_up_to_where_it_is_cut_short() -> None:
+    content = Path("a.wav").read_bytes()
+    os.mkfifo("pipe")
+    for given in (content, content[:-4]):
+        thread = threading.Thread(target=Path("pipe").write_bytes, args=[given])
+        thread.start()
+        ended = command("transcribe", "model", "pipe", "--stream", "--pause", 0.2)
+        thread.join()
+        whole = finals(expected())
+        if given is content:
+            assert (ended.code, ended.err, ended.out.splitlines()) == (0, "", whole)
+    assert (ended.code, ended.out.splitlines()) == (2, whole)  # one sample less says the same
+    assert ended.err == "layerdial: pipe is damaged or truncated (its header announces 4 more bytes)\n"

@@ -205,7 +205,7 @@ def test_the_page_refuses_a_streaming_export(streaming_edge: Path, tmp_path: Pat
         write_web_folder(tmp_path / "web", streaming_edge, {})
 
 
-@pytest.mark.parametrize("chunk_ms", [0, -40, 20, 90])
+@pytest.mark.parametrize("chunk_ms", [0, -40, 20, 90, 64_000])
 def test_odd_chunks_are_refused(chunk_ms: int) -> None:
     with pytest.raises(UserError, match=f"--chunk-ms is {chunk_ms}; give a multiple of 40, such as 640"):
         Streaming(chunk_ms)

@@ -14,7 +14,7 @@ import torch
 
 from layerdial import BlockSubset, UserError
 from layerdial.models.torch_recognizer import TorchRecognizer
-from layerdial.recognition.chunk_model import joined_caches
+from layerdial.recognition.chunk_model import ChunkModel, StreamCaches, joined_caches
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_depths import Choice
 from layerdial.recognition.stream_results import StreamResult
@@ -195,6 +195,77 @@ def test_a_stream_that_has_ended_takes_nothing(model: TorchRecognizer) -> None:
     for action in (lambda: stream.accept(sound(0.1)), stream.finish):
         with pytest.raises(UserError, match=r"this stream has ended; reset\(\) begins it anew"):
             action()
+
+
+class Failing:
+    """A model that fails the steps of these numbers, counted from 0, or steps of so many blocks."""
+
+    def __init__(self, model: ChunkModel, *failing: int, depth: int = 0) -> None:
+        self.model, self.failing, self.depth, self.steps = model, failing, depth, 0
+        self.n_blocks, self.features, self.begin = model.n_blocks, model.features, model.begin
+
+    def step(
+        self, inputs_BTF: np.ndarray, lengths_B: np.ndarray, subset: BlockSubset, caches: StreamCaches
+    ) -> tuple[np.ndarray, StreamCaches]:
+        self.steps += 1
+        if self.steps - 1 in self.failing or subset.depth == self.depth:
+            raise MemoryError("no room")
+        return self.model.step(inputs_BTF, lengths_B, subset, caches)
+
+
+def failing(stream: Stream, *steps: int) -> Stream:
+    return Stream(replace(stream.plan, model=Failing(stream.plan.model, *steps)))
+
+
+def test_where_the_model_fails_the_stream_keeps_its_chunk_and_its_results(model: TorchRecognizer) -> None:
+    samples = sound(3.0)
+    whole = results_of(model.stream(endpoints=QUICK), [samples])
+    stream, found = failing(model.stream(endpoints=QUICK), 2, 3, 11), list[StreamResult]()
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            stream.accept(samples if not stream.seconds else samples[:0])
+    found += stream.accept(samples[:0])
+    with pytest.raises(MemoryError):
+        stream.finish()
+    with pytest.raises(UserError, match="this stream has ended"):
+        stream.accept(samples)
+    assert found + stream.finish() == whole
+
+
+def test_where_one_depth_fails_streams_of_another_have_their_results(model: TorchRecognizer) -> None:
+    samples = sound(3.0)
+    good, bad = model.stream(depth=3), model.stream(depth=1)
+    broken = Failing(good.plan.model, depth=1)
+    pair = [Stream(replace(one.plan, model=broken)) for one in (good, bad)]
+    for one in (*pair, good):
+        one.feed(samples)
+    found = list[StreamResult]()
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            step_streams(pair)
+        found += step_streams(pair[:1])[0]
+    assert found == [result for _ in range(6) for result in step_streams([good])[0]][: len(found)] and found
+    assert not pair[1]._n_chunks and pair[1].ready
+
+
+def test_a_stream_whose_text_fails_ends_and_the_others_go_on(
+    model: TorchRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = model.stream()
+    streams = [first, first.another(), first.another()]
+    for one in streams:
+        one.feed(sound(1.0))
+    monkeypatch.setattr(streams[1]._results, "follow", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        step_streams(streams)
+    for action in (lambda: streams[1].accept(sound(0.1)), streams[1].finish):
+        with pytest.raises(UserError, match=r"this stream has failed, and lost a chunk; reset\(\) begins it anew"):
+            action()
+    assert not streams[1].ready
+    alone = [one.text for one in results_of(model.stream(), [sound(1.0)])]
+    assert [[one.text for one in stream.finish()] for stream in (streams[0], streams[2])] == [alone] * 2
+    streams[1].reset()
+    assert results_of(streams[1], [sound(1.0)]) == results_of(model.stream(), [sound(1.0)])
 
 
 @pytest.mark.slow

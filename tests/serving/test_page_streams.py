@@ -10,17 +10,18 @@ import soundfile
 
 from layerdial.runtime import Recognizer
 from tiny_browser import Page, browser_packages, chromium
-from tiny_serving import running, serve_streaming
+from tiny_serving import running
 from tiny_streaming import sound
 
+pytest_plugins = ["tiny_streaming_export"]
 pytestmark = pytest.mark.slow  # a browser
 
 FAKE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 @pytest.fixture(scope="module")
-def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
-    return serve_streaming(tmp_path_factory.mktemp("served"))
+def recognizer(streaming_edge: Path) -> Recognizer:
+    return Recognizer(streaming_edge, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from websockets.sync.client import connect
 
 from layerdial.errors import UserError
 from layerdial.runtime import Recognizer
+from layerdial.serving import opening
+from layerdial.serving.command import serve
+from layerdial.serving.guard import Access
 from layerdial.serving.hosts import Hosts
 from layerdial.serving.keys import read_keys
 from layerdial.serving.options import Limits, ServeOptions
@@ -314,6 +318,19 @@ def test_a_port_that_was_taken_before_the_model_was_loaded_is_said() -> None:
     with first, second, pytest.raises(UserError, match="is taken by another program; give another --port"):
         first.listen()
         Sockets(second, None).listen()
+
+
+def test_a_server_that_cannot_listen_ends_the_threads_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    port, ended = bind("127.0.0.1", 0, "port"), list[str]()
+
+    def open_engine(options: ServeOptions) -> tuple[SimpleNamespace, Access]:
+        port.listen()  # another server, meanwhile
+        return SimpleNamespace(close=lambda: ended.append("closed")), Access(Hosts("127.0.0.1"))
+
+    monkeypatch.setattr(opening, "open_engine", open_engine)
+    with port, pytest.raises(UserError, match="is taken by another program"):
+        serve(ServeOptions(port=port.getsockname()[1]))
+    assert ended == ["closed"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the end

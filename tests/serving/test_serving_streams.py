@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from websockets.sync.client import ClientConnection, connect
 from wyoming.asr import Transcript, TranscriptChunk
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
+from wyoming.error import Error
 
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.runtime import Recognizer
 from layerdial.serving import streams as hub
-from tiny_serving import Running, as_file, running, serve_streaming
+from tiny_serving import Running, as_file, running
 from tiny_streaming import sound
 
+pytest_plugins = ["tiny_streaming_export"]
 pytestmark = pytest.mark.medium
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -34,8 +37,8 @@ HEARD = SAMPLES.astype(np.float32) / 32768
 
 
 @pytest.fixture(scope="module")
-def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
-    return serve_streaming(tmp_path_factory.mktemp("served"))
+def recognizer(streaming_edge: Path) -> Recognizer:
+    return Recognizer(streaming_edge, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +209,29 @@ def test_a_depth_that_does_not_exist_is_said_and_changes_nothing(server: Running
         assert set(commit(websocket)[-1]["layerdial"]["depths"]) == {3}
 
 
+def test_settings_that_are_refused_change_nothing_not_the_format_either(
+    server: Running, recognizer: Recognizer
+) -> None:
+    with session(server, None) as websocket:
+        audio = {"format": {"type": "audio/pcm", "rate": 48_000}}
+        settings = {"audio": {"input": audio}, "layerdial": {"depth": 9}}
+        websocket.send(json.dumps({"type": "session.update", "session": settings}))
+        assert "depth 9 does not exist" in json.loads(websocket.recv(timeout=60))["error"]["message"]
+        speak(websocket, SAMPLES)
+        assert commit(websocket)[-1]["transcript"] == texts(recognizer, None)[0]
+
+
+def test_settings_are_answered_behind_the_text_of_what_was_committed(server: Running) -> None:
+    with session(server, TURNS) as websocket:
+        speak(websocket, SAMPLES, len(SAMPLES))
+        websocket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        websocket.send(json.dumps({"type": "session.update", "session": {}}))
+        kinds: list[str] = []
+        while not kinds or kinds[-1] != "session.updated":
+            kinds.append(json.loads(websocket.recv(timeout=60))["type"])
+    assert kinds[-2] == f"{TRANSCRIPTION}.completed"
+
+
 def test_wyoming_gets_certain_words_while_speaking_and_the_whole_text(server: Running, recognizer: Recognizer) -> None:
     async def talk() -> tuple[list[str], str]:
         async with AsyncTcpClient("127.0.0.1", server.wyoming_port) as client:
@@ -254,3 +280,47 @@ def test_a_stream_that_could_not_keep_up_is_refused_at_once(server: Running, mon
     with pytest.raises(InvalidStatus) as refused, session(server, None):
         pass
     assert refused.value.response.status_code == 503 and "Retry-After" in refused.value.response.headers
+
+
+def test_streams_run_no_shallower_than_asked_for(recognizer: Recognizer) -> None:
+    with running(recognizer, min_depth=3) as server:
+        for own, expected in (({}, {3}), ({"min_depth": 2, "deadline_ms": 1}, {3})):
+            with session(server, None, depth=None) as websocket:
+                websocket.send(json.dumps({"type": "session.update", "session": {"layerdial": own}}))
+                speak(websocket, SAMPLES)
+                found = commit(websocket)[-1]["layerdial"]
+                assert set(found["depths"]) == expected and found["deadline_ms"] == own.get("deadline_ms", 320)
+
+
+def test_a_server_that_stops_answers_what_is_being_said(recognizer: Recognizer) -> None:
+    for turns in (None, TURNS):
+        with running(recognizer) as server, session(server, turns) as websocket:
+            speak(websocket, SAMPLES[:30_000])
+            heard = json.loads(websocket.recv(timeout=60))
+            server.stop()
+            while heard["type"] != f"{TRANSCRIPTION}.completed":
+                heard = json.loads(websocket.recv(timeout=60))
+            assert heard["transcript"]
+
+
+def test_a_wyoming_client_is_told_that_the_server_stops(recognizer: Recognizer) -> None:
+    async def talk(server: Running) -> str:
+        async with AsyncTcpClient("127.0.0.1", server.wyoming_port) as client:
+            await client.write_event(AudioStart(RATE, 2, 1).event())
+            await client.write_event(AudioChunk(RATE, 2, 1, SAMPLES[:8000].tobytes()).event())
+            while (event := await asyncio.wait_for(client.read_event(), 60)) is not None:
+                if event.type == "transcript-start":
+                    server.stop()
+                if Error.is_type(event.type):
+                    return Error.from_event(event).text
+        return ""
+
+    with running(recognizer) as server:
+        assert "the server is stopping" in asyncio.run(talk(server))
+
+
+def test_a_language_that_nobody_can_choose_is_said_with_what_to_do(server: Running, recognizer: Recognizer) -> None:
+    assert "start the server with --language en" in server.transcribe(as_file(HEARD), language="en").error["message"]
+    with running(recognizer, language="en") as told:
+        assert told.transcribe(as_file(HEARD), language="en").status == 200
+        assert "takes no language; leave language out" in told.transcribe(language="de").error["message"]

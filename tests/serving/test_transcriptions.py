@@ -166,7 +166,7 @@ def test_another_model_is_not_found(tones: Running) -> None:
         ({"deadline_ms": 0}, 400, None, "give a number above 0"),
         ({"deadline_ms": "nan"}, 400, "deadline_ms", "give a number"),
         ({"hotwords": "low :9"}, 400, "hotwords", "from 0 to 3"),
-        ({"language": "de"}, 400, None, "language is for encoder-decoder models"),
+        ({"language": "de"}, 400, None, "this model takes no language"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

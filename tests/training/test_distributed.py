@@ -59,7 +59,7 @@ def test_a_block_that_no_rank_runs_does_not_stop_them(corpus, learnt: Path, tmp_
     )
 
     def without_the_last_block(rank: int) -> None:
-        run.make_policy = lambda *_: lambda step: (BlockSubset.prefix(3, 1 + step % 2),)
+        run.make_drawing = lambda *_: lambda step: (BlockSubset.prefix(3, 1 + step % 2),)
         train_and_tell(recipe, rank)
 
     first, second = told(on_two_ranks(without_the_last_block))

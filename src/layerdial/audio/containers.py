@@ -118,10 +118,15 @@ def _samples(file: BinaryIO, base: int, size: int, data: _Chunk, riff_end: int, 
     there = size - data.start
     if data.size == 0 and data.name == b"data" and there > 0 and not _is_chunk(file, data.start, size, order):
         return _without_length(file, base, size, data, order)
-    streamed = _UNKNOWN <= data.size <= 0xFFFFFFFF or data.size >= 1 << 62
+    streamed = is_placeholder(data.size) or data.size >= 1 << 62
     if streamed or riff_end <= size:
         return Layout()
     return Layout(missing=_missing(data.start + data.size, size))
+
+
+def is_placeholder(size: int) -> bool:
+    """Return whether a length of 32 bits stands for one that was not known."""
+    return _UNKNOWN <= size <= 0xFFFFFFFF
 
 
 def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> bool:

@@ -12,8 +12,8 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +30,8 @@ from layerdial.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from layerdial.audio.piped_wav import PipedWav
 
 __all__ = [
     "SAMPLE_RATE",
@@ -185,6 +187,33 @@ def open_audio(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float
         yield _info_of(file, path).rate, _mono_blocks(file, path)
 
 
+@contextmanager
+def open_coming(path: AudioPath) -> Iterator[tuple[int, Iterator[NDArray[np.float32]]]]:
+    """Yield what `open_audio` does; a WAV file in a pipe in blocks as they come, and its damage where it comes."""
+    from layerdial.audio.piped_wav import PipedWav, coming
+
+    recording = path.recording if isinstance(path, Channel) else path
+    with _naming(path):
+        found = coming(recording)
+    if isinstance(found, PipedWav):
+        with closing(found):
+            _check_bounds(found, path)
+            yield found.samplerate, _some(_mono_blocks(found, path), path)
+        return
+    with open_audio(replace(path, recording=found) if isinstance(path, Channel) else found) as opened:
+        yield opened
+
+
+def _some(blocks: Iterator[NDArray[np.float32]], path: AudioPath) -> Iterator[NDArray[np.float32]]:
+    """Yield blocks. Raises `AudioProblem` where there are none."""
+    empty = True
+    for block in blocks:
+        empty = False
+        yield block
+    if empty:
+        raise AudioProblem(f"{path} holds no samples; give a recording of speech")
+
+
 def _info_of(file: Decoder | MediaDecoder, path: AudioPath) -> AudioInfo:
     if file.frames == 0:
         raise AudioProblem(f"{path} holds no samples; give a recording of speech")
@@ -192,7 +221,7 @@ def _info_of(file: Decoder | MediaDecoder, path: AudioPath) -> AudioInfo:
 
 
 def _mono_blocks(
-    file: Decoder | MediaDecoder, path: AudioPath, first: int = 0, most: int | None = None
+    file: Decoder | MediaDecoder | PipedWav, path: AudioPath, first: int = 0, most: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """Yield blocks (S,) of at most `most` samples in all, from where `file` stands, which is sample `first`."""
     at_once = max(1, _BLOCK_VALUES // file.channels)
@@ -280,7 +309,7 @@ def _naming(path: AudioPath) -> Iterator[None]:
         raise AudioProblem(f"{path}: {error}") from None
 
 
-def _check_bounds(decoder: Decoder | MediaDecoder, path: AudioPath) -> None:
+def _check_bounds(decoder: Decoder | MediaDecoder | PipedWav, path: AudioPath) -> None:
     """Raise `AudioProblem` for what no recording of speech has: a few bytes of a header could ask for any memory.
 
     Also for a channel that the recording does not have.

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.audio.files import AudioPath, check_is_file, open_audio, probe
+from layerdial.audio.files import AudioPath, check_is_file, open_coming, probe
 
 BLOCKS_PER_SECOND = 20
 
@@ -74,8 +74,8 @@ class PlayedFile:
 
 
 def parts_of_file(path: AudioPath) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Yield a file in blocks (S,) as short as a microphone's, each with its rate."""
-    with open_audio(path) as (rate, blocks):
+    """Yield a file in blocks (S,) as short as a microphone's, each with its rate; a WAV file in a pipe as it comes."""
+    with open_coming(path) as (rate, blocks):
         step = max(1, rate // BLOCKS_PER_SECOND)
         for block in blocks:
             for start in range(0, len(block), step):

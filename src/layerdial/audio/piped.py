@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from layerdial.audio.layout import AudioProblem
 
@@ -31,15 +32,22 @@ def hold(path: str | Path | PipedAudio) -> Path | PipedAudio:
     """
     if isinstance(path, PipedAudio):
         return path
+    pipe = open_pipe(path)
+    return Path(path) if pipe is None else held_of(path, pipe)
+
+
+def open_pipe(path: str | Path) -> BinaryIO | None:
+    """Return the pipe at a path, open for reading; none where there is none. Raises `OSError`."""
     place = Path(path)
     if str(path) != "-" and (not place.exists() or place.is_file() or place.is_dir()):
-        return place
-    if str(path) in _STDIN:
-        with open(0, "rb", closefd=False) as pipe:
-            content = pipe.read(LARGEST + 1)
-    else:
-        with place.open("rb") as pipe:
-            content = pipe.read(LARGEST + 1)
+        return None
+    return open(0, "rb", closefd=False) if str(path) in _STDIN else place.open("rb")
+
+
+def held_of(path: str | Path, pipe: BinaryIO, begin: bytes = b"") -> PipedAudio:
+    """Return all that comes out of a pipe, behind what has been read; close it. Raises as `hold` does."""
+    with pipe:
+        content = begin + pipe.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise AudioProblem(f"{path} gives more than {LARGEST >> 20} MB; write long audio to a file")
     return PipedAudio("standard input" if str(path) in _STDIN else str(path), content)

@@ -22,7 +22,7 @@ from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import EncoderOutput, Network
 from layerdial.models.streaming import Caches, step
-from layerdial.recognition.chunk_model import STREAM_AXES
+from layerdial.recognition.chunk_model import LONGEST_CHUNK_MS, STREAM_AXES
 from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.streaming_facts import CACHES, ChunkMs, StreamingFacts
 from layerdial.runtime.streaming_session import STREAMING_INPUTS, STREAMING_OUTPUTS, StreamingSession
@@ -43,8 +43,11 @@ class Streaming:
     chunk_ms: int | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk_ms is not None and (self.chunk_ms < FRAME_MS or self.chunk_ms % FRAME_MS):
-            raise UserError(f"--chunk-ms is {self.chunk_ms}; give a multiple of {FRAME_MS}, such as 640")
+        size = FRAME_MS if self.chunk_ms is None else self.chunk_ms
+        if not FRAME_MS <= size <= LONGEST_CHUNK_MS or size % FRAME_MS:
+            raise UserError(
+                f"--chunk-ms is {size}; give a multiple of {FRAME_MS}, such as 640, up to {LONGEST_CHUNK_MS}"
+            )
 
 
 def streaming_facts(network: ConformerCTC, asked: Streaming) -> StreamingFacts:

@@ -30,9 +30,8 @@ class FrameContext:
 
     @classmethod
     def make(cls, lengths_B: Tensor, n_frames: int, head_width: int, dtype: torch.dtype) -> FrameContext:
-        return cls(
-            frame_mask(lengths_B, n_frames), *rotations(n_frames, head_width, dtype=dtype, device=lengths_B.device)
-        )
+        angle_SK = _angles(n_frames, head_width, lengths_B.device)
+        return cls(frame_mask(lengths_B, n_frames), angle_SK.cos().to(dtype), angle_SK.sin().to(dtype))
 
     @property
     def attention_mask(self) -> Tensor:
@@ -49,10 +48,14 @@ def rotations(
     n_frames: int, head_width: int, dtype: torch.dtype, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the cosine and the sine of the angles (S, K) by which positions 0, 1, ... are rotated."""
+    angle_SK = _angles(n_frames, head_width, device)
+    return angle_SK.cos().to(dtype), angle_SK.sin().to(dtype)
+
+
+def _angles(n_frames: int, head_width: int, device: torch.device | None) -> Tensor:
     frequency_K = 10000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
     angle_SK = torch.arange(n_frames, device=device, dtype=torch.float32).unsqueeze(1) * frequency_K
-    angle_SK = torch.cat([angle_SK, angle_SK], dim=1)
-    return angle_SK.cos().to(dtype), angle_SK.sin().to(dtype)
+    return torch.cat([angle_SK, angle_SK], dim=1)
 
 
 def rotate(x_TK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
@@ -116,5 +119,6 @@ class RotaryAttention(nn.Module):
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK, k_BHSK, v_BHSK, attn_mask=context.attention_mask, dropout_p=dropout
         )
-        y_BTD = y_BHTK.transpose(1, 2).flatten(2)
+        batch, heads, frames, width = q_BHTK.shape
+        y_BTD = y_BHTK.transpose(1, 2).reshape(batch, frames, heads * width)
         return self.dropout(self.out(y_BTD))  # type: ignore[no-any-return]

@@ -18,6 +18,8 @@ from layerdial.subset import BlockSubset
 
 CHUNK_MS = 320
 """The size of a stream's chunks, where nobody gives one."""
+LONGEST_CHUNK_MS = 60_000
+"""The largest size of chunks, and of what attention sees before one, as in a recipe."""
 
 
 class StreamCaches(NamedTuple):

@@ -46,9 +46,7 @@ class ChunkController:
     def choose(self, chunks: Sequence[int], seconds: float, waited: float, now: float) -> list[Choice]:
         chunk_ms = 1000.0 * seconds
         allowed = self._share * chunk_ms if self._deadline_ms is None else min(self._deadline_ms, chunk_ms)
-        left_ms = allowed - 1000.0 * waited
-        with self._lock:
-            slow = max(1.0, self._load.slowdown(now))
+        left_ms, slow = allowed - 1000.0 * waited, self.slowdown(now)
         audio = len(chunks) * seconds
         fitting = [one for one in self._options if self._costs.total(one.depth, audio) * slow <= left_ms]
         if fitting:
@@ -60,9 +58,12 @@ class ChunkController:
 
     def least_ms(self, audio: float, now: float) -> float:
         """Return the time that so many seconds of audio, of streams together, take at the shallowest depth now."""
+        return self._costs.total(self._options[0].depth, audio) * self.slowdown(now)
+
+    def slowdown(self, now: float) -> float:
+        """Return the time that chunks take now over their time on the idle device, 1 at the least."""
         with self._lock:
-            slow = max(1.0, self._load.slowdown(now))
-        return self._costs.total(self._options[0].depth, audio) * slow
+            return max(1.0, self._load.slowdown(now))
 
     def observe(self, subset: BlockSubset, streams: int, seconds: float, took_ms: float, now: float) -> None:
         expected = self._costs.total(subset.depth, streams * seconds)

@@ -170,7 +170,7 @@ class OnnxRecognizer:
         if self.manifest.streaming is None:
             raise UserError(
                 f"{self.name} takes whole utterances; for streams, export a streaming model with layerdial export "
-                "MODEL OUT --streaming"
+                "MODEL OUT --streaming (docs/streaming.md says how one is trained)"
             )
         return self.session  # type: ignore[no-any-return]
 

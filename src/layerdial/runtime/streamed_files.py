@@ -86,6 +86,13 @@ def _stream(
 
 
 def _results(stream: Stream, audio: AudioPath) -> Iterator[StreamResult]:
-    for samples, rate in parts_of_file(audio):
-        yield from stream.accept(samples, rate)
+    """Yield the results of a recording. Raises what ends it early, also Ctrl-C, behind those of what came before."""
+    problem: AudioProblem | KeyboardInterrupt | None = None
+    try:
+        for samples, rate in parts_of_file(audio):
+            yield from stream.accept(samples, rate)
+    except (AudioProblem, KeyboardInterrupt) as error:
+        problem = error
     yield from stream.finish()
+    if problem is not None:
+        raise problem

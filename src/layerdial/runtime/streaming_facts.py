@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 from layerdial.audio.features import Features
 from layerdial.audio.files import SAMPLE_RATE
-from layerdial.recognition.chunk_model import STREAM_AXES, StreamCaches
+from layerdial.recognition.chunk_model import LONGEST_CHUNK_MS, STREAM_AXES, StreamCaches
 from layerdial.utils.records import between
 
 CACHES = tuple(name.rpartition("_")[0] for name in StreamCaches._fields)
 """Inputs of a streaming graph, as the fields of `StreamCaches` without their axes."""
 
 _DIMENSIONS = tuple(len(name.rpartition("_")[2]) for name in StreamCaches._fields)
-_LONGEST_MS = 60_000
 ChunkMs = int | Literal["full"]
 
 
@@ -62,7 +61,7 @@ class StreamingFacts:
             raise ValueError(f"caches are {', '.join(stored['caches'])}, expected {', '.join(CACHES)}")
         caches = {name: tuple(stored["caches"][name]) for name in CACHES}
         facts = cls(**{**stored, "chunk_ms": tuple(stored["chunk_ms"]), "caches": caches})
-        if 1000 * features.samples_per_frame != SAMPLE_RATE * between("frame_ms", facts.frame_ms, 1, _LONGEST_MS):
+        if 1000 * features.samples_per_frame != SAMPLE_RATE * between("frame_ms", facts.frame_ms, 1, LONGEST_CHUNK_MS):
             raise ValueError(f"frame_ms is {facts.frame_ms}, which its features do not make")
         if not facts.chunk_ms:
             raise ValueError("chunk_ms is empty")
@@ -74,7 +73,7 @@ class StreamingFacts:
         return facts
 
     def _check_size(self, name: str, size: Any) -> None:
-        if between(name, size, self.frame_ms, _LONGEST_MS) % self.frame_ms:
+        if between(name, size, self.frame_ms, LONGEST_CHUNK_MS) % self.frame_ms:
             raise ValueError(f"{name} is {size}, expected a multiple of {self.frame_ms} ms")
 
     def _check_caches(self, n_blocks: int) -> None:

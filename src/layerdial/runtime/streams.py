@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
+from layerdial.recognition.chunk_model import CHUNK_MS, LONGEST_CHUNK_MS, ChunkModel
 from layerdial.recognition.ctc import CtcUse
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Depth, DepthRule, Depths, depth_rule
@@ -13,8 +13,6 @@ from layerdial.request import Request
 from layerdial.runtime.chunk_controller import SHARE, ChunkController, measured_costs
 from layerdial.runtime.controller import worthwhile
 from layerdial.subset import BlockSubset
-
-_LONGEST_CHUNK = 60_000  # ms
 
 
 def open_stream(
@@ -59,8 +57,8 @@ def _check(request: Request) -> None:
 def _chunk_inputs(model: ChunkModel, chunk_ms: int) -> int:
     """Return the inputs of a chunk. Raises `UserError` for one that is no whole number of the network's frames."""
     frame_ms = 1000 * model.features.samples_per_frame // 16_000
-    if not (frame_ms <= chunk_ms <= _LONGEST_CHUNK and chunk_ms % frame_ms == 0):
-        raise UserError(f"chunks are of {chunk_ms} ms; give a multiple of {frame_ms}, up to {_LONGEST_CHUNK}")
+    if not (frame_ms <= chunk_ms <= LONGEST_CHUNK_MS and chunk_ms % frame_ms == 0):
+        raise UserError(f"chunks are of {chunk_ms} ms; give a multiple of {frame_ms}, up to {LONGEST_CHUNK_MS}")
     return chunk_ms * model.features.per_second // 1000
 
 
@@ -75,7 +73,7 @@ def _depths(
             raise UserError(f"subset {subset.key} is for {subset.n_blocks} blocks, this model has {model.n_blocks}")
         return subset
 
-    asked = request.subset or request.depth
+    asked = request.depth if request.subset is None else request.subset
     if depth is not None and (asked is not None or request.constraints):
         raise UserError("the request names its blocks; leave depth out")
     if request.constraints:
@@ -83,4 +81,5 @@ def _depths(
         ends = {one.depth: one.subset for one in (options[0], options[-1])}
         costs = measured_costs(model, ends, chunk_inputs, recognizer.threads)
         return ChunkController(costs, options, request.target_rtf or SHARE, request.deadline_ms)
-    return depth_rule(depth if depth is not None else asked or recognizer.subset(), blocks_of)
+    given = asked if depth is None else depth
+    return depth_rule(recognizer.subset() if given is None else given, blocks_of)

@@ -67,6 +67,8 @@ async def _model(request: Request) -> Response:
 def _described(engine: Engine, name: str) -> dict[str, object]:
     own = {"n_blocks": engine.recognizer.n_blocks, "depths": engine.depths, "language": engine.language}
     own |= {"streaming": engine.streams is not None}
+    if engine.streams is not None:
+        own |= {"chunk_ms": engine.streams.chunk_ms}
     return {
         "id": name,
         "object": "model",

@@ -28,10 +28,10 @@ def serve(options: ServeOptions) -> None:
     wyoming = None if options.wyoming_port is None else bind(options.host, options.wyoming_port, "wyoming-port")
     sockets = Sockets(bind(options.host, options.port, "port"), wyoming)
     engine, access = open_engine(options)
-    _warn(options, access.keys is not None)
-    sockets.listen()  # what connects from now on waits until it is taken
-    _tell(engine.names, engine.depths, sockets)
-    try:
+    try:  # its threads would keep the process alive
+        _warn(options, access.keys is not None)
+        sockets.listen()  # what connects from now on waits until it is taken
+        _tell(engine.names, engine.depths, sockets)
         run_server(engine, sockets, access)
     finally:
         engine.close()

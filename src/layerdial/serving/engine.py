@@ -135,14 +135,19 @@ class Engine:
         """Return a request with the language of a client, where the model takes one or has it anyway."""
         if not language or language == self.language:
             return request
+        if not self.writes_tokens:
+            remedy = "leave language out"
+            if self.language == "und":
+                remedy += f", or start the server with --language {language}, if that is what its model is for"
+            raise Problem(400, f"this model takes no language; {remedy}", "invalid_value")
         return replace(request, language=language)
 
     # -------------------------------------------------------------------------------------------------- answers
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Count a request that is answered within. Raises `Problem` once the server stops."""
-        if self.stop.is_set():
+    def answering(self, begun: bool = False) -> Iterator[None]:
+        """Count a request that is answered within. Raises `Problem` once the server stops, unless it had `begun`."""
+        if self.stop.is_set() and not begun:
             raise busy("the server is stopping; send the request again later", 5)
         self.active += 1
         try:
@@ -260,7 +265,7 @@ class Engine:
         except UserError as error:
             raise self.problem(error) from None
 
-    def problem_of(self, error: BaseException) -> Problem:
+    def problem_of(self, error: Exception) -> Problem:
         """Return what a client is told where its stream failed; the log has what is no mistake of the client."""
         if isinstance(error, UserError):
             return self.problem(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from layerdial.audio.files import SAMPLE_RATE
@@ -33,8 +34,11 @@ class AudioInput(Protocol):
         """Take the next samples (S,) at 16 kHz. Raises `Problem` for more than can be held."""
         ...
 
-    async def commit(self, rest: Samples) -> None:
-        """End the item here, behind the last samples. Raises `Problem` where there is no audio for one."""
+    async def commit(self, rest: Samples, stopping: bool = False) -> None:
+        """End the item here, behind the last samples; also while the server is `stopping`.
+
+        Raises `Problem` where there is no audio for one.
+        """
         ...
 
     def begin(self) -> None:
@@ -43,6 +47,10 @@ class AudioInput(Protocol):
 
     async def write(self) -> None:
         """Send the texts of items as they come, until cancelled."""
+        ...
+
+    async def behind(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Call `act` behind the events that what was committed before brings, but for texts whose items are told."""
         ...
 
     async def settled(self) -> None:

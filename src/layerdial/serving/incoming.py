@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 
 import numpy as np
 from numpy.typing import NDArray
 
+from layerdial.audio.pcm import PcmForm, PcmFrames
 from layerdial.audio.resampling import Resampler
 from layerdial.serving.problems import Problem
 
@@ -44,14 +44,7 @@ class Incoming:
             if len(content) % 2:
                 raise _bad(f"audio has {len(content)} bytes; samples of audio/pcm have two each")
             return np.frombuffer(content, "<i2").astype(np.float32) / np.float32(32768)
-        import soundfile
-
-        if not content:
-            return np.zeros(0, np.float32)
-        layout = {"format": "RAW", "subtype": _SUBTYPES[self._kind], "channels": 1, "samplerate": self._rate}
-        found: Samples
-        found, _ = soundfile.read(io.BytesIO(content), dtype="float32", **layout)
-        return found
+        return PcmFrames(PcmForm(_SUBTYPES[self._kind], 1, self._rate, 1)).feed(content)[:, 0]
 
 
 def _bad(message: str) -> Problem:

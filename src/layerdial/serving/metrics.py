@@ -87,6 +87,8 @@ class _OfStreams(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("layerdial_streams", "Streams that are open.", value=self._streams.open)
+        text = "The time that chunks take now over their time on the idle device."
+        yield GaugeMetricFamily("layerdial_stream_load", text, value=self._streams.load)
         depths = CounterMetricFamily("layerdial_chunks", "Chunks of streams by the depth that ran.", labels=["depth"])
         for depth, count in sorted(self._streams.by_depth.copy().items()):
             depths.add_metric([str(depth)], count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -80,8 +81,9 @@ class _Connection:
         writer = asyncio.ensure_future(self._audio.write())
         try:
             await self._send("session.created", session=self._shown())
-            code = await self._take_events()
-            if code == _GOING_AWAY:  # what was committed is still answered
+            code = await self._take_events(writer)
+            if code == _GOING_AWAY:  # what has begun is still answered
+                await self._end_turn()
                 answered = asyncio.ensure_future(self._audio.settled())
                 await asyncio.wait({answered, writer}, return_when=asyncio.FIRST_COMPLETED)
                 answered.cancel()
@@ -92,18 +94,29 @@ class _Connection:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
+    async def _end_turn(self) -> None:
+        """End what is being said, as a commit does, where the server stops."""
+        try:
+            if self._audio.holds_audio:
+                await self._audio.commit(self._incoming.rest(), stopping=True)
+        except Problem as problem:
+            await self._send("error", error=problem.error)
+
     def end(self) -> None:
         """Give the places of all audio free."""
         self._audio.end()
 
-    async def _take_events(self) -> int:
+    async def _take_events(self, writer: asyncio.Future[None]) -> int:
+        """Take events as `run` does; raise what ended the writer, without which no text would come any more."""
         stopping = asyncio.ensure_future(self._engine.stop.wait())
         try:
             while True:
                 coming = asyncio.ensure_future(self._websocket.receive())
-                await asyncio.wait(
-                    {coming, stopping}, timeout=self._engine.limits.idle_s, return_when=asyncio.FIRST_COMPLETED
-                )
+                waited: set[asyncio.Future[Any]] = {coming, stopping, writer}
+                await asyncio.wait(waited, timeout=self._engine.limits.idle_s, return_when=asyncio.FIRST_COMPLETED)
+                if writer.done():
+                    coming.cancel()
+                    writer.result()
                 if not coming.done():
                     coming.cancel()
                     return _GOING_AWAY if stopping.done() else _POLICY
@@ -147,19 +160,18 @@ class _Connection:
     async def _update(self, change: Any) -> None:
         before, self._session = self._session, updated(self._session, change, self._engine)
         turns_or_format = ("kind", "rate", "detects", "threshold", "before_ms", "silence_ms")
-        if any(getattr(before, name) != getattr(self._session, name) for name in turns_or_format):
-            if self._audio.holds_audio:
-                self._session = before
-                raise Problem(
-                    400, "format and turn_detection cannot change while audio is held; clear or commit it first"
-                )
-            self._begin_audio()
+        anew = any(getattr(before, name) != getattr(self._session, name) for name in turns_or_format)
         try:
+            if anew and self._audio.holds_audio:
+                message = "format and turn_detection cannot change while audio is held; clear or commit it first"
+                raise Problem(400, message)
             self._audio.changed()
         except Problem:
             self._session = before
             raise
-        await self._send("session.updated", session=self._shown())
+        if anew:
+            self._begin_audio()
+        await self._audio.behind(partial(self._send, "session.updated", session=self._shown()))
 
     def _shown(self) -> dict[str, Any]:
         return {"id": self._id, "object": "realtime.transcription_session", **self._session.shown()}

@@ -89,6 +89,7 @@ async def serve_until(signals: asyncio.Semaphore, engine: Engine, sockets: Socke
 async def _answered(engine: Engine, signals: asyncio.Semaphore) -> None:
     """Wait until all that has begun is answered, for as long as a request may take, or until another signal."""
     again = asyncio.ensure_future(signals.acquire())
+    await asyncio.sleep(_LAST_WORDS_S)  # in which sessions end what is being said
     end = asyncio.get_running_loop().time() + engine.limits.max_request_s
     while engine.active and not again.done() and asyncio.get_running_loop().time() < end:
         await asyncio.sleep(0.02)
@@ -139,7 +140,7 @@ def _why(error: OSError) -> str:
     return f"cannot be used ({error.strerror})"
 
 
-def _work(engine: Engine) -> tuple[int, int]:
-    """Return what changes with all work: jobs so far, and those that have not ended."""
+def _work(engine: Engine) -> tuple[int, int, int]:
+    """Return what changes with all work: jobs so far, those that have not ended, and streams that are open."""
     found = engine.pool.metrics()
-    return found.submitted, found.queued + found.running
+    return found.submitted, found.queued + found.running, engine.streams.open if engine.streams is not None else 0

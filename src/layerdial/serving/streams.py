@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdial.errors import UserError
 from layerdial.recognition.chunk_model import CHUNK_MS
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_depths import DepthRule, GivenDepths
@@ -24,7 +25,9 @@ from layerdial.runtime.recognizer import OnnxRecognizer
 from layerdial.runtime.streams import open_stream
 from layerdial.serving.jobs import Refused
 
+_log = logging.getLogger(__name__)
 _MOST = 64  # streams a dispatch
+_RULES = 64  # that are kept for streams to share; clients choose their deadlines
 _FULL = 0.9  # of the time of all workers, at the shallowest depth
 
 
@@ -32,14 +35,15 @@ _FULL = 0.9  # of the time of all workers, at the shallowest depth
 class Delivered:
     """What a dispatch brought to one stream: results, and the milliseconds from when the chunk was there to them.
 
-    `n_samples` are those that are no longer held. `ended` where the stream has ended, `error` where it failed.
+    `n_samples` are those that are no longer held. `ended` where the stream has ended, `error` where it failed; nothing
+    comes behind either.
     """
 
     results: Sequence[StreamResult]
     delay_ms: float = 0.0
     n_samples: int = 0
     ended: bool = False
-    error: BaseException | None = None
+    error: Exception | None = None
 
 
 Deliver = Callable[[Delivered], None]
@@ -62,8 +66,8 @@ class LiveStream:
 
     def __init__(self, hub: StreamHub, stream: Stream, deliver: Deliver) -> None:
         self._hub, self.stream, self.deliver = hub, stream, deliver
-        self.pending: list[tuple[NDArray[np.float32], float]] = []
-        self.ending = self.taken = False  # these are of the hub, under its lock
+        self.pending: deque[tuple[NDArray[np.float32], float]] = deque()
+        self.ending = self.taken = self.closed = False  # these are of the hub, under its lock
         self.rule = stream.plan.depths
 
     def feed(self, samples: NDArray[np.float32]) -> None:
@@ -79,7 +83,7 @@ class LiveStream:
         self._hub.take(self, None)
 
     def close(self) -> None:
-        """Give the stream up; nothing more is delivered."""
+        """Give the stream up. Nothing more is delivered, but for what is being delivered at this moment."""
         self._hub.drop(self)
 
     @property
@@ -100,7 +104,10 @@ class StreamHub:
     ) -> None:
         self.recognizer, self.workers, self.chunk_ms = recognizer, workers, chunk_ms
         self._min_depth = min_depth
-        self._rule, self._given = cache(self._new_rule), cache(self._fixed)  # streams with the same rule go together
+        self._rule, self._given = (
+            lru_cache(_RULES)(self._new_rule),
+            cache(self._fixed),
+        )  # streams with the same rule go together
         self._costs = cache(self._measured)
         self._changed = threading.Condition()
         self._streams: list[LiveStream] = []
@@ -117,6 +124,11 @@ class StreamHub:
     def open(self) -> int:
         """The number of streams that are open."""
         return len(self._streams)
+
+    @property
+    def load(self) -> float:
+        """The time that chunks take now over their time on the idle device."""
+        return self._rule(self._min_depth or 1, None).slowdown(time.monotonic())
 
     def check_room(self) -> None:
         """Raise `Refused` where one more stream could not keep up even at the shallowest depth."""
@@ -146,8 +158,10 @@ class StreamHub:
         return live
 
     def take(self, live: LiveStream, samples: NDArray[np.float32] | None) -> None:
-        """Take samples for a stream, or its end."""
+        """Take samples for a stream, or its end; one that is closed takes nothing."""
         with self._changed:
+            if live.closed:
+                return
             if samples is None:
                 live.ending = True
             else:
@@ -157,6 +171,8 @@ class StreamHub:
     def drop(self, live: LiveStream) -> None:
         """Forget a stream."""
         with self._changed:
+            live.closed = True
+            live.pending.clear()
             if live in self._streams:
                 self._streams.remove(live)
 
@@ -172,25 +188,39 @@ class StreamHub:
     # ----------------------------------------------------------------------------------------------------- dispatches
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopped or any(self._free()))
-                if self._stopped:
-                    return
-                group = self._group()
-            found = self._step(group)
-            with self._changed:
-                open_ones = [one for one in group if one in self._streams]
-            for live in open_ones:  # before another worker may take it, so that results come in order
-                if (news := found[id(live)]) is not None:
-                    live.deliver(news)
+        while group := self._next_group():
+            try:
+                found = self._recognised(group)
+            except Exception as error:  # the worker goes on, since all streams need it
+                found = {id(live): Delivered((), ended=True, error=error) for live in group}
+            self._deliver(group, found)  # in order: no other worker has these streams meanwhile
             with self._changed:
                 for live in group:
                     live.taken = False
                 self._changed.notify()
 
+    def _next_group(self) -> list[LiveStream]:
+        """Wait for streams with something to do; return a share of them, and none once the hub is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or any(self._free()))
+            return [] if self._stopped else self._group()
+
+    def _deliver(self, group: Sequence[LiveStream], found: dict[int, Delivered | None]) -> None:
+        """Give each stream that is still open what is new for it, and close those that have ended."""
+        for live in group:
+            news = found[id(live)]
+            if news is None or live.closed:
+                continue
+            if news.ended:
+                self.drop(live)
+            try:
+                live.deliver(news)
+            except Exception:  # whoever it was for is gone; the others are not
+                _log.exception("the results of a stream could not be delivered")
+                self.drop(live)
+
     def _free(self) -> list[LiveStream]:
-        return [live for live in self._streams if live.waits and not live.taken]
+        return [live for live in self._streams if not live.taken and live.waits]
 
     def _group(self) -> list[LiveStream]:
         """Return a worker's share of the streams with something to do; they are taken until it is done."""
@@ -203,25 +233,30 @@ class StreamHub:
             self._streams.append(live)
         return group
 
-    def _step(self, group: Sequence[LiveStream]) -> dict[int, Delivered | None]:
+    def _recognised(self, group: Sequence[LiveStream]) -> dict[int, Delivered | None]:
         """Recognise one chunk of each stream that has one; return what is new for each."""
         fed = {id(live): self._feed(live) for live in group}
-        failed = {id(live): error for live in group if isinstance(error := fed[id(live)], BaseException)}
-        ready = [live for live in group if live.stream.ready and id(live) not in failed]
+        ready = [live for live in group if live.stream.ready and fed[id(live)][1] is None]
         for live in ready:
             if live.stream.plan.depths is not (rule := live.rule):
                 live.stream.plan = replace(live.stream.plan, depths=rule)
-        results: dict[int, list[StreamResult]] = {}
+        results = self._step(ready)
+        return {id(live): self._news(live, *fed[id(live)], results.get(id(live))) for live in group}
+
+    def _step(self, ready: Sequence[LiveStream]) -> dict[int, list[StreamResult] | Exception]:
+        """Return the results of streams, or their errors. Where they fail together, each goes alone."""
         try:
             steps = step_streams([live.stream for live in ready])
-            results = {id(live): found for live, found in zip(ready, steps, strict=True)}
         except Exception as error:
-            failed |= {id(live): error for live in ready}
-        return {
-            id(live): self._news(live, fed[id(live)], results.get(id(live)), failed.get(id(live))) for live in group
-        }
+            if len(ready) == 1:
+                return {id(ready[0]): error}
+            alone = dict[int, list[StreamResult] | Exception]()
+            for live in ready:
+                alone |= self._step([live])
+            return alone
+        return {id(live): found for live, found in zip(ready, steps, strict=True)}
 
-    def _feed(self, live: LiveStream) -> int | BaseException:
+    def _feed(self, live: LiveStream) -> tuple[int, Exception | None]:
         """Give a stream what came for it, as far as the next chunk needs it; return how many samples it took."""
         n_samples = 0
         try:
@@ -232,29 +267,26 @@ class StreamHub:
                             live.ending = False
                             live.stream.end()
                         break
-                    samples, at = live.pending.pop(0)
-                live.stream.feed(samples, at=at)
+                    samples, at = live.pending.popleft()
                 n_samples += len(samples)
-        except UserError as error:
-            return error
-        return n_samples
+                live.stream.feed(samples, at=at)
+        except Exception as error:
+            return n_samples, error
+        return n_samples, None
 
     def _news(
-        self,
-        live: LiveStream,
-        fed: int | BaseException,
-        results: list[StreamResult] | None,
-        error: BaseException | None,
+        self, live: LiveStream, n_samples: int, error: Exception | None, found: list[StreamResult] | Exception | None
     ) -> Delivered | None:
-        n_samples = fed if isinstance(fed, int) else 0
+        if isinstance(found, Exception):
+            error = found
         if error is not None:
             return Delivered((), n_samples=n_samples, ended=True, error=error)
-        if results is None:
+        if found is None:
             return Delivered((), n_samples=n_samples) if n_samples else None
+        assert not isinstance(found, Exception)
         self._count(live.stream)
-        ended = live.stream.closed
         delay_ms = 1000.0 * max(0.0, time.monotonic() - live.stream.arrived)
-        return Delivered(results, delay_ms, n_samples, ended)
+        return Delivered(found, delay_ms, n_samples, live.stream.closed)
 
     def _count(self, stream: Stream) -> None:
         if (choice := stream.last_choice) is not None:
@@ -276,7 +308,8 @@ class StreamHub:
         return GivenDepths(lambda chunk: depth, lambda given: self.recognizer.subset(depth))
 
     def _new_rule(self, min_depth: int, deadline_ms: float | None) -> ChunkController:
-        options = [one for one in self._options() if one.depth >= min_depth] or self._options()[-1:]
+        options = [one for one in self._options() if one.depth >= min_depth]
+        options = options or [DepthOption(min_depth, self.recognizer.subset(min_depth), None)]
         return ChunkController(self._costs(), options, SHARE, deadline_ms)
 
     def _options(self) -> Sequence[DepthOption]:
@@ -285,5 +318,5 @@ class StreamHub:
     def _measured(self) -> CostTable:
         model, options = self.recognizer.chunk_model(), self._options()
         inputs = self.chunk_ms * model.features.per_second // 1000
-        ends = {one.depth: one.subset for one in (options[0], options[-1])}
+        ends = {options[0].depth: options[0].subset, model.n_blocks: self.recognizer.subset()}
         return measured_costs(model, ends, inputs, self.recognizer.threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -66,9 +66,9 @@ class Turns:
         if self._segmenter.since is not None:
             await self._speech_started(self._segmenter.since)
 
-    async def commit(self, rest: Samples) -> None:
+    async def commit(self, rest: Samples, stopping: bool = False) -> None:
         if self._segmenter is not None:
-            await self._turns(await asyncio.to_thread(_finish, self._segmenter, rest))
+            await self._turns(await asyncio.to_thread(_finish, self._segmenter, rest), stopping)
             return
         self._hold(rest)
         if self._n_held < _SHORTEST:
@@ -78,7 +78,10 @@ class Turns:
             )
         samples = np.concatenate(self._held)
         self._drop()
-        await self._committed(samples)
+        await self._committed(samples, stopping)
+
+    async def behind(self, act: Callable[[], Awaitable[None]]) -> None:
+        await act()  # the client was told of each item as it was committed
 
     async def settled(self) -> None:
         await self._items.join()
@@ -103,12 +106,12 @@ class Turns:
 
     # -------------------------------------------------------------------------------------------- turns and texts
 
-    async def _turns(self, stretches: Sequence[Stretch]) -> None:
+    async def _turns(self, stretches: Sequence[Stretch], stopping: bool = False) -> None:
         """Have each turn transcribed; one that there is no place for fails alone, and those behind it are tried."""
         for stretch in stretches:
             await self._speech_started(stretch.start)
             try:
-                await self._speech_stopped(stretch)
+                await self._speech_stopped(stretch, stopping)
             except Problem as problem:
                 refused, self._item = self._item, new_id("item")
                 await self._failed(refused, problem)
@@ -118,17 +121,17 @@ class Turns:
             self._speaking = True
             await self._send("input_audio_buffer.speech_started", audio_start_ms=ms(start), item_id=self._item)
 
-    async def _speech_stopped(self, stretch: Stretch) -> None:
+    async def _speech_stopped(self, stretch: Stretch, stopping: bool) -> None:
         self._speaking = False
         await self._send("input_audio_buffer.speech_stopped", audio_end_ms=ms(stretch.end), item_id=self._item)
-        await self._committed(stretch.samples)
+        await self._committed(stretch.samples, stopping)
 
-    async def _committed(self, samples: Samples) -> None:
+    async def _committed(self, samples: Samples, stopping: bool) -> None:
         """Have committed audio transcribed behind what was committed before."""
         if self._items.qsize() >= MOST_ITEMS:
             raise Problem(429, f"{MOST_ITEMS} items wait for their text; commit less often", "too_many_items")
         with ExitStack() as stack:
-            stack.enter_context(self._engine.answering())
+            stack.enter_context(self._engine.answering(stopping))
             stack.enter_context(self._engine.holding(len(samples)))
             item = _Item(self._item, samples, self._session().wish, stack.pop_all())
         before, self._last_item, self._item = self._last_item, self._item, new_id("item")

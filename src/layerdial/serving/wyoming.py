@@ -87,6 +87,10 @@ class _Connection:
         except Problem as problem:
             self._count(str(problem.status))
             await _send(self._writer, Error(problem.message, problem.code))
+        except asyncio.CancelledError:  # the server ends, in the middle of what is being said
+            if self._audio or self._speech is not None:
+                await _send(self._writer, Error("the server is stopping; send the audio again later", "overloaded"))
+            raise
         finally:
             self._leave_speech()
             self._engine.release(self._held)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import soundfile
 from wyoming.asr import TranscriptChunk, TranscriptStart
 from wyoming.event import Eventable
 
 from layerdial.audio.files import SAMPLE_RATE
+from layerdial.audio.pcm import PcmForm, PcmFrames
 from layerdial.audio.resampling import Resampler
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS
 from layerdial.serving.engine import Engine, Samples, Wish
@@ -36,19 +34,12 @@ class Pcm:
     """Turns bytes of one form into samples at 16 kHz; how they are split changes nothing."""
 
     def __init__(self, form: Form) -> None:
-        self._form, self._resampler, self._rest = form, Resampler(form.rate), b""
+        self._frames = PcmFrames(PcmForm(_SUBTYPES[form.width], form.width, form.rate, form.channels))
+        self._resampler = Resampler(form.rate)
 
     def feed(self, payload: bytes, last: bool = False) -> Samples:
         """Return the samples (S,) that the next bytes bring; a sample that never comes whole is left out."""
-        content, size = self._rest + payload, self._form.width * self._form.channels
-        whole = len(content) // size * size
-        self._rest = content[whole:]
-        found_SC = np.zeros((0, self._form.channels), np.float32)
-        if whole:
-            layout: dict[str, Any] = {"format": "RAW", "subtype": _SUBTYPES[self._form.width], "endian": "LITTLE"}
-            layout |= {"samplerate": self._form.rate, "channels": self._form.channels}
-            found_SC, _ = soundfile.read(io.BytesIO(content[:whole]), dtype="float32", always_2d=True, **layout)
-        return self._resampler.feed(found_SC.mean(axis=1, dtype=np.float32), last=last)
+        return self._resampler.feed(self._frames.feed(payload).mean(axis=1, dtype=np.float32), last=last)
 
 
 class WyomingSpeech:
@@ -75,8 +66,10 @@ class WyomingSpeech:
         self._writing = asyncio.ensure_future(self._write())
 
     def feed(self, payload: bytes, last: bool = False) -> None:
-        """Take bytes of audio. Raises `Problem` where too many wait."""
-        assert self._live is not None
+        """Take bytes of audio. Raises `Problem` where too many wait, and where the stream has failed."""
+        assert self._live is not None and self._writing is not None
+        if self._writing.done():
+            self._writing.result()
         samples = self._pcm.feed(payload, last)
         longest = self._engine.limits.max_audio_s
         if self._held + len(samples) > longest * SAMPLE_RATE:
@@ -96,8 +89,8 @@ class WyomingSpeech:
 
     def close(self) -> None:
         """Give the stream's place free, also in the middle."""
-        if self._writing is not None:
-            self._writing.cancel()
+        if self._writing is not None and not self._writing.cancel() and not self._writing.cancelled():
+            self._writing.exception()  # else asyncio writes that nobody has seen it
         if self._live is not None:
             self._live.close()
         self._engine.release(self._held)

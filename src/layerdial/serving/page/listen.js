@@ -13,8 +13,12 @@ const TRANSCRIPTION = "conversation.item.input_audio_transcription.";
 export async function listen(model, wish, key, heard, closed) {
   const socket = await opened(openSocket(model, key));
   const send = (type, fields) => socket.readyState === WebSocket.OPEN && socket.send(JSON.stringify({ type, ...fields }));
-  const change = (more = {}) => send("session.update", { session: { ...more, layerdial: wish() } });
-  const turns = { open: 0, stopped: false, counted: false };
+  const turns = { open: 0, asked: 0, stopped: false, counted: false }; // asked: settings without an answer
+  const update = (session) => {
+    turns.asked += 1;
+    send("session.update", { session });
+  };
+  const change = (more = {}) => update({ ...more, layerdial: wish() });
   socket.onmessage = ({ data }) => take(JSON.parse(data), turns, heard, () => socket.close());
   change({ audio: { input: { format: { type: "audio/pcm", rate: RATE } } } }); // before any sound
   const silence = once(await openMicrophone(inParts((audio) => send("input_audio_buffer.append", { audio }))).catch((problem) => {
@@ -31,7 +35,7 @@ export async function listen(model, wish, key, heard, closed) {
     await silence();
     send("input_audio_buffer.commit");
     turns.stopped = true;
-    send("session.update", { session: {} }); // its answer follows all that the commit brings
+    update({}); // its answer follows all that the commit brings
   };
   return { change, stop };
 }
@@ -58,7 +62,8 @@ function take(event, turns, heard, close) {
     turns.open -= 1;
     heard({ problem: quoted(event.error.message) });
   } else if (event.type === "error") heard({ problem: quoted(event.error.message) });
-  else if (event.type === "session.updated" && turns.stopped) turns.counted = true;
+  if (event.type === "session.updated" || event.type === "error") turns.asked -= 1;
+  if (turns.stopped && turns.asked <= 0) turns.counted = true;
   if (turns.counted && turns.open === 0) close();
 }
 

@@ -15,7 +15,7 @@ from layerdial.evaluation.plots import draw_line, finish_axes, line_styles, save
 from layerdial.utils.rows import read_rows
 
 X = {
-    "delay_ms": (1.0, "median delay from the end of a word to its text, milliseconds"),
+    "delay_ms_95": (1.0, "delay from the end of a word to its text, 95th percentile, milliseconds"),
     "macs_per_second": (1e-6, "million multiply-accumulates per second of audio"),
 }
 

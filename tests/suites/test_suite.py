@@ -10,7 +10,8 @@ import pytest
 from layerdial.config.objective import DistilConfig
 from layerdial.errors import UserError
 from layerdial.suites.plan import _first_difference
-from layerdial.suites.suite import load_suite
+from layerdial.suites.rows import labels
+from layerdial.suites.suite import Hearing, Origin, load_suite
 from tiny_plugins import own_names
 from tiny_suite import METHODS, tiny_suite
 
@@ -135,3 +136,14 @@ def test_a_key_that_recipes_get_later_is_no_difference_at_its_default() -> None:
     found = _first_difference(before, now, {"recipe": {"train": {"steps": 3, "later": 7}}})
     assert found == "recipe.train.later None, now 7"
     assert _first_difference(before, {"recipe": {"train": {"steps": 4}}}, {}) == "recipe.train.steps 3, now 4"
+
+
+def test_streaming_networks_are_tested_in_chunks_too(tmp_path: Path) -> None:
+    streaming = {"model.normalise": "fixed", "model.streaming": {"chunk_ms": [80, "full"]}}
+    suite = tiny_suite(tmp_path, methods={"ld": {}, "chunks": {"set": streaming}}, chunk_ms=["full", 80])
+    assert suite.hearings_of("ld") == {"test": Hearing("test", None)}
+    assert suite.hearings_of("chunks") == {"test": Hearing("test", None), "test-80ms": Hearing("test", 80)}
+    origin = Origin("", {}, {}, {"test": "contents"})
+    row = labels(suite, ("chunks", 0), origin, "test-80ms", 2)
+    assert (row["test"], row["chunk_ms"], row["test_contents"]) == ("test-80ms", 80, "contents")
+    assert "chunk_ms" not in labels(suite, ("chunks", 0), origin, "test", 2)

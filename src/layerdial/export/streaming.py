@@ -1,6 +1,7 @@
-"""One ONNX graph of a streaming Conformer: a chunk, its depth and the caches in, log-probabilities and caches out.
+"""One ONNX graph of a streaming Conformer: a chunk, its depth and the caches in, log-probabilities and what is new out.
 
-Blocks are `If` branches as in any export. So is the projection of what blocks that run again have kept raw.
+Blocks are `If` branches as in any export. So is the projection of what blocks that run again have kept raw. Caches do
+not come out again: a runtime puts what is new behind what it has, so that a skipped block's past is never copied.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from layerdial.export.graph import FREE, blocks_to_branches, trace_module
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import EncoderOutput, Network
-from layerdial.models.streaming import Caches, step
+from layerdial.models.streaming import Caches, traced_step
 from layerdial.recognition.chunk_model import STREAM_AXES
 from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.streaming_facts import CACHES, ChunkMs, StreamingFacts
@@ -68,8 +69,9 @@ class _Step(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, x_lens: Tensor, gates: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        output, after = step(self.network, x, x_lens, Gates(self.network.n_blocks, gates), Caches(*caches))
-        return output.log_probs_BTV, output.lengths_B, *after
+        open_ = Gates(self.network.n_blocks, gates)
+        output, added, caught = traced_step(self.network, x, x_lens, open_, Caches(*caches))
+        return output.log_probs_BTV, output.lengths_B, *added, *caught
 
 
 def to_streaming_onnx(network: ConformerCTC) -> ir.Model:
@@ -85,24 +87,60 @@ def to_streaming_onnx(network: ConformerCTC) -> ir.Model:
     free = tuple({axis: FREE} for axis in STREAM_AXES)
     shapes = {"x": {0: FREE, 1: FREE}, "x_lens": {0: FREE}, "gates": None, "caches": free}
     model = trace_module(_Step(network), arguments, shapes, STREAMING_INPUTS, STREAMING_OUTPUTS)
-    blocks_to_branches(model, 2 * network.n_blocks + 1)
+    _take_pasts_apart(model.graph)
+    blocks_to_branches(model, 3 * network.n_blocks + 1)
+    _leave_out_what_nobody_missed(model.graph)
     _name_axes(model)
     return model
+
+
+def _take_pasts_apart(graph: ir.Graph) -> None:
+    """Give each that takes a block's past a node of its own for it, so that it is copied in a branch, or not at all."""
+    caches = [value for value in graph.inputs if value.name in ("keys", "gated")]
+    taken = [node for node in graph if node.op_type == "Gather" and node.inputs[0] in caches]
+    for node in taken:
+        for i, use in enumerate(list(node.outputs[0].uses())[1:]):
+            value = ir.Value(
+                name=f"{node.outputs[0].name}_own{i}", type=node.outputs[0].type, shape=node.outputs[0].shape
+            )
+            copy = ir.Node("", "Gather", node.inputs, list(node.attributes.values()), outputs=[value])
+            graph.insert_after(node, copy)
+            use.node.replace_input_with(use.idx, value)
+
+
+def _leave_out_what_nobody_missed(graph: ir.Graph) -> None:
+    """Let the outputs of what has caught up be empty where no block has: torch can trace one shape alone."""
+    caught = graph.outputs[-2:]
+    choice = caught[0].producer()
+    assert choice is not None and choice.op_type == "If" and caught[1].producer() is choice
+    name, nodes = choice.attributes["else_branch"].as_graph().name, list[ir.Node]()
+    for i, value in enumerate(caught):
+        empty = ir.AttrTensor("value", ir.tensor(np.zeros((0, 0, 0, 0), np.float32)))
+        made = ir.Value(name=f"{name}_empty_{i}", type=value.type, shape=ir.Shape([0, 0, 0, 0]))
+        nodes.append(ir.Node("", "Constant", [], [empty], outputs=[made], name=f"{name}_Constant_{i}"))
+    branch = ir.Graph([], [node.outputs[0] for node in nodes], nodes=nodes, name=name)
+    choice.attributes["else_branch"] = ir.AttrGraph("else_branch", branch)
 
 
 def _name_axes(model: ir.Model) -> None:
     """Name the free axes of inputs and outputs by their meaning."""
     x, lengths, _, *caches = model.graph.inputs
-    log_probs, frames, *after = model.graph.outputs
-    assert x.shape is not None and log_probs.shape is not None
-    x.shape = ir.Shape(["streams", "time", *x.shape[2:]])
+    log_probs, frames, *front, added, caught_keys, caught_gated = model.graph.outputs
+    x.shape = _named(x, ["streams", "time"])
     lengths.shape = frames.shape = ir.Shape(["streams"])
-    log_probs.shape = ir.Shape(["streams", "frames", log_probs.shape[2]])
-    for axis, *both in zip(STREAM_AXES, caches, after, strict=True):
-        for value in both:
-            sizes = list(value.shape or ())
-            sizes[axis] = "streams"
-            value.shape = ir.Shape(sizes)
+    log_probs.shape = _named(log_probs, ["streams", "frames"])
+    for value in front:
+        value.shape = _named(value, ["streams"])
+    for axis, value in zip(STREAM_AXES, caches, strict=True):
+        value.shape = _named(value, [*list(value.shape or ())[:axis], "streams"])
+    added.shape = _named(added, [*list(added.shape or ())[:1], "streams", "frames"])
+    for value in (caught_keys, caught_gated):  # all, or nothing
+        value.shape = ir.Shape([None] * 4)
+
+
+def _named(value: ir.Value, first: list[str | int]) -> ir.Shape:
+    """Return the shape of a value with other first sizes."""
+    return ir.Shape([*first, *list(value.shape or ())[len(first) :]])
 
 
 def in_chunks_as_torch(

@@ -203,7 +203,8 @@ def test_inputs_and_outputs_are_what_other_programs_rely_on(streaming_edge: Path
         "log_probs_lens": ("tensor(int64)", ["streams"]),
         "next_input": caches["input"],
         "next_middle": caches["middle"],
-        "added": ("tensor(float)", [3, "streams", "frames", 32 + 16]),
+        "entering": ("tensor(float)", ["streams", "frames", 16]),
+        "added": ("tensor(float)", ["running", "streams", "frames", 32 + 16 + 16]),
         "caught_keys": ("tensor(float)", [None] * 4),
         "caught_gated": ("tensor(float)", [None] * 4),
     }

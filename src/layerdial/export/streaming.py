@@ -13,12 +13,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.config.network import FRAME_MS
 from layerdial.errors import UserError
-from layerdial.export.graph import FREE, blocks_to_branches, trace_module
+from layerdial.export.graph import FREE, block_choices, blocks_to_branches, trace_module
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import EncoderOutput, Network
@@ -90,6 +91,7 @@ def to_streaming_onnx(network: ConformerCTC) -> ir.Model:
     _take_pasts_apart(model.graph)
     blocks_to_branches(model, 3 * network.n_blocks + 1)
     _leave_out_what_nobody_missed(model.graph)
+    _leave_out_what_is_skipped(model)
     _name_axes(model)
     return model
 
@@ -122,10 +124,38 @@ def _leave_out_what_nobody_missed(graph: ir.Graph) -> None:
     choice.attributes["else_branch"] = ir.AttrGraph("else_branch", branch)
 
 
+def _leave_out_what_is_skipped(model: ir.Model) -> None:
+    """Let a skipped block add no rows: what it keeps is what came out of the last block before it that ran."""
+    graph = model.graph
+    entering = next(value for value in graph.outputs if value.name == "entering")
+    zero, first_axis, widths = (
+        ir.Value(name=f"nothing_{name}", const_value=ir.tensor(np.array(held, np.int64), name=f"nothing_{name}"))
+        for name, held in (("end", [0]), ("axis", [0]), ("widths", [1, 1, 1, 4]))
+    )
+    for value in (zero, first_axis, widths):
+        graph.register_initializer(value)
+    one = ir.Node("", "Unsqueeze", [entering, first_axis], name="nothing_Unsqueeze")
+    none = ir.Node("", "Slice", [one.outputs[0], zero, zero, first_axis], name="nothing_Slice")
+    wide = ir.Node("", "Tile", [none.outputs[0], widths], name="nothing_Tile")
+    for node in (one, none, wide):
+        node.outputs[0].name, node.outputs[0].type = f"{node.name}_rows", entering.type
+    first, *_ = choices = block_choices(graph)
+    graph.insert_before(first, [one, none, wide])
+    for choice in choices:
+        branch = choice.attributes["else_branch"].as_graph()
+        old = branch.outputs[1]
+        new = ir.Node("", "Identity", [wide.outputs[0]], name=f"{choice.name}_nothing")
+        new.outputs[0].name, new.outputs[0].type = f"{old.name}_nothing", old.type
+        branch.append(new)
+        branch.outputs[1] = new.outputs[0]
+        choice.outputs[1].shape = None  # one row, or none
+    RemoveUnusedNodesPass()(model)
+
+
 def _name_axes(model: ir.Model) -> None:
     """Name the free axes of inputs and outputs by their meaning."""
     x, lengths, _, *caches = model.graph.inputs
-    log_probs, frames, *front, added, caught_keys, caught_gated = model.graph.outputs
+    log_probs, frames, *front, entering, added, caught_keys, caught_gated = model.graph.outputs
     x.shape = _named(x, ["streams", "time"])
     lengths.shape = frames.shape = ir.Shape(["streams"])
     log_probs.shape = _named(log_probs, ["streams", "frames"])
@@ -133,7 +163,8 @@ def _name_axes(model: ir.Model) -> None:
         value.shape = _named(value, ["streams"])
     for axis, value in zip(STREAM_AXES, caches, strict=True):
         value.shape = _named(value, [*list(value.shape or ())[:axis], "streams"])
-    added.shape = _named(added, [*list(added.shape or ())[:1], "streams", "frames"])
+    entering.shape = _named(entering, ["streams", "frames"])
+    added.shape = _named(added, ["running", "streams", "frames"])
     for value in (caught_keys, caught_gated):  # all, or nothing
         value.shape = ir.Shape([None] * 4)
 

@@ -81,11 +81,13 @@ def streaming_network(network: Network, name: str) -> ConformerCTC:
 class Added(NamedTuple):
     """What a chunk adds to caches. `input_B1F` and `middle_B1D` are those of `Caches`, anew.
 
-    `kept_NBTC`: of each block and each frame of the chunk its keys and values and its `gated`, side by side, C = E + D.
+    `entering_BTD`: the input of the first block. `kept_NBTC`: of each block and each frame of the chunk its keys and
+    values, its `gated`, and what comes out of it, side by side, C = E + 2D.
     """
 
     input_B1F: Tensor
     middle_B1D: Tensor
+    entering_BTD: Tensor
     kept_NBTC: Tensor
 
 
@@ -107,7 +109,8 @@ def advance(
     pasts = list(zip(caches.keys_NBLE, caches.gated_NBKD, strict=True))
     output, added = _run(network, inputs_BTF, lengths_B, subset, caches, pasts)
     frames_B, n_frames = output.lengths_B, added.kept_NBTC.shape[2]
-    keys_NBTE, gated_NBTD = added.kept_NBTC.tensor_split([caches.keys_NBLE.shape[3]], dim=3)
+    width = added.entering_BTD.shape[2]
+    keys_NBTE, gated_NBTD, _ = added.kept_NBTC.tensor_split([2 * width, 3 * width], dim=3)
     keys_NBLE = _shifted(caches.keys_NBLE, keys_NBTE, frames_B)
     gated_NBKD = _shifted(caches.gated_NBKD, gated_NBTD, frames_B)
     open_N = torch.tensor([i in subset for i in range(subset.n_blocks)], device=frames_B.device)
@@ -161,13 +164,12 @@ def _run(
     )
     frames_B = network.features.frames(lengths_B)
     context = _context(network.config, caches, x_BTD, frames_B)
-    kept = list[Tensor]()
+    entering_BTD, kept = x_BTD, list[Tensor]()
     for i, block in enumerate(network.encoder.blocks):
         assert isinstance(block, ConformerBlock)
-        x_BTD, kept_BTC = _run_block(network, block, x_BTD, pasts[i], context, subset, i)
-        kept.append(kept_BTC)
-    kept_NBTC = torch.cat(kept).unflatten(0, (len(kept), -1))  # type: ignore[no-untyped-call]
-    return EncoderOutput(network.classify(x_BTD), frames_B), Added(input_B1F, middle_B1D, kept_NBTC)
+        x_BTD, kept_1BTC = _run_block(network, block, x_BTD, pasts[i], context, subset, i)
+        kept.append(kept_1BTC)
+    return EncoderOutput(network.classify(x_BTD), frames_B), Added(input_B1F, middle_B1D, entering_BTD, torch.cat(kept))
 
 
 def step_through(
@@ -212,12 +214,16 @@ def _run_block(
     subset: BlockSubset | Gates,
     i: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the stream (B, T, D) behind a block, and what the block keeps of the chunk (B, T, C)."""
-    if not isinstance(subset, Gates):
-        runs = i in subset
-        return block.step(network.conditioned(x_BTD), *past, context) if runs else block.left_out(x_BTD)
-    # both sides are traced; the export makes them the branches of one If
-    return _either(subset.open_N[i], block.step(network.conditioned(x_BTD), *past, context), block.left_out(x_BTD))
+    """Return the stream (B, T, D) behind a block, and what the block keeps of the chunk (1, B, T, C)."""
+    sides = list[tuple[Tensor, Tensor]]()
+    if isinstance(subset, Gates) or i in subset:
+        sides.append(block.step(network.conditioned(x_BTD), *past, context))
+    if isinstance(subset, Gates) or i not in subset:
+        sides.append(block.left_out(x_BTD))
+    (x_BTD, kept_1BTC), *others = [(own_BTD, kept_BTC.unsqueeze(0)) for own_BTD, kept_BTC in sides]
+    if isinstance(subset, Gates):  # the export makes both sides the branches of one If
+        return _either(subset.open_N[i], (x_BTD, kept_1BTC), others[0])
+    return x_BTD, kept_1BTC
 
 
 def _shifted(cached_NBPD: Tensor, new_NBTD: Tensor, frames_B: Tensor) -> Tensor:

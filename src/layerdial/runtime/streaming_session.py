@@ -23,7 +23,7 @@ from layerdial.runtime.streaming_facts import CACHES, StreamingFacts
 from layerdial.subset import BlockSubset, ChunkSchedule
 
 STREAMING_INPUTS = (*INPUTS, *CACHES)
-_NEW = ("next_input", "next_middle", "added")
+_NEW = ("next_input", "next_middle", "entering", "added")
 _CAUGHT = ("caught_keys", "caught_gated")
 STREAMING_OUTPUTS = (*OUTPUTS, *_NEW, *_CAUGHT)
 _TYPES = {"seen": np.int64, "raw": np.bool_}  # others are float32
@@ -130,7 +130,7 @@ class StreamingSession:
     ) -> tuple[NDArray[np.float32], KeptStreams]:
         gates_N = gates_of(subset, self.n_blocks, "encoder")
         late = kept.late(subset)
-        caches = kept.feed(self._sizes, subset, bool(late))
+        caches = kept.feed(self._sizes, subset, late)
         feed = dict(zip(STREAMING_INPUTS, (inputs_BTF, lengths_B, gates_N, *caches), strict=True))
         logp_BTV, frames_B, *new = self.graph.run(STREAMING_OUTPUTS, feed, cancel)
         return logp_BTV, kept.behind(subset, late, frames_B, *new)

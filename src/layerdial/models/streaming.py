@@ -25,6 +25,7 @@ from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext, rotations
 from layerdial.modules.chunks import seen_behind
 from layerdial.modules.conformer import ConformerBlock, Past
+from layerdial.modules.subsampling import frame_mask
 from layerdial.subset import BlockSubset, ChunkSchedule
 
 
@@ -239,11 +240,9 @@ def _shifted(cached_NBPD: Tensor, new_NBTD: Tensor, frames_B: Tensor) -> Tensor:
 def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> FrameContext:
     """Return what all blocks need: which frames are real, now and before, and the rotations of all."""
     n_frames, left = x_BTD.shape[1], caches.keys_NBLE.shape[2]
-    attended_BS = seen_behind(caches.seen_B, frames_B, left, n_frames)
-    mask_BT = attended_BS[:, left:]
     # an idle stream attends to its first frame of padding, since softmax over nothing is no number
-    first_S = torch.arange(left + n_frames, device=x_BTD.device) == left
-    attended_BS = attended_BS | ((frames_B == 0).unsqueeze(1) & first_S)
+    attended_BS = seen_behind(caches.seen_B, frames_B.clamp(min=1), left, n_frames)
+    mask_BT = frame_mask(frames_B, n_frames)
     angles = rotations(left + n_frames, config.head_width, x_BTD.dtype, x_BTD.device)
     return FrameContext(mask_BT, *angles, attended_BS.unsqueeze(1))
 

@@ -10,7 +10,7 @@ both, D width, E = 2D, C = E + 2D; F mel bins.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
@@ -23,8 +23,7 @@ from layerdial.subset import BlockSubset
 _WINDOWS = 3  # a tape is as long as so many pasts
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """The sizes of what a stream of one model keeps."""
 
     blocks: int
@@ -95,8 +94,7 @@ class Tape:
                 self.keys_NRE[blocks, start : start + frames] = keys_NTE[:, first:]
 
 
-@dataclass(frozen=True)
-class KeptStream:
+class KeptStream(NamedTuple):
     """What one stream keeps: a tape up to a frame, and how many of its last frames each block missed."""
 
     sizes: Sizes
@@ -174,7 +172,7 @@ class KeptStream:
         late = [i for i in blocks if self.missed_N[i]]
         if not late:
             return self
-        made = replace(self, tape=self._another(0, ()), end=self.sizes.past)
+        made = self._replace(tape=self._another(0, ()), end=self.sizes.past)
         for i in late:
             made.keys_NLE[i], made.gated_NKD[i] = keys_NLE[i], gated_NKD[i]
         return made

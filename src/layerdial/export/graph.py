@@ -226,9 +226,7 @@ def _divide_lengths(lengths: Any, divisor: Any) -> Any:
 def _fill(values: Any, mask: Any, value: Any) -> Any:
     """Set padding to zero by a product, several times as fast as a choice; for other values use a choice."""
     if isinstance(value, float | int) and value == 0 and values.dtype == ir.DataType.FLOAT:
-        negated = mask.producer()
-        is_real = negated.inputs[0] if negated is not None and negated.op_type == "Not" else op.Not(mask)
-        return op.Mul(values, op.CastLike(is_real, values))
+        return op.Mul(values, op.CastLike(op.Not(mask), values))
     return op.Where(mask, op.CastLike(value, values), values)
 
 

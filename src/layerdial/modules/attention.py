@@ -48,14 +48,10 @@ class FrameContext:
 def rotations(
     n_frames: int, head_width: int, dtype: torch.dtype, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the cosine and the sine of the angles (S, K) by which positions 0, 1, ... are rotated.
-
-    In an exported graph the second half is left out, as it repeats the first: see `_rotate_in_one_node`.
-    """
+    """Return the cosine and the sine of the angles (S, K) by which positions 0, 1, ... are rotated."""
     frequency_K = 10000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
     angle_SK = torch.arange(n_frames, device=device, dtype=torch.float32).unsqueeze(1) * frequency_K
-    if not torch.compiler.is_exporting():
-        angle_SK = torch.cat([angle_SK, angle_SK], dim=1)
+    angle_SK = torch.cat([angle_SK, angle_SK], dim=1)
     return angle_SK.cos().to(dtype), angle_SK.sin().to(dtype)
 
 
@@ -72,7 +68,8 @@ def _rotate_in_one_node(x_TK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     from torch.onnx.ops import rotary_embedding
 
     rows_RHTK = x_TK.flatten(0, -4)
-    angles = [part_TK.expand(rows_RHTK.shape[0], -1, -1) for part_TK in (cos_TK, sin_TK)]
+    half = x_TK.shape[-1] // 2
+    angles = [part_TK[:, :half].expand(rows_RHTK.shape[0], -1, -1) for part_TK in (cos_TK, sin_TK)]
     return rotary_embedding(rows_RHTK, *angles).view_as(x_TK)
 
 

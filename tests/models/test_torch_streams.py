@@ -14,7 +14,7 @@ import torch
 
 from layerdial import BlockSubset, UserError
 from layerdial.models.torch_recognizer import TorchRecognizer
-from layerdial.recognition.chunk_model import ChunkModel, StreamCaches, joined_caches
+from layerdial.recognition.chunk_model import ChunkModel, StreamCaches
 from layerdial.recognition.endpointing import Endpoints
 from layerdial.recognition.stream_depths import Choice
 from layerdial.recognition.stream_results import StreamResult
@@ -297,9 +297,9 @@ def test_caches_of_another_model_or_batch_are_refused(model: TorchRecognizer) ->
     with pytest.raises(UserError, match="the caches are of another model"):
         chunks.step(inputs, lengths, full, other.begin())
     with pytest.raises(UserError, match="the caches are of 2 streams, the chunk is of 1"):
-        chunks.step(inputs, lengths, full, joined_caches([chunks.begin(), chunks.begin()]))
+        chunks.step(inputs, lengths, full, chunks.begin().joined([chunks.begin()]))
     with pytest.raises(UserError, match="the caches are of another model"):
-        chunks.step(inputs, lengths, full, chunks.begin()._replace(seen_B=np.zeros(1, np.float32)))  # type: ignore[arg-type]
+        chunks.step(inputs, lengths, full, chunks.begin().arrays()._replace(seen_B=np.zeros(1, np.float32)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from layerdial import BlockSubset, UserError
-from layerdial.recognition.chunk_model import joined_caches, parted_caches
 from layerdial.recognizer import collate_features
 from layerdial.runtime import Recognizer
 from layerdial.runtime.manifest import Manifest
@@ -61,15 +60,20 @@ def test_a_stream_in_a_batch_equals_the_stream_alone(streaming_session: Streamin
 def test_streams_are_joined_and_parted_in_the_middle(streaming_session: StreamingSession) -> None:
     x_BTF, lengths_B = chunk(2)
     _, both = streaming_session.step(x_BTF, lengths_B, FIRST, streaming_session.begin(2))
-    again = joined_caches(parted_caches(both))
-    ours, theirs = (streaming_session.step(x_BTF, lengths_B, FULL, caches)[0] for caches in (both, again))
-    np.testing.assert_array_equal(ours, theirs)
+    first, second = both.parted()
+    as_arrays = first.arrays().joined([second])
+    expected, *others = (
+        streaming_session.step(x_BTF, lengths_B, FULL, kept)[0]
+        for kept in (both, first.joined([second]), as_arrays, both.arrays())
+    )
+    for found in others:
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_an_idle_stream_is_left_as_it_is(streaming_session: StreamingSession) -> None:
     _, before = streaming_session.step(*chunk(), FULL, streaming_session.begin())
     _, after = streaming_session.step(chunk(seed=1)[0], np.array([0]), FULL, before)
-    for old, new in zip(before, after, strict=True):
+    for old, new in zip(before.arrays(), after.arrays(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -77,19 +81,50 @@ def test_caches_have_the_same_size_whatever_came(streaming_session: StreamingSes
     caches = begun = streaming_session.begin(2)
     for i in range(60):
         _, caches = streaming_session.step(*chunk(2, 4 * (1 + i % 9), seed=i), DEPTHS[i % 4], caches)
-    assert [(part.shape, part.dtype) for part in caches] == [(part.shape, part.dtype) for part in begun]
+    assert [(part.shape, part.dtype) for part in caches.arrays()] == [
+        (part.shape, part.dtype) for part in begun.arrays()
+    ]
     assert caches.seen_B.tolist() == [sum(1 + i % 9 for i in range(60))] * 2
 
 
 def test_what_a_step_was_given_is_not_changed(streaming_session: StreamingSession) -> None:
     x_BTF, lengths_B = chunk()
     _, caches = streaming_session.step(x_BTF, lengths_B, FIRST, streaming_session.begin())
-    kept = [part.copy() for part in caches]
+    kept = caches.arrays()
     first, _ = streaming_session.step(x_BTF, lengths_B, FULL, caches)
     second, _ = streaming_session.step(x_BTF, lengths_B, FULL, caches)
     np.testing.assert_array_equal(first, second)
-    for part, copy in zip(caches, kept, strict=True):
+    for part, copy in zip(caches.arrays(), kept, strict=True):
         np.testing.assert_array_equal(part, copy)
+
+
+def test_what_a_stream_kept_goes_on_twice_in_two_ways(streaming_session: StreamingSession) -> None:
+    """Also where the tape of one is full in between, and where blocks catch up."""
+    _, begun = streaming_session.step(*chunk(), FIRST, streaming_session.begin())
+    as_arrays = begun.arrays()
+    for seed, subset in ((1, FULL), (2, FIRST)):  # the second is another continuation, from before the first
+        ours: Any = begun
+        theirs: Any = as_arrays
+        for i in range(12):
+            x_BTF, lengths_B = chunk(1, 4 * (1 + i % 3), seed=100 * seed + i)
+            found, ours = streaming_session.step(x_BTF, lengths_B, subset if i % 2 else FULL, ours)
+            expected, after = streaming_session.step(x_BTF, lengths_B, subset if i % 2 else FULL, theirs)
+            theirs = after.arrays()
+            np.testing.assert_array_equal(found, expected)
+    for old, kept in zip(begun.arrays(), as_arrays, strict=True):
+        np.testing.assert_array_equal(old, kept)
+
+
+def test_a_chunk_longer_than_what_is_kept_leaves_its_last_frames(streaming_session: StreamingSession) -> None:
+    _, once = streaming_session.step(*chunk(1, 400), FIRST, streaming_session.begin())
+    parts = streaming_session.begin()
+    x_BTF, _ = chunk(1, 400)
+    kept = once.arrays()
+    assert kept.raw_NBP[1:].all() and not kept.raw_NBP[0].any() and kept.seen_B.tolist() == [100]
+    np.testing.assert_array_equal(kept.keys_NBLE[1, :, -4:, :16], kept.gated_NBKD[1])
+    for start in range(0, 400, 40):
+        _, parts = streaming_session.step(x_BTF[:, start : start + 40], np.array([40]), FIRST, parts)
+    assert parts.arrays().raw_NBP.tolist() == kept.raw_NBP.tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------- whole files
@@ -197,15 +232,16 @@ def with_nan(_: StreamingSession) -> np.ndarray:
 
 
 def of_wider_model(session: StreamingSession) -> Any:
-    caches = session.begin(2)
-    return caches._replace(keys_NBLE=np.zeros((N_BLOCKS, 2, 10, 64), np.float32))
+    return session.begin(2).arrays()._replace(keys_NBLE=np.zeros((N_BLOCKS, 2, 10, 64), np.float32))
 
 
 WRONG = {
     "caches of another batch": (wrong(caches=lambda session: session.begin(3)), "are of 3 streams, the chunk is of 2"),
     "caches of another model": (wrong(caches=of_wider_model), "caches are of another model; begin"),
     "caches of another type": (
-        wrong(caches=lambda session: session.begin(2)._replace(raw_NBP=np.zeros((N_BLOCKS, 2, 10), np.float32))),
+        wrong(
+            caches=lambda session: session.begin(2).arrays()._replace(raw_NBP=np.zeros((N_BLOCKS, 2, 10), np.float32))
+        ),
         "caches are of another model; begin",
     ),
     "NaN": (wrong(inputs_BTF=with_nan), "numbers that are not finite"),
@@ -297,6 +333,24 @@ def test_a_graph_of_streams_under_the_manifest_of_whole_utterances_is_refused(
     shutil.copy(streaming_edge / "model.onnx", folder / "model.onnx")
     with pytest.raises(UserError, match=r"model\.onnx is no graph of layerdial: its inputs are x, x_lens, gates, seen"):
         Recognizer(folder, threads=1)
+
+
+def test_an_export_whose_caches_come_out_whole_is_to_be_made_again(streaming_edge: Path, tmp_path: Path) -> None:
+    import onnx
+
+    folder = shutil.copytree(streaming_edge, tmp_path / "edge")
+    model = onnx.load(folder / "model.onnx")
+    for name in ("seen", "keys", "gated", "raw"):
+        given = next(value for value in model.graph.input if value.name == name)
+        model.graph.output.add().CopyFrom(given)
+        model.graph.output[-1].name = f"next_{name}"
+        model.graph.node.add(op_type="Identity", input=[name], output=[f"next_{name}"], name=f"next_{name}")
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(
+        UserError, match=r"model\.onnx is of an earlier layerdial, .*; export the model again"
+    ) as problem:
+        Recognizer(folder, threads=1)
+    assert "\n" not in str(problem.value)
 
 
 def test_both_loaders_are_one_session(streaming_edge: Path, streaming_session: StreamingSession) -> None:

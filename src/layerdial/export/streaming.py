@@ -1,6 +1,7 @@
-"""One ONNX graph of a streaming Conformer: a chunk, its depth and the caches in, log-probabilities and caches out.
+"""One ONNX graph of a streaming Conformer: a chunk, its depth and the caches in, log-probabilities and what is new out.
 
-Blocks are `If` branches as in any export. So is the projection of what blocks that run again have kept raw.
+Blocks are `If` branches as in any export. So is the projection of what blocks that run again have kept raw. Caches do
+not come out again: a runtime puts what is new behind what it has, so that a skipped block's past is never copied.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from layerdial.audio.kaldi_fbank import N_MELS
 from layerdial.config.network import FRAME_MS
 from layerdial.errors import UserError
-from layerdial.export.graph import FREE, blocks_to_branches, trace_module
+from layerdial.export.graph import FREE, block_choices, blocks_to_branches, trace_module
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.dynamic import Gates
 from layerdial.models.network import EncoderOutput, Network
-from layerdial.models.streaming import Caches, step
+from layerdial.models.streaming import Caches, traced_step
 from layerdial.recognition.chunk_model import LONGEST_CHUNK_MS, STREAM_AXES
 from layerdial.recognizer import FeatureBatch
 from layerdial.runtime.streaming_facts import CACHES, ChunkMs, StreamingFacts
@@ -71,8 +73,9 @@ class _Step(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, x_lens: Tensor, gates: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        output, after = step(self.network, x, x_lens, Gates(self.network.n_blocks, gates), Caches(*caches))
-        return output.log_probs_BTV, output.lengths_B, *after
+        open_ = Gates(self.network.n_blocks, gates)
+        output, added, caught = traced_step(self.network, x, x_lens, open_, Caches(*caches))
+        return output.log_probs_BTV, output.lengths_B, *added, *caught
 
 
 def to_streaming_onnx(network: ConformerCTC) -> ir.Model:
@@ -88,24 +91,90 @@ def to_streaming_onnx(network: ConformerCTC) -> ir.Model:
     free = tuple({axis: FREE} for axis in STREAM_AXES)
     shapes = {"x": {0: FREE, 1: FREE}, "x_lens": {0: FREE}, "gates": None, "caches": free}
     model = trace_module(_Step(network), arguments, shapes, STREAMING_INPUTS, STREAMING_OUTPUTS)
-    blocks_to_branches(model, 2 * network.n_blocks + 1)
+    _take_pasts_apart(model.graph)
+    blocks_to_branches(model, 3 * network.n_blocks + 1)
+    _leave_out_what_nobody_missed(model.graph)
+    _leave_out_what_is_skipped(model)
     _name_axes(model)
     return model
+
+
+def _take_pasts_apart(graph: ir.Graph) -> None:
+    """Give each that takes a block's past a node of its own for it, so that it is copied in a branch, or not at all."""
+    caches = [value for value in graph.inputs if value.name in ("keys", "gated")]
+    taken = [node for node in graph if node.op_type == "Gather" and node.inputs[0] in caches]
+    for node in taken:
+        for i, use in enumerate(list(node.outputs[0].uses())[1:]):
+            value = ir.Value(
+                name=f"{node.outputs[0].name}_own{i}", type=node.outputs[0].type, shape=node.outputs[0].shape
+            )
+            copy = ir.Node("", "Gather", node.inputs, list(node.attributes.values()), outputs=[value])
+            graph.insert_after(node, copy)
+            use.node.replace_input_with(use.idx, value)
+
+
+def _leave_out_what_nobody_missed(graph: ir.Graph) -> None:
+    """Let the outputs of what has caught up be empty where no block has: torch can trace one shape alone."""
+    caught = graph.outputs[-2:]
+    choice = caught[0].producer()
+    assert choice is not None and choice.op_type == "If" and caught[1].producer() is choice
+    name, nodes = choice.attributes["else_branch"].as_graph().name, list[ir.Node]()
+    for i, value in enumerate(caught):
+        empty = ir.AttrTensor("value", ir.tensor(np.zeros((0, 0, 0, 0), np.float32)))
+        made = ir.Value(name=f"{name}_empty_{i}", type=value.type, shape=ir.Shape([0, 0, 0, 0]))
+        nodes.append(ir.Node("", "Constant", [], [empty], outputs=[made], name=f"{name}_Constant_{i}"))
+    branch = ir.Graph([], [node.outputs[0] for node in nodes], nodes=nodes, name=name)
+    choice.attributes["else_branch"] = ir.AttrGraph("else_branch", branch)
+
+
+def _leave_out_what_is_skipped(model: ir.Model) -> None:
+    """Let a skipped block add no rows: what it keeps is what came out of the last block before it that ran."""
+    graph = model.graph
+    entering = next(value for value in graph.outputs if value.name == "entering")
+    zero, first_axis, widths = (
+        ir.Value(name=f"nothing_{name}", const_value=ir.tensor(np.array(held, np.int64), name=f"nothing_{name}"))
+        for name, held in (("end", [0]), ("axis", [0]), ("widths", [1, 1, 1, 4]))
+    )
+    for value in (zero, first_axis, widths):
+        graph.register_initializer(value)
+    one = ir.Node("", "Unsqueeze", [entering, first_axis], name="nothing_Unsqueeze")
+    none = ir.Node("", "Slice", [one.outputs[0], zero, zero, first_axis], name="nothing_Slice")
+    wide = ir.Node("", "Tile", [none.outputs[0], widths], name="nothing_Tile")
+    for node in (one, none, wide):
+        node.outputs[0].name, node.outputs[0].type = f"{node.name}_rows", entering.type
+    first, *_ = choices = block_choices(graph)
+    graph.insert_before(first, [one, none, wide])
+    for choice in choices:
+        branch = choice.attributes["else_branch"].as_graph()
+        old = branch.outputs[1]
+        new = ir.Node("", "Identity", [wide.outputs[0]], name=f"{choice.name}_nothing")
+        new.outputs[0].name, new.outputs[0].type = f"{old.name}_nothing", old.type
+        branch.append(new)
+        branch.outputs[1] = new.outputs[0]
+        choice.outputs[1].shape = None  # one row, or none
+    RemoveUnusedNodesPass()(model)
 
 
 def _name_axes(model: ir.Model) -> None:
     """Name the free axes of inputs and outputs by their meaning."""
     x, lengths, _, *caches = model.graph.inputs
-    log_probs, frames, *after = model.graph.outputs
-    assert x.shape is not None and log_probs.shape is not None
-    x.shape = ir.Shape(["streams", "time", *x.shape[2:]])
+    log_probs, frames, *front, entering, added, caught_keys, caught_gated = model.graph.outputs
+    x.shape = _named(x, ["streams", "time"])
     lengths.shape = frames.shape = ir.Shape(["streams"])
-    log_probs.shape = ir.Shape(["streams", "frames", log_probs.shape[2]])
-    for axis, *both in zip(STREAM_AXES, caches, after, strict=True):
-        for value in both:
-            sizes = list(value.shape or ())
-            sizes[axis] = "streams"
-            value.shape = ir.Shape(sizes)
+    log_probs.shape = _named(log_probs, ["streams", "frames"])
+    for value in front:
+        value.shape = _named(value, ["streams"])
+    for axis, value in zip(STREAM_AXES, caches, strict=True):
+        value.shape = _named(value, [*list(value.shape or ())[:axis], "streams"])
+    entering.shape = _named(entering, ["streams", "frames"])
+    added.shape = _named(added, ["running", "streams", "frames"])
+    for value in (caught_keys, caught_gated):  # all, or nothing
+        value.shape = ir.Shape([None] * 4)
+
+
+def _named(value: ir.Value, first: list[str | int]) -> ir.Shape:
+    """Return the shape of a value with other first sizes."""
+    return ir.Shape([*first, *list(value.shape or ())[len(first) :]])
 
 
 def in_chunks_as_torch(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layerdial.audio.features import Features
 from layerdial.models.conformer_ctc import ConformerCTC
 from layerdial.models.streaming import Caches, step
-from layerdial.recognition.chunk_model import StreamCaches, check_caches
+from layerdial.recognition.chunk_model import Kept, StreamCaches, check_caches
 from layerdial.subset import BlockSubset
 
 
@@ -41,13 +41,14 @@ class TorchChunkModel:
         return self.begin()
 
     def step(
-        self, inputs_BTF: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset, caches: StreamCaches
+        self, inputs_BTF: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset, caches: Kept
     ) -> tuple[NDArray[np.float32], StreamCaches]:
         """Run the blocks of `subset` on the next chunk of each stream; see `ChunkModel`."""
-        check_caches(caches, self._fresh, len(inputs_BTF))
+        arrays = caches.arrays()
+        check_caches(arrays, self._fresh, len(inputs_BTF))
         device = next(self._network.parameters()).device
         self._network.eval()
-        inputs, lengths, *kept = (torch.from_numpy(part).to(device) for part in (inputs_BTF, lengths_B, *caches))
+        inputs, lengths, *kept = (torch.from_numpy(part).to(device) for part in (inputs_BTF, lengths_B, *arrays))
         with torch.inference_mode():
             output, after = step(self._network, inputs, lengths, subset, Caches(*kept))
         return output.log_probs_BTV.float().cpu().numpy(), StreamCaches(*(part.cpu().numpy() for part in after))

@@ -25,6 +25,7 @@ from layerdial.models.network import EncoderOutput, Network
 from layerdial.modules.attention import FrameContext, rotations
 from layerdial.modules.chunks import seen_behind
 from layerdial.modules.conformer import ConformerBlock, Past
+from layerdial.modules.subsampling import frame_mask
 from layerdial.subset import BlockSubset, ChunkSchedule
 
 
@@ -78,8 +79,21 @@ def streaming_network(network: Network, name: str) -> ConformerCTC:
     raise UserError(f"{name} takes whole utterances; for streaming, train a Conformer with model.streaming")
 
 
+class Added(NamedTuple):
+    """What a chunk adds to caches. `input_B1F` and `middle_B1D` are those of `Caches`, anew.
+
+    `entering_BTD`: the input of the first block. `kept_NBTC`: of each block and each frame of the chunk its keys and
+    values, its `gated`, and what comes out of it, side by side, C = E + 2D.
+    """
+
+    input_B1F: Tensor
+    middle_B1D: Tensor
+    entering_BTD: Tensor
+    kept_NBTC: Tensor
+
+
 def step(
-    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset | Gates, caches: Caches
+    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset, caches: Caches
 ) -> tuple[EncoderOutput, Caches]:
     """Run the blocks of `subset` on the next chunk of each stream, log-mel (B, T, F), and return the caches anew.
 
@@ -90,9 +104,60 @@ def step(
 
 
 def advance(
-    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset | Gates, caches: Caches
+    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, subset: BlockSubset, caches: Caches
 ) -> tuple[EncoderOutput, Caches]:
     """Return what `step` does, where no block that runs has frames that are raw."""
+    pasts = list(zip(caches.keys_NBLE, caches.gated_NBKD, strict=True))
+    output, added = _run(network, inputs_BTF, lengths_B, subset, caches, pasts)
+    frames_B, n_frames = output.lengths_B, added.kept_NBTC.shape[2]
+    width = added.entering_BTD.shape[2]
+    keys_NBTE, gated_NBTD, _ = added.kept_NBTC.tensor_split([2 * width, 3 * width], dim=3)
+    keys_NBLE = _shifted(caches.keys_NBLE, keys_NBTE, frames_B)
+    gated_NBKD = _shifted(caches.gated_NBKD, gated_NBTD, frames_B)
+    open_N = torch.tensor([i in subset for i in range(subset.n_blocks)], device=frames_B.device)
+    raw_NBP = _raw_after(caches.raw_NBP, open_N, frames_B, n_frames)
+    after = Caches(caches.seen_B + frames_B, added.input_B1F, added.middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
+    return output, after
+
+
+def traced_step(
+    network: ConformerCTC, inputs_BTF: Tensor, lengths_B: Tensor, gates: Gates, caches: Caches
+) -> tuple[EncoderOutput, Added, tuple[Tensor, Tensor]]:
+    """Return what a step makes and adds, and keys and values, and `gated`, of blocks that missed frames, caught up.
+
+    Both sides of every choice are traced; the export makes them the branches of an `If`: one for all blocks that catch
+    up, in it one for each, and one for each block. In that of a block is the choice which past it takes, so that
+    nothing of a block that does not run is touched.
+    """
+    late_N = gates.open_N & caches.raw_NBP.flatten(1).any(dim=1)
+    any_late = late_N.any()
+    made = list[tuple[Tensor, Tensor]]()
+    for i, block in enumerate(network.encoder.blocks):
+        assert isinstance(block, ConformerBlock)
+        past = caches.past(i)
+        made.append(_either(late_N[i], block.caught_up(past), past[:2]))
+    keys_NBLE, gated_NBKD = (torch.stack(parts) for parts in zip(*made, strict=True))
+    caught = _either(any_late, (keys_NBLE, gated_NBKD), (caches.keys_NBLE, caches.gated_NBKD))
+    pasts = [
+        _either(
+            any_late & gates.open_N[i],
+            (caught[0][i], caught[1][i]),
+            (caches.keys_NBLE[i], caches.gated_NBKD[i]),
+        )
+        for i in range(network.n_blocks)
+    ]
+    return *_run(network, inputs_BTF, lengths_B, gates, caches, pasts), caught
+
+
+def _run(
+    network: ConformerCTC,
+    inputs_BTF: Tensor,
+    lengths_B: Tensor,
+    subset: BlockSubset | Gates,
+    caches: Caches,
+    pasts: list[tuple[Tensor, Tensor]],
+) -> tuple[EncoderOutput, Added]:
+    """Run a chunk, with keys and values, and `gated`, of the past of each block, of which no frame is raw."""
     with torch.autocast(inputs_BTF.device.type, enabled=False):
         normalised_BTF = network.normalise(inputs_BTF, lengths_B)
     x_BTD, input_B1F, middle_B1D = network.front_end.step(
@@ -100,18 +165,12 @@ def advance(
     )
     frames_B = network.features.frames(lengths_B)
     context = _context(network.config, caches, x_BTD, frames_B)
-    keys, gated = list[Tensor](), list[Tensor]()
+    entering_BTD, kept = x_BTD, list[Tensor]()
     for i, block in enumerate(network.encoder.blocks):
         assert isinstance(block, ConformerBlock)
-        past = caches.keys_NBLE[i], caches.gated_NBKD[i]
-        x_BTD, keys_BTE, gated_BTD = _run_block(network, block, x_BTD, past, context, subset, i)
-        keys.append(keys_BTE)
-        gated.append(gated_BTD)
-    keys_NBLE = _shifted(caches.keys_NBLE, torch.stack(keys), frames_B)
-    gated_NBKD = _shifted(caches.gated_NBKD, torch.stack(gated), frames_B)
-    raw_NBP = _raw_after(caches.raw_NBP, _open(subset, x_BTD.device), frames_B, x_BTD.shape[1])
-    after = Caches(caches.seen_B + frames_B, input_B1F, middle_B1D, keys_NBLE, gated_NBKD, raw_NBP)
-    return EncoderOutput(network.classify(x_BTD), frames_B), after
+        x_BTD, kept_1BTC = _run_block(network, block, x_BTD, pasts[i], context, subset, i)
+        kept.append(kept_1BTC)
+    return EncoderOutput(network.classify(x_BTD), frames_B), Added(input_B1F, middle_B1D, entering_BTD, torch.cat(kept))
 
 
 def step_through(
@@ -129,31 +188,17 @@ def step_through(
     return EncoderOutput(torch.cat(made, dim=1), network.features.frames(lengths_B))
 
 
-def _open(subset: BlockSubset | Gates, device: torch.device) -> Tensor:
-    """Return which blocks run (N,), bool."""
-    if isinstance(subset, Gates):
-        return subset.open_N
-    return torch.tensor([i in subset for i in range(subset.n_blocks)], device=device)
-
-
-def _caught_up(network: ConformerCTC, subset: BlockSubset | Gates, caches: Caches) -> Caches:
-    """Return caches in whose keys and values, and `gated`, no frame of a block that runs now is raw any more.
-
-    With `Gates` both sides of every choice are traced; the export makes them the branches of an `If`: one for all
-    blocks, and in it one for each.
-    """
-    traced = isinstance(subset, Gates)
-    late_N = _open(subset, caches.raw_NBP.device) & caches.raw_NBP.flatten(1).any(dim=1)
-    if not traced and not late_N.any():
+def _caught_up(network: ConformerCTC, subset: BlockSubset, caches: Caches) -> Caches:
+    """Return caches in whose keys and values, and `gated`, no frame of a block that runs now is raw any more."""
+    missed = caches.raw_NBP.flatten(1).any(dim=1).tolist()
+    if not any(missed[i] for i in subset.kept):
         return caches
     made = list[tuple[Tensor, Tensor]]()
-    for block, late, past in zip(network.encoder.blocks, late_N, map(caches.past, range(len(late_N))), strict=True):
+    for i, block in enumerate(network.encoder.blocks):
         assert isinstance(block, ConformerBlock)
-        made.append(_either(late, block.caught_up(past), past[:2]) if traced or late else past[:2])
+        past = caches.past(i)
+        made.append(block.caught_up(past) if i in subset and missed[i] else past[:2])
     keys_NBLE, gated_NBKD = (torch.stack(parts) for parts in zip(*made, strict=True))
-    if traced:
-        old = caches.keys_NBLE, caches.gated_NBKD
-        keys_NBLE, gated_NBKD = _either(late_N.any(), (keys_NBLE, gated_NBKD), old)
     return caches._replace(keys_NBLE=keys_NBLE, gated_NBKD=gated_NBKD)
 
 
@@ -169,15 +214,17 @@ def _run_block(
     context: FrameContext,
     subset: BlockSubset | Gates,
     i: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the stream (B, T, D) behind a block, and what the block keeps of the chunk."""
-    if not isinstance(subset, Gates):
-        runs = i in subset
-        return block.step(network.conditioned(x_BTD), *past, context) if runs else block.left_out(x_BTD)
-    gate = subset.open_N[i]  # both sides are traced; the export makes them the branches of one If
-    sides = block.step(network.conditioned(x_BTD), *past, context), block.left_out(x_BTD)
-    x_BTD, keys_BTE, gated_BTD = (torch.where(gate, own, other) for own, other in zip(*sides, strict=True))
-    return x_BTD, keys_BTE, gated_BTD
+) -> tuple[Tensor, Tensor]:
+    """Return the stream (B, T, D) behind a block, and what the block keeps of the chunk (1, B, T, C)."""
+    sides = list[tuple[Tensor, Tensor]]()
+    if isinstance(subset, Gates) or i in subset:
+        sides.append(block.step(network.conditioned(x_BTD), *past, context))
+    if isinstance(subset, Gates) or i not in subset:
+        sides.append(block.left_out(x_BTD))
+    (x_BTD, kept_1BTC), *others = [(own_BTD, kept_BTC.unsqueeze(0)) for own_BTD, kept_BTC in sides]
+    if isinstance(subset, Gates):  # the export makes both sides the branches of one If
+        return _either(subset.open_N[i], (x_BTD, kept_1BTC), others[0])
+    return x_BTD, kept_1BTC
 
 
 def _shifted(cached_NBPD: Tensor, new_NBTD: Tensor, frames_B: Tensor) -> Tensor:
@@ -193,11 +240,9 @@ def _shifted(cached_NBPD: Tensor, new_NBTD: Tensor, frames_B: Tensor) -> Tensor:
 def _context(config: ConformerConfig, caches: Caches, x_BTD: Tensor, frames_B: Tensor) -> FrameContext:
     """Return what all blocks need: which frames are real, now and before, and the rotations of all."""
     n_frames, left = x_BTD.shape[1], caches.keys_NBLE.shape[2]
-    attended_BS = seen_behind(caches.seen_B, frames_B, left, n_frames)
-    mask_BT = attended_BS[:, left:]
     # an idle stream attends to its first frame of padding, since softmax over nothing is no number
-    first_S = torch.arange(left + n_frames, device=x_BTD.device) == left
-    attended_BS = attended_BS | ((frames_B == 0).unsqueeze(1) & first_S)
+    attended_BS = seen_behind(caches.seen_B, frames_B.clamp(min=1), left, n_frames)
+    mask_BT = frame_mask(frames_B, n_frames)
     angles = rotations(left + n_frames, config.head_width, x_BTD.dtype, x_BTD.device)
     return FrameContext(mask_BT, *angles, attended_BS.unsqueeze(1))
 

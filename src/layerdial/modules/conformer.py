@@ -119,21 +119,23 @@ class ConformerBlock(nn.Module):
         y_BTD = torch.add(y_BTD, self.ff_out(y_BTD), alpha=0.5)
         return torch.where(runs_T1, self.norm(y_BTD), x_BTD)
 
-    def step(
-        self, x_BTD: Tensor, keys_BPE: Tensor, gated_BKD: Tensor, context: FrameContext
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run for a chunk behind a past without raw frames; also return the chunk's keys and values, and `gated`."""
+    def step(self, x_BTD: Tensor, keys_BPE: Tensor, gated_BKD: Tensor, context: FrameContext) -> tuple[Tensor, Tensor]:
+        """Run for a chunk behind a past without raw frames; also return what is kept of the chunk (B, T, E + 2D).
+
+        That are keys and values, `gated`, and what the block returns, which those behind it keep if they do not run.
+        """
         x_BTD = torch.add(x_BTD, self.ff_in(x_BTD), alpha=0.5)
         y_BTD, keys_BTE = self.attention.behind(keys_BPE, x_BTD, context)
         x_BTD = x_BTD + y_BTD
         y_BTD, gated_BTD = self.convolution.behind(gated_BKD, x_BTD, context.mask_BT)
         x_BTD = x_BTD + y_BTD
         x_BTD = torch.add(x_BTD, self.ff_out(x_BTD), alpha=0.5)
-        return self.norm(x_BTD), keys_BTE, gated_BTD
+        x_BTD = self.norm(x_BTD)
+        return x_BTD, torch.cat([keys_BTE, gated_BTD, x_BTD], dim=2)
 
-    def left_out(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def left_out(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `step` does where the block does not run: its input, raw, stands for all. Nothing is computed."""
-        return x_BTD, F.pad(x_BTD, (0, x_BTD.shape[2])), x_BTD
+        return x_BTD, torch.cat([x_BTD] * 4, dim=2)
 
     def caught_up(self, past: Past) -> tuple[Tensor, Tensor]:
         """Return keys and values, and `gated`, of the past; those of raw frames are computed from the block's input."""

@@ -22,6 +22,27 @@ LONGEST_CHUNK_MS = 60_000
 """The largest size of chunks, and of what attention sees before one, as in a recipe."""
 
 
+class Kept(Protocol):
+    """What streams keep between chunks, in whatever form a model has it. A step makes new ones and changes none."""
+
+    @property
+    def seen_B(self) -> NDArray[np.int64]:
+        """Frames of each stream so far."""
+        ...
+
+    def arrays(self) -> StreamCaches:
+        """Return it as arrays."""
+        ...
+
+    def parted(self) -> list[Kept]:
+        """Return what each stream keeps; the inverse of `joined`."""
+        ...
+
+    def joined(self, others: Sequence[Kept]) -> Kept:
+        """Return what several streams keep, these and others of the same model, as that of one batch."""
+        ...
+
+
 class StreamCaches(NamedTuple):
     """What B streams keep between chunks, as arrays; see `layerdial.models.streaming.Caches` for the meaning.
 
@@ -35,20 +56,29 @@ class StreamCaches(NamedTuple):
     gated_NBKD: NDArray[np.float32]
     raw_NBP: NDArray[np.bool_]
 
+    def arrays(self) -> StreamCaches:
+        return self
+
+    def parted(self) -> list[Kept]:
+        return [*parted_arrays(self)]
+
+    def joined(self, others: Sequence[Kept]) -> Kept:
+        return joined_arrays([self, *(other.arrays() for other in others)])
+
 
 STREAM_AXES = (0, 0, 0, 1, 1, 1)
 """The axis of the streams in each cache."""
 
 
-def joined_caches(caches: Sequence[StreamCaches]) -> StreamCaches:
+def joined_arrays(caches: Sequence[StreamCaches]) -> StreamCaches:
     """Return the caches of several streams as those of one batch."""
     return _made(
         np.concatenate(parts, axis) for parts, axis in zip(zip(*caches, strict=True), STREAM_AXES, strict=True)
     )
 
 
-def parted_caches(caches: StreamCaches) -> list[StreamCaches]:
-    """Return the caches of each stream of a batch; the inverse of `joined_caches`."""
+def parted_arrays(caches: StreamCaches) -> list[StreamCaches]:
+    """Return the caches of each stream of a batch; the inverse of `joined_arrays`."""
     parts: list[NDArray[Any]] = list(caches)
     streams = range(len(caches.seen_B))
     return [_made(part.take([row], axis) for part, axis in zip(parts, STREAM_AXES, strict=True)) for row in streams]
@@ -60,10 +90,15 @@ def check_caches(caches: StreamCaches, fresh: StreamCaches, streams: int) -> Non
     own_parts: list[NDArray[Any]] = list(fresh)
     for part, own, axis in zip(parts, own_parts, STREAM_AXES, strict=True):
         of_one = (*part.shape[:axis], 1, *part.shape[axis + 1 :])
-        if of_one != own.shape or part.dtype != own.dtype:
-            raise UserError("the caches are of another model; begin() makes those of this one")
-        if part.shape[axis] != streams:
-            raise UserError(f"the caches are of {part.shape[axis]} streams, the chunk is of {streams}")
+        check_kept(of_one == own.shape and part.dtype == own.dtype, part.shape[axis], streams)
+
+
+def check_kept(own: bool, kept: int, streams: int) -> None:
+    """Raise `UserError` unless what so many streams keep is of the own model, and of as many as the chunk."""
+    if not own:
+        raise UserError("the caches are of another model; begin() makes those of this one")
+    if kept != streams:
+        raise UserError(f"the caches are of {kept} streams, the chunk is of {streams}")
 
 
 def _made(parts: Iterable[Any]) -> StreamCaches:
@@ -79,13 +114,13 @@ class ChunkModel(Protocol):
     @property
     def features(self) -> Features: ...
 
-    def begin(self, streams: int = 1) -> StreamCaches:
+    def begin(self, streams: int = 1) -> Kept:
         """Return the caches of streams that have heard nothing."""
         ...
 
     def step(
-        self, inputs_BTF: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset, caches: StreamCaches
-    ) -> tuple[NDArray[np.float32], StreamCaches]:
+        self, inputs_BTF: NDArray[np.float32], lengths_B: NDArray[np.int64], subset: BlockSubset, caches: Kept
+    ) -> tuple[NDArray[np.float32], Kept]:
         """Run the blocks of `subset` on the next chunk of each stream: log-probabilities (B, T', V), and new caches.
 
         Of a stream's output, the first `features.frames(lengths_B)` frames are real. Lengths are multiples of four

@@ -19,7 +19,7 @@ from layerdial.audio.streamed_mel import StreamedMel
 from layerdial.audio.windows import checked_samples
 from layerdial.errors import UserError
 from layerdial.recognition.chunk_arrivals import ChunkArrivals
-from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel, joined_caches, parted_caches
+from layerdial.recognition.chunk_model import CHUNK_MS, ChunkModel
 from layerdial.recognition.endpointing import DEFAULT_ENDPOINTS, Endpoints
 from layerdial.recognition.stream_depths import Choice, DepthRule, Depths
 from layerdial.recognition.stream_results import ResultPlan, StreamResult
@@ -320,9 +320,10 @@ def _step(chosen: Sequence[_Chosen]) -> None:
     inputs_BTF = np.zeros((len(chunks), int(lengths_B.max()), chunks[0].shape[1]), np.float32)
     for row_TF, chunk in zip(inputs_BTF, chunks, strict=True):
         row_TF[: len(chunk)] = chunk
-    caches = streams[0]._caches if len(streams) == 1 else joined_caches([one._caches for one in streams])
+    first, *others = (one._caches for one in streams)
+    caches = first.joined(others) if others else first
     logp_BTV, caches = plan.model.step(inputs_BTF, lengths_B, subset, caches)
-    for one, own in zip(streams, [caches] if len(streams) == 1 else parted_caches(caches), strict=True):
+    for one, own in zip(streams, caches.parted() if others else [caches], strict=True):
         one._caches, one._arrived = own, one._arrivals.due
         one._arrivals.took()
         one._sound.forget_chunk()

@@ -1,6 +1,6 @@
 """An exported streaming graph in ONNX Runtime: a chunk of each stream at any depth, and whole files in chunks.
 
-Shapes: B streams, T inputs, F mel bins, N blocks, V vocabulary.
+Shapes: B streams, T inputs, F mel bins, N blocks, C what a block keeps of a frame, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from layerdial.audio.features import Features
 from layerdial.errors import UserError
-from layerdial.recognition.chunk_model import StreamCaches, check_caches
+from layerdial.recognition.chunk_model import Kept, StreamCaches, check_caches, check_kept
+from layerdial.runtime.kept_streams import KeptStream, KeptStreams, Sizes
 from layerdial.runtime.manifest import FILE, GRAPH, Manifest, read_features
 from layerdial.runtime.session import INPUTS, OUTPUTS, Cancel, LoadedGraph, check_ends, check_export_of, gates_of
 from layerdial.runtime.streaming_facts import CACHES, StreamingFacts
 from layerdial.subset import BlockSubset, ChunkSchedule
 
 STREAMING_INPUTS = (*INPUTS, *CACHES)
-STREAMING_OUTPUTS = (*OUTPUTS, *(f"next_{name}" for name in CACHES))
+_NEW = ("next_input", "next_middle", "entering", "added")
+_CAUGHT = ("caught_keys", "caught_gated")
+STREAMING_OUTPUTS = (*OUTPUTS, *_NEW, *_CAUGHT)
 _TYPES = {"seen": np.int64, "raw": np.bool_}  # others are float32
 
 
@@ -40,32 +43,43 @@ class StreamingSession:
     def n_blocks(self) -> int:
         return self.manifest.n_blocks
 
-    def begin(self, streams: int = 1) -> StreamCaches:
-        """Return the caches of streams that have heard nothing."""
-        shapes = zip(CACHES, self.facts.shapes(streams), strict=True)
+    def begin(self, streams: int = 1) -> KeptStreams:
+        """Return what streams keep that have heard nothing."""
+        return KeptStreams(tuple(KeptStream.begin(self._sizes) for _ in range(streams)))
+
+    @cached_property
+    def _fresh(self) -> StreamCaches:
+        shapes = zip(CACHES, self.facts.shapes(1), strict=True)
         made: list[Any] = [np.zeros(shape, _TYPES.get(name, np.float32)) for name, shape in shapes]
         return StreamCaches(*made)
 
     @cached_property
-    def _fresh(self) -> StreamCaches:
-        return self.begin()
+    def _sizes(self) -> Sizes:
+        return Sizes.of(self._fresh)
 
     def step(
         self,
         inputs_BTF: NDArray[np.float32],
         lengths_B: NDArray[np.int64],
         subset: BlockSubset,
-        caches: StreamCaches,
+        caches: Kept,
         cancel: Cancel | None = None,
-    ) -> tuple[NDArray[np.float32], StreamCaches]:
+    ) -> tuple[NDArray[np.float32], KeptStreams]:
         """Run the blocks of `subset` on the next chunk of each stream; see `ChunkModel.step`.
 
         Also raises `UserError` for inputs that are not finite numbers, and `Cancelled` when `cancel` was called in the
         meantime.
         """
         self._check_chunk(inputs_BTF, lengths_B)
-        check_caches(caches, self._fresh, len(inputs_BTF))
-        return self._run(inputs_BTF, lengths_B, subset, caches, cancel)
+        return self._run(inputs_BTF, lengths_B, subset, self._own(caches, len(inputs_BTF)), cancel)
+
+    def _own(self, caches: Kept, streams: int) -> KeptStreams:
+        """Return what so many streams keep. Raises `UserError` for that of another model or of others."""
+        if isinstance(caches, KeptStreams):
+            check_kept(all(one.sizes == self._sizes for one in caches.streams), len(caches.streams), streams)
+        else:
+            check_caches(caches.arrays(), self._fresh, streams)
+        return KeptStreams.of(caches, self._sizes)
 
     def posteriors(
         self,
@@ -111,13 +125,15 @@ class StreamingSession:
         inputs_BTF: NDArray[np.float32],
         lengths_B: NDArray[np.int64],
         subset: BlockSubset,
-        caches: StreamCaches,
+        kept: KeptStreams,
         cancel: Cancel | None,
-    ) -> tuple[NDArray[np.float32], StreamCaches]:
+    ) -> tuple[NDArray[np.float32], KeptStreams]:
         gates_N = gates_of(subset, self.n_blocks, "encoder")
+        late = kept.late(subset)
+        caches = kept.feed(self._sizes, subset, late)
         feed = dict(zip(STREAMING_INPUTS, (inputs_BTF, lengths_B, gates_N, *caches), strict=True))
-        logp_BTV, _, *after = self.graph.run(STREAMING_OUTPUTS, feed, cancel)
-        return logp_BTV, StreamCaches(*after)
+        logp_BTV, frames_B, *new = self.graph.run(STREAMING_OUTPUTS, feed, cancel)
+        return logp_BTV, kept.behind(subset, late, frames_B, *new)
 
     def _check_chunk(self, inputs_BTF: NDArray[np.float32], lengths_B: NDArray[np.int64]) -> None:
         """Raise `UserError` for a chunk that the graph does not take."""
@@ -141,6 +157,8 @@ class StreamingSession:
 
 def _check(session: Any, manifest: Manifest, facts: StreamingFacts, file: Path) -> None:
     """Raise `UserError` unless the graph is the one that the manifest was written for."""
+    if {f"next_{name}" for name in CACHES} <= {value.name for value in session.get_outputs()}:
+        raise UserError(f"{file} is of an earlier layerdial, and gives whole caches; export the model again")
     check_ends(session, file, STREAMING_INPUTS, STREAMING_OUTPUTS)
     check_export_of(session, manifest, file)
     found = [value.shape for value in session.get_inputs()[len(INPUTS) :]]

@@ -158,6 +158,7 @@ def test_an_export_that_is_there_is_replaced_only_by_force(
     assert not (edge_folder / "notes.txt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_int8_that_does_worse_by_its_own_check_is_not_written_unless_accepted(
     laddered: Path, edge_folder: Path, corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ def model(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_every_command_takes_a_plugin(corpus, model: Path, tmp_path: Path) -> None:
     plugin, audio = ("--plugin", CONV_STACK), next((corpus.dev.parent / "audio").glob("dev*.wav"))
     for arguments in (

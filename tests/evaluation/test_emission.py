@@ -100,7 +100,7 @@ def test_rows_of_chunks_say_their_size_and_cost_what_a_stream_costs() -> None:
     assert rows[0]["parameters"] == rows[1]["parameters"] == rows[2]["parameters"]
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_folder_is_swept_in_chunks(tmp_path: Path) -> None:
     recognizer = streaming_recognizer()
     save_model(tmp_path / "model", recognizer.network, recognizer.tokenizer, {})

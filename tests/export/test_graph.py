@@ -102,7 +102,7 @@ def test_padding_does_not_change_what_an_utterance_gets(session: Session) -> Non
 NORM = {"block_norm": True, "skip": "norm"}
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -29,7 +29,7 @@ from layerdial.runtime.streaming_session import STREAMING_INPUTS, StreamingSessi
 from layerdial.subset import BlockSubset, ChunkSchedule
 from tiny import command, noise, tiny_network
 from tiny_graphs import CLOSE, all_graphs, every_subset, precise
-from tiny_streaming_export import N_BLOCKS, VARIANTS, load_session, network, random_schedule, save_streaming
+from tiny_streaming_export import N_BLOCKS, load_session, network, random_schedule, save_streaming
 
 pytest_plugins = ["tiny_streaming_export"]
 
@@ -174,6 +174,7 @@ def test_the_past_of_a_block_is_taken_in_its_branch_alone(streaming_edge: Path) 
     assert [part.size for part in found] == [0, 0]
 
 
+@pytest.mark.slow
 def test_no_weight_is_stored_twice(streaming_edge: Path, torchs: ConformerCTC) -> None:
     needed = sum(value.numel() for value in torchs.state_dict().values() if value.ndim > 1)
     assert sum(matrices_in(ir.load(streaming_edge / "model.onnx"))) == needed

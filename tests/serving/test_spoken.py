@@ -78,7 +78,7 @@ class Desk:
         self.held -= n_samples
 
     @contextmanager
-    def answering(self) -> Any:
+    def answering(self, begun: bool = False) -> Any:
         self.active += 1
         yield
         self.active -= 1

@@ -17,7 +17,7 @@ HELP = {
     "from": "An audio file that is played in real time, instead of a microphone.",
     "microphone": "The number or a part of the name of a microphone; the system's choice if left out.",
     "list": "List the microphones, with * the system's choice, and listen to none.",
-    "pause": "The seconds of silence that end an utterance; 0.5 if left out, for streaming models 0.6.",
+    "pause": "The seconds of silence (0.5 if left out), or for streaming models without a word (0.6), that end a text.",
     "json": "Print a JSON object for each utterance; of streaming models one for each partial result too.",
     "out": "Also append what is said to this file: the text alone, or with --json the objects.",
 }

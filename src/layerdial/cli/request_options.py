@@ -77,7 +77,7 @@ def request_of(given: Mapping[str, Any]) -> Request:
 STREAM_HELP = {
     "stream": "Print the text as it comes, chunk by chunk (streaming models).",
     "chunk_ms": "Streaming models: the milliseconds of a chunk, a multiple of 40; 320 if left out.",
-    "pause": "With --stream: the seconds of silence that end a text; 0.6 if left out.",
+    "pause": "With --stream: the seconds without a word that end a text; 0.6 if left out.",
 }
 
 

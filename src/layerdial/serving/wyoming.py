@@ -7,6 +7,7 @@ import io
 import logging
 import wave
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ _LONGEST_LINE = 1 << 16
 _MOST_DATA, _MOST_PAYLOAD = 1 << 20, 1 << 22
 _TERM_WEIGHT, _NAME_WEIGHT = 1.0, 1.5  # "these take priority over terms", says the protocol of names
 _WIDTHS = (1, 2, 3, 4)
+_LINGER_S = 0.5  # in which a refused client's last bytes arrive
 
 
 class WyomingServer:
@@ -87,6 +89,7 @@ class _Connection:
         except Problem as problem:
             self._count(str(problem.status))
             await _send(self._writer, Error(problem.message, problem.code))
+            await self._pass_over_the_rest()
         except asyncio.CancelledError:  # the server ends, in the middle of what is being said
             if self._audio or self._speech is not None:
                 await _send(self._writer, Error("the server is stopping; send the audio again later", "overloaded"))
@@ -94,6 +97,13 @@ class _Connection:
         finally:
             self._leave_speech()
             self._engine.release(self._held)
+
+    async def _pass_over_the_rest(self) -> None:
+        """Read what is still on its way: closed before that, a connection is reset, and the client has no error."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while await self._reader.read(_LONGEST_LINE):
+                    pass
 
     async def _take(self, event: Event) -> None:
         if Describe.is_type(event.type):
